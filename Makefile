@@ -1,0 +1,52 @@
+# Targets are listed by `make help`. PYTHON is what the environment is made with, ARGS goes to the command a target runs.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## make .venv and install into it, again only after setup.py or constraints.txt changed
+
+demo: install ## train a small model on the embedded visual world, on a CPU
+	$(BIN)/visplay fit --config configs/tiny.yaml $(ARGS)
+
+test: install ## run the tests
+	$(BIN)/pytest $(ARGS)
+
+lint: install ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test ## the gate: lint, then test
+
+bench: install ## measure the training loop
+	$(BIN)/python -m benchmarks.loop $(ARGS)
+
+clean: ## delete caches and build folders; .venv/ and runs/ stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): setup.py constraints.txt | $(BIN)/pip
+	@echo "Installing into $(VENV): some minutes and 6 GB the first time"
+	@set -o pipefail; \
+		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' \
+		| { grep --line-buffered -oE '^ +Downloading [^ ]+(whl|gz) \([^)]+\)|^Installing collected packages' || true; }
+	@touch $@
+
+$(BIN)/pip:
+	@command -v "$(PYTHON)" > /dev/null \
+		|| { echo "PYTHON=$(PYTHON) is not a command; give a Python 3.11 or newer" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "PYTHON=$(PYTHON) is $$("$(PYTHON)" -V 2>&1); give a Python 3.11 or newer" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV)

@@ -1,0 +1,55 @@
+"""Package metadata and dependencies of VisPlay (tool settings live in pyproject.toml)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "vllm": ["vllm>=0.32,<0.33"],
+    "lora": ["peft>=0.21"],
+    "judge": ["openai>=2"],
+    "dev": [
+        "hypothesis>=6.100",
+        "mypy>=1.15",
+        "nltk>=3.9",
+        "pandas-stubs",
+        "pre-commit>=4",
+        "pytest>=8.3",
+        "pytest-timeout>=2.3",
+        "ruff>=0.12",
+        "scikit-image>=0.25",
+        "scikit-learn>=1.6",
+        "types-PyYAML",
+    ],
+}
+
+setup(
+    name="visplay",
+    version="0.1.0",
+    description="Self-evolving vision-language models from unlabeled images, in PyTorch Lightning",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["visplay", "visplay.*"]),
+    package_data={"visplay": ["py.typed"], "visplay.tiny": ["base/*"]},
+    install_requires=[
+        "lightning>=2.6,<3",
+        "torch>=2.13,<2.14",
+        "torchvision>=0.28,<0.29",
+        "transformers>=5.16.1,<5.20",
+        "jsonargparse[signatures,omegaconf]>=4.53,<5",
+        "omegaconf>=2.3",
+        "torchmetrics>=1.8",
+        "datasets>=5,<6",
+        "pyarrow>=20",
+        "pillow>=11",
+        "tensorboard>=2.20",
+        "numpy>=2",
+        "scipy>=1.15",
+        "math-verify>=0.9,<0.10",
+        "rich>=14",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["visplay=visplay.__main__:main"]},
+)

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from helpers import plain_picture
+
+from visplay.callbacks import SampleLogger
+from visplay.callbacks.samples import _extremes, _table, draw_panel
+from visplay.modules.role import Record
+from visplay.types import Vote
+
+VOTE = Vote("3", 0.75, (("3", 3), ("4", 1)), 4, 4)
+
+
+def _record(reward=0.5, number=9, size=(56, 56), problem="How many?", text="<question>How many?</question>", vote=VOTE):
+    return Record(plain_picture(number, size), problem, text, reward, vote)
+
+
+@pytest.mark.parametrize("size", [(56, 56), (1, 900), (2000, 31), (1, 1)])
+def test_a_panel_shows_the_picture_and_text(size):
+    panel = np.asarray(draw_panel(_record(size=size)))
+    assert (panel == np.asarray(plain_picture(9).getpixel((0, 0)))).all(-1).any()
+    right = panel[:, 240:]
+    assert (right == 0).any()
+    assert (right == 255).mean() > 0.5
+
+
+def test_a_panel_of_what_did_not_parse_or_is_long():
+    assert draw_panel(_record(problem=None, text="x " * 5000, vote=None)).size == draw_panel(_record()).size
+
+
+def test_worst_and_best_of_each_group_are_shown():
+    records = [_record(reward) for reward in (0.1, 0.9, 0.5, 0.3, 0.2, 0.4)]
+    assert [r.reward for r in _extremes(records, 2, 5)] == [0.1, 0.9, 0.2, 0.4]
+    assert [r.reward for r in _extremes(records, 2, 1)] == [0.1, 0.9]
+
+
+def test_a_models_text_cannot_break_the_table():
+    table = _table([_record(text="a | b\n# title <script> [x](http://y) `c`")])
+    assert len(table.splitlines()) == 3
+    row = table.splitlines()[2]
+    assert "\\|" in row
+    assert "\\<script\\>" in row
+    assert "\\[x\\]" in row
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="every_n_steps=0"):
+        SampleLogger(every_n_steps=0)

@@ -1,0 +1,210 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Scripted, picture_number, plain_picture
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from visplay.callbacks import Curation, NoQuestionKeptError, SelfPlay, TransformersRollout
+from visplay.data.generated import read_examples
+from visplay.data.module import SelfPlayData
+from visplay.modules import GRPOConfig, Questioner, Qwen2_5_VL, Reasoner, VisPlay
+from visplay.tiny import ANSWER, ASK, BASE
+
+STEPS, N = 2, 3
+
+
+def _script(policy, prompt, text, sample):
+    number = picture_number(prompt.images[0])
+    if policy == "questioner":
+        return f"<type>numerical</type><question>What is {number}?</question>" if sample % 3 else "nonsense"
+    return f"\\boxed{{{number}}}" if sample % 2 else "\\boxed{wrong}"
+
+
+def _module(seed=0):
+    config = GRPOConfig(
+        steps=STEPS, prompts_per_step=N, prompts_per_update=None, group_size=2, max_new_tokens=8, learning_rate=1e-3
+    )
+    vlm = Qwen2_5_VL(str(BASE))
+    return VisPlay(vlm, Questioner(config, ASK), Reasoner(config, ANSWER, votes=4), seed)
+
+
+def _images(folder: Path, n=10):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(n):
+        plain_picture(number).save(folder / f"{number}.png")
+    return folder
+
+
+def _trainer(root, engine, self_play, *callbacks, **settings):
+    return Trainer(
+        default_root_dir=root,
+        max_epochs=2 * self_play.iterations,
+        accelerator="cpu",
+        logger=CSVLogger(root, name="run"),
+        callbacks=[engine, self_play, *callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+        **{"enable_checkpointing": bool(callbacks)} | settings,
+    )
+
+
+def _fit(root, *, engine=None, iterations=1, curation=None, n_images=10, callbacks=(), ckpt_path=None, **settings):
+    engine = engine or Scripted(_script)
+    self_play = SelfPlay(iterations, curation or Curation(images=4, questions_per_image=3, images_per_batch=3))
+    trainer = _trainer(root, engine, self_play, *callbacks, **settings)
+    module = _module()
+    trainer.fit(
+        module, datamodule=SelfPlayData(_images(root / "images", n_images)), ckpt_path=ckpt_path, weights_only=True
+    )
+    return trainer, module, self_play
+
+
+class SeenImages:
+    """Notes what every phase reads."""
+
+    def __init__(self, module_class, monkeypatch):
+        self.batches = []
+        step = module_class.training_step
+
+        def training_step(module, batch, batch_idx):
+            self.batches.append((module.phase.iteration, module.phase.role, [item.key for item in batch]))
+            return step(module, batch, batch_idx)
+
+        monkeypatch.setattr(module_class, "training_step", training_step)
+
+
+def test_phases_take_turns_and_each_trains_its_own_policy(tmp_path, monkeypatch):
+    seen = SeenImages(VisPlay, monkeypatch)
+    engine = Scripted(_script)
+    _, module, self_play = _fit(tmp_path, engine=engine, iterations=2)
+    assert [(i, role) for i, role, _ in seen.batches] == [
+        (i, role) for i in (1, 2) for role in ("questioner", "reasoner") for _ in range(STEPS)
+    ]
+    assert module.questioner.vlm.version == module.reasoner.vlm.version == 2 * STEPS
+    # the jury is frozen while the Questioner learns, and the Questioner while it writes the data set
+    versions = [(name, version) for name, version, _ in engine.calls]
+    assert [v for v in versions if v == ("reasoner", 0)]
+    assert max(version for name, version in versions[: versions.index(("reasoner", 1))] if name == "reasoner") == 0
+    assert (self_play.phase.iteration, self_play.phase.role) == (3, "questioner")
+
+
+def test_every_image_is_seen_before_any_repeats(tmp_path, monkeypatch):
+    seen = SeenImages(VisPlay, monkeypatch)
+    _, _, self_play = _fit(tmp_path)
+    asked = [key for _, role, keys in seen.batches for key in keys if role == "questioner"]
+    examples = read_examples(Path(self_play.dataset))
+    assert len(set(asked)) == STEPS * N
+    assert not set(asked) & {example.image_id for example in examples}
+    assert self_play.position == STEPS * N + 4
+
+
+def test_generated_data_set(tmp_path):
+    _, _, self_play = _fit(tmp_path)
+    examples = read_examples(Path(self_play.dataset))
+    assert len(examples) == 4 * 2  # every third question does not parse
+    for example in examples:
+        number = picture_number(example.image)
+        assert example.image_id == f"{number}.png"
+        assert example.problem == f"What is {number}?"
+        assert (example.answer, example.score) in {(str(number), 0.5), ("wrong", 0.5)}
+        assert dict(example.votes) == {str(number): 2, "wrong": 2}
+        assert example.iteration == 1
+    assert self_play.statistics == {
+        "asked": 12,
+        "valid_share": pytest.approx(8 / 12),
+        "mean_confidence": 0.5,
+        "kept": 8,
+        "kept_share": pytest.approx(8 / 12),
+    }
+
+
+def test_a_finished_stage_is_not_done_again(tmp_path):
+    trainer, module, self_play = _fit(tmp_path)
+    self_play.phase = type(self_play.phase)(1, "reasoner")
+    engine = module.reasoner.engine
+    calls = len(engine.calls)
+    path = Path(self_play.dataset)
+    written = path.stat().st_mtime_ns
+    self_play._batches(trainer, module)
+    assert (len(engine.calls), path.stat().st_mtime_ns) == (calls, written)
+    ledger = json.loads((Path(trainer.log_dir) / "ledger.json").read_text())
+    assert list(ledger) == ["iteration-1"]
+    path.write_bytes(b"broken")
+    self_play._batches(trainer, module)
+    assert len(engine.calls) > calls
+
+
+def test_one_image_only(tmp_path):
+    _, _, self_play = _fit(tmp_path, n_images=1)
+    assert {example.image_id for example in read_examples(Path(self_play.dataset))} == {"0.png"}
+
+
+def test_no_question_parses(tmp_path):
+    engine = Scripted(lambda policy, *_: "\\boxed{1}")
+    with pytest.raises(NoQuestionKeptError, match="none of the 12 questions is valid: they do not parse"):
+        _fit(tmp_path, engine=engine)
+
+
+def test_no_question_is_kept(tmp_path):
+    def unanimous(policy, prompt, text, sample):
+        return "\\boxed{1}" if policy == "reasoner" else _script(policy, prompt, text, sample)
+
+    with pytest.raises(
+        NoQuestionKeptError, match=r"none of the 8 valid questions .* by tenths .*\[0, 0, 0, 0, 0, 0, 0, 0, 0, 8\]"
+    ):
+        _fit(tmp_path, engine=Scripted(unanimous))
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="need 0 <= low <= high <= 1, got low=0.8, high=0.2"):
+        Curation(low=0.8, high=0.2)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Curation(images=0)
+    with pytest.raises(ValueError, match="iterations: 0 must be at least 1"):
+        SelfPlay(iterations=0)
+
+
+def test_training_without_self_play_says_what_is_missing(tmp_path):
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, max_epochs=1, enable_checkpointing=False
+    )
+    with pytest.raises(RuntimeError, match="a SelfPlay callback is needed"):
+        trainer.fit(_module(), datamodule=SelfPlayData(_images(tmp_path / "images")))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_a_run_continued_from_a_checkpoint_equals_an_undisturbed_one(tmp_path, epoch):
+    def checkpoint(root):
+        return ModelCheckpoint(
+            root / "ckpt", filename="{epoch}", save_top_k=-1, every_n_epochs=1, save_on_train_epoch_end=True
+        )
+
+    whole = tmp_path / "whole"
+    engine = Scripted(_script)
+    _, expected, done = _fit(whole, engine=engine, iterations=2, callbacks=[checkpoint(whole)])
+    again = tmp_path / "again"
+    _, module, self_play = _fit(
+        again,
+        engine=Scripted(_script),
+        iterations=2,
+        callbacks=[checkpoint(again)],
+        ckpt_path=whole / "ckpt" / f"epoch={epoch}.ckpt",
+    )
+    for (name, weight), other in zip(expected.state_dict().items(), module.state_dict().values(), strict=True):
+        assert torch.equal(weight, other), name
+    mine, theirs = self_play.state_dict(), done.state_dict()
+    assert Path(mine.pop("dataset")).read_bytes() == Path(theirs.pop("dataset")).read_bytes()
+    assert mine == theirs
+
+
+def test_same_seed_same_weights_with_real_sampling(tmp_path):
+    """Two whole runs through the real engine; the data set is scripted only in that every question is kept."""
+    curation = Curation(images=4, questions_per_image=2, low=0.0, high=1.0)
+    runs = [_fit(tmp_path / name, engine=TransformersRollout(), curation=curation) for name in "ab"]
+    for (name, weight), other in zip(runs[0][1].state_dict().items(), runs[1][1].state_dict().values(), strict=True):
+        assert torch.equal(weight, other), name

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from helpers import plain_picture
+
+from visplay.callbacks import TransformersRollout
+from visplay.tiny import ANSWER
+from visplay.types import Sampling
+
+QUESTIONS = ["Is there a red circle?", "b2", "How many small blue triangles are there in row 3?", "x y"]
+
+
+def _prompts(vlm):
+    return [vlm.encode(f"p{i}", ANSWER, plain_picture(40 * i), question=q) for i, q in enumerate(QUESTIONS)]
+
+
+def _tokens(groups):
+    return [[c.token_ids for c in group] for group in groups]
+
+
+def test_samples_do_not_depend_on_order_or_batching(base):
+    prompts, sampling = _prompts(base), Sampling(3, 12, seed=5)
+    expected = _tokens(TransformersRollout().generate(base, prompts, sampling))
+    assert _tokens(TransformersRollout(max_sequences=1).generate(base, prompts, sampling)) == expected
+    assert _tokens(TransformersRollout().generate(base, prompts[::-1], sampling))[::-1] == expected
+    assert _tokens(TransformersRollout().generate(base, prompts[1:2], sampling)) == expected[1:2]
+    assert _tokens(TransformersRollout().generate(base, prompts, Sampling(2, 12, seed=5))) == [g[:2] for g in expected]
+    assert _tokens(TransformersRollout().generate(base, prompts, Sampling(3, 12, seed=6))) != expected
+
+
+def test_reported_logps_are_those_of_the_training_forward(base):
+    prompts = _prompts(base)
+    groups = TransformersRollout().generate(
+        base, prompts, Sampling(3, 12, seed=1, top_p=0.9, top_k=30, temperature=0.7)
+    )
+    for prompt, group in zip(prompts, groups, strict=True):
+        for completion in group:
+            ids = torch.tensor(completion.token_ids)[None, None]
+            with torch.no_grad():
+                logps, _ = base.logps([prompt], ids, torch.ones_like(ids, dtype=torch.bool), temperature=0.7)
+            torch.testing.assert_close(logps[0, 0], torch.tensor(completion.logps), rtol=0, atol=1e-4)
+
+
+def test_greedy_equals_transformers_generate(base):
+    prompts = _prompts(base)
+    groups = TransformersRollout().generate(base, prompts, Sampling(1, 16, temperature=0.0))
+    for prompt, group in zip(prompts, groups, strict=True):
+        batch = base.collate([prompt])
+        out = base.model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.mask.long(),
+            pixel_values=batch.pixels.values,
+            image_grid_thw=batch.pixels.grids,
+            mm_token_type_ids=(batch.input_ids == base.image_token_id).int(),
+            do_sample=False,
+            max_new_tokens=16,
+            suppress_tokens=base.banned_token_ids.tolist(),
+        )
+        assert list(group[0].token_ids) == out[0, batch.input_ids.shape[1] :].tolist()
+
+
+def test_a_sequence_ends_at_its_stop_token_or_is_cut_off(base):
+    groups = TransformersRollout().generate(base, _prompts(base), Sampling(16, 24, seed=2, temperature=3.0))
+    completions = [c for group in groups for c in group]
+    assert any(c.finished for c in completions)
+    assert any(not c.finished for c in completions)
+    for c in completions:
+        stops = [t in base.stop_token_ids for t in c.token_ids]
+        assert stops[-1] == c.finished
+        assert not any(stops[:-1])
+        assert c.finished or len(c.token_ids) == 24
+        assert not set(c.token_ids) & set(base.banned_token_ids.tolist())
+        assert len(c.logps) == len(c.token_ids)
+
+
+def test_a_policy_is_loaded_only_when_it_changed(base, monkeypatch):
+    loads = []
+    monkeypatch.setattr(
+        TransformersRollout, "load_weights", lambda self, policy: loads.append((policy.name, policy.version))
+    )
+    engine, prompts = TransformersRollout(), _prompts(base)[:1]
+    monkeypatch.setattr(base, "version", 0)
+    engine.generate(base, prompts, Sampling(1, 2))
+    engine.generate(base, prompts, Sampling(1, 2))
+    base.version = 1
+    engine.generate(base, prompts, Sampling(1, 2))
+    assert loads == [(base.name, 0), (base.name, 1)]
+
+
+def test_bad_calls(base):
+    engine, prompts = TransformersRollout(), _prompts(base)
+    assert engine.generate(base, [], Sampling(1, 2)) == []
+    with pytest.raises(ValueError, match=r"keys must differ, got \['p0'\] twice"):
+        engine.generate(base, prompts[:1] * 2, Sampling(1, 2))
+    with pytest.raises(ValueError, match="n=0 must be at least 1"):
+        engine.generate(base, prompts, Sampling(0, 2))
+    with pytest.raises(ValueError, match="max_new_tokens=1024 between 1 and the context of 1024"):
+        engine.generate(base, prompts, Sampling(1, 1024))
+    with pytest.raises(ValueError, match="max_sequences: 0"):
+        TransformersRollout(0)
+
+
+def test_training_mode_and_gradients_are_left_as_they_were(base):
+    base.train()
+    TransformersRollout().generate(base, _prompts(base), Sampling(1, 2))
+    assert base.training
+    base.eval()
+    assert torch.is_grad_enabled()

@@ -1,0 +1,211 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.ExifTags import Base as ExifTag
+
+from visplay.data.images import ImageFolder, decode_image, to_rgb
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def corners(image: Image.Image) -> list:
+    """The colours in the four corners: top left, top right, bottom left, bottom right."""
+    right, bottom = image.width - 1, image.height - 1
+    return [image.getpixel(place) for place in ((0, 0), (right, 0), (0, bottom), (right, bottom))]
+
+
+def quadrants(width: int = 32, height: int = 16) -> Image.Image:
+    """Red, green above blue, white."""
+    image = Image.new("RGB", (width, height), WHITE)
+    image.paste(RED, (0, 0, width // 2, height // 2))
+    image.paste(GREEN, (width // 2, 0, width, height // 2))
+    image.paste(BLUE, (0, height // 2, width // 2, height))
+    return image
+
+
+def noise(width: int = 64, height: int = 48) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def only(folder: Path, **limits) -> Image.Image:
+    images = ImageFolder(folder, **limits)
+    assert len(images) == 1
+    assert images.skipped == ()
+    image = images[0].image
+    assert image.mode == "RGB"
+    assert image.info == {}
+    return image
+
+
+class TestFormats:
+    @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.TIFF", "a.PNG"])
+    def test_lossless(self, tmp_path, name):
+        noise().save(tmp_path / name)
+        np.testing.assert_array_equal(only(tmp_path), noise())
+
+    def test_webp_lossless(self, tmp_path):
+        noise().save(tmp_path / "a.webp", lossless=True)
+        np.testing.assert_array_equal(only(tmp_path), noise())
+
+    @pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.jfif", "a.webp"])
+    def test_lossy(self, tmp_path, name):
+        kind = "WEBP" if name.endswith("webp") else "JPEG"
+        quadrants().save(tmp_path / name, kind, quality=95)
+        np.testing.assert_allclose(corners(only(tmp_path)), [RED, GREEN, BLUE, WHITE], atol=6)
+
+    def test_progressive_jpeg(self, tmp_path):
+        quadrants().save(tmp_path / "a.jpg", progressive=True, quality=95)
+        np.testing.assert_allclose(corners(only(tmp_path)), [RED, GREEN, BLUE, WHITE], atol=6)
+
+    @pytest.mark.parametrize(
+        ("name", "kind"), [("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.png", "PNG"), ("a.tif", "TIFF")]
+    )
+    def test_first_frame(self, tmp_path, name, kind):
+        first, second = Image.new("RGB", (16, 16), RED), Image.new("RGB", (16, 16), BLUE)
+        exact = {"lossless": True} if kind == "WEBP" else {}
+        first.save(tmp_path / name, kind, save_all=True, append_images=[second], **exact)
+        assert corners(only(tmp_path)) == [RED] * 4
+
+    def test_two_picture_jpeg(self, tmp_path):
+        first, second = Image.new("RGB", (16, 16), RED), Image.new("RGB", (16, 16), BLUE)
+        first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+        np.testing.assert_allclose(corners(only(tmp_path)), [RED] * 4, atol=2)
+
+    def test_content_decides_not_the_extension(self, tmp_path):
+        noise().save(tmp_path / "a.jpg", "PNG")
+        np.testing.assert_array_equal(only(tmp_path), noise())
+
+
+class TestModes:
+    def test_grey(self, tmp_path):
+        Image.new("L", (9, 9), 77).save(tmp_path / "a.png")
+        assert corners(only(tmp_path)) == [(77, 77, 77)] * 4
+
+    def test_bilevel(self, tmp_path):
+        Image.fromarray(np.eye(8, dtype=bool)).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(np.asarray(only(tmp_path))[..., 0], np.eye(8) * 255)
+
+    def test_cmyk_jpeg(self, tmp_path):
+        Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+        np.testing.assert_allclose(corners(only(tmp_path)), [RED] * 4, atol=6)
+
+    def test_palette(self, tmp_path):
+        quadrants().quantize(4).save(tmp_path / "a.png")
+        assert corners(only(tmp_path)) == [RED, GREEN, BLUE, WHITE]
+
+    @pytest.mark.parametrize("transparency", [0, bytes([0, 255])])
+    @pytest.mark.parametrize("name", ["a.png", "a.gif"])
+    def test_palette_with_transparency(self, tmp_path, name, transparency):
+        if name == "a.gif" and isinstance(transparency, bytes):
+            transparency = 0
+        image = Image.new("P", (16, 16), 1)
+        image.putpalette([*BLUE, *RED])
+        image.paste(0, (0, 0, 8, 16))
+        image.save(tmp_path / name, transparency=transparency)
+        assert corners(only(tmp_path)) == [WHITE, RED, WHITE, RED]
+
+    def test_alpha_over_white(self, tmp_path):
+        image = Image.new("RGBA", (16, 16), (255, 0, 0, 255))
+        image.paste((0, 0, 0, 0), (0, 0, 8, 8))
+        image.paste((0, 0, 0, 51), (8, 0, 16, 8))
+        image.save(tmp_path / "a.png")
+        assert corners(only(tmp_path)) == [WHITE, (204, 204, 204), RED, RED]
+
+    def test_grey_alpha_over_white(self, tmp_path):
+        image = Image.new("LA", (16, 16), (10, 255))
+        image.paste((10, 0), (0, 0, 8, 16))
+        image.save(tmp_path / "a.png")
+        assert corners(only(tmp_path)) == [WHITE, (10, 10, 10)] * 2
+
+    def test_transparent_colour_of_rgb(self, tmp_path):
+        quadrants().save(tmp_path / "a.png", transparency=GREEN)
+        assert corners(only(tmp_path)) == [RED, WHITE, BLUE, WHITE]
+
+    @pytest.mark.parametrize("name", ["a.png", "a.tif"])
+    def test_16_bit_is_scaled(self, tmp_path, name):
+        values = np.repeat(np.array([[0, 257, 128, 129, 32896, 65406, 65407, 65535]], dtype=np.uint16), 8, axis=0)
+        Image.fromarray(values).save(tmp_path / name)
+        np.testing.assert_array_equal(np.asarray(only(tmp_path))[0, :, 1], [0, 1, 0, 1, 128, 254, 255, 255])
+
+    def test_16_bit_with_a_transparent_grey(self, tmp_path):
+        values = np.full((8, 8), 257, dtype=np.uint16)
+        values[:, :4] = 514
+        Image.fromarray(values).save(tmp_path / "a.png", transparency=514)
+        assert corners(only(tmp_path)) == [WHITE, (1, 1, 1)] * 2
+
+    def test_big_endian_16_bit(self):
+        values = np.array([[0, 65535]], dtype=">u2")
+        image = Image.frombytes("I;16B", (2, 1), values.tobytes())
+        assert list(np.asarray(to_rgb(image))[0, :, 0]) == [0, 255]
+
+    @pytest.mark.parametrize("dtype", [np.int32, np.float32])
+    def test_unbounded_grey_is_stretched(self, tmp_path, dtype):
+        values = np.tile(np.array([-100, 0, 155, 410], dtype=dtype), (8, 2))
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        np.testing.assert_array_equal(np.asarray(only(tmp_path))[0, :4, 2], [0, 50, 128, 255])
+
+    def test_flat_and_undefined_floats(self):
+        assert to_rgb(Image.new("F", (2, 2), 0.3)).getpixel((0, 0)) == (0, 0, 0)
+        image = Image.fromarray(np.array([[np.nan, np.inf, 1.0]], dtype=np.float32))
+        assert list(np.asarray(to_rgb(image))[0, :, 0]) == [0, 0, 255]
+
+    def test_to_rgb_leaves_its_argument(self):
+        image = Image.new("RGB", (4, 4), RED)
+        image.info["transparency"] = RED
+        assert to_rgb(image).getpixel((0, 0)) == WHITE
+        assert image.getpixel((0, 0)) == RED
+        assert image.info == {"transparency": RED}
+
+    def test_other_colour_spaces(self, tmp_path):
+        Image.new("YCbCr", (16, 16), (255, 128, 128)).save(tmp_path / "a.tif")
+        assert corners(only(tmp_path)) == [WHITE] * 4
+
+    def test_no_way_to_rgb(self):
+        with pytest.raises(ValueError, match="La"):
+            to_rgb(Image.new("La", (4, 4)))
+
+
+class TestOrientation:
+    EXPECTED = {
+        1: [RED, GREEN, BLUE, WHITE],
+        2: [GREEN, RED, WHITE, BLUE],
+        3: [WHITE, BLUE, GREEN, RED],
+        4: [BLUE, WHITE, RED, GREEN],
+        5: [RED, BLUE, GREEN, WHITE],
+        6: [BLUE, RED, WHITE, GREEN],
+        7: [WHITE, GREEN, BLUE, RED],
+        8: [GREEN, WHITE, RED, BLUE],
+    }
+
+    @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "a.jpg"])
+    @pytest.mark.parametrize("tag", EXPECTED)
+    def test_applied(self, tmp_path, name, tag):
+        exif = Image.Exif()
+        exif[ExifTag.Orientation] = tag
+        exact = {"lossless": True} if name == "a.webp" else {"quality": 95} if name == "a.jpg" else {}
+        quadrants().save(tmp_path / name, exif=exif, **exact)
+        image = only(tmp_path)
+        assert image.size == ((32, 16) if tag < 5 else (16, 32))
+        np.testing.assert_allclose(corners(image), self.EXPECTED[tag], atol=6 if name == "a.jpg" else 0)
+
+    @pytest.mark.parametrize("tag", [0, 9, 65535])
+    def test_unknown_value_is_ignored(self, tmp_path, tag):
+        exif = Image.Exif()
+        exif[ExifTag.Orientation] = tag
+        quadrants().save(tmp_path / "a.png", exif=exif)
+        assert corners(only(tmp_path)) == [RED, GREEN, BLUE, WHITE]
+
+    def test_broken_metadata_does_not_cost_the_picture(self, tmp_path):
+        quadrants().save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01")
+        assert corners(only(tmp_path)) == [RED, GREEN, BLUE, WHITE]
+
+
+class TestInMemory:
+    def test_bytes(self, tmp_path):
+        noise().save(tmp_path / "a.png")
+        np.testing.assert_array_equal(decode_image((tmp_path / "a.png").read_bytes()), noise())
+        with pytest.raises(OSError, match="cannot identify"):
+            decode_image(b"text")

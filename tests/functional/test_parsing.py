@@ -1,0 +1,142 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visplay.functional import parse_boxed, parse_question
+from visplay.types import Question
+
+PIECES = [
+    "<type>",
+    "</type>",
+    "<question>",
+    "</question>",
+    "<answer>",
+    "</answer>",
+    "numerical",
+    "\n",
+    " ",
+    "<",
+    "x",
+    "é",
+]
+GOOD = "<type>numerical</type><question>How many?</question>"
+
+
+def test_reads_all_three_parts():
+    text = "\n<type> Multiple  Choice </type>\n<question> Which? </question> <answer> B </answer>\n"
+    assert parse_question(text) == Question(text="Which?", kind="multiple choice", answer="B")
+
+
+@pytest.mark.parametrize("kind", ["multiple choice", "numerical", "regression", "NUMERICAL"])
+def test_reads_each_kind(kind):
+    question = parse_question(f"<type>{kind}</type><question>How many?</question>")
+    assert question == Question(text="How many?", kind=kind.lower(), answer=None)
+
+
+def test_angle_brackets_are_no_tags():
+    text = "<type>numerical</type><question>Is 1 < 2, x<3 and 4 > 3?</question>"
+    assert parse_question(text).text == "Is 1 < 2, x<3 and 4 > 3?"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "How many?",
+        "<question>How many?</question>",
+        "<type>numerical</type>",
+        f"Sure! {GOOD}",
+        f"{GOOD} Done.",
+        f"<think>hm</think>{GOOD}",
+        GOOD + GOOD,
+        f"<type>numerical</type>{GOOD}",
+        f"{GOOD}<question>And?</question>",
+        f"{GOOD}<answer>1</answer><answer>1</answer>",
+        f"{GOOD}<answer>1",
+        "<question>How many?</question><type>numerical</type>",
+        f"<answer>1</answer>{GOOD}",
+        "<type>riddle</type><question>How many?</question>",
+        "<type></type><question>How many?</question>",
+        "<type>numerical</type><question> \n </question>",
+        "<type>numerical</type><question>How <b>many</b>?</question>",
+        "<type>numerical</type><question>How <question>many?</question>",
+        "<type>numerical</type><question>How many?</question",
+        "<TYPE>numerical</TYPE><question>How many?</question>",
+        "<type>numerical</type> and <question>How many?</question>",
+    ],
+)
+def test_refuses_what_is_not_exactly_the_format(text):
+    assert parse_question(text) is None
+
+
+def test_the_papers_format_needs_the_question_alone():
+    assert parse_question("<question>Why?</question>", require=("question",)) == Question("Why?", "", None)
+    assert parse_question("<type>riddle</type><question>Why?</question>", require=("question",)) is None
+
+
+def test_the_released_format_needs_an_answer():
+    require = ("type", "question", "answer")
+    assert parse_question(GOOD, require=require) is None
+    assert parse_question(f"{GOOD}<answer> </answer>", require=require) is None
+    assert parse_question(f"{GOOD}<answer>3</answer>", require=require).answer == "3"
+    assert parse_question(f"{GOOD}<answer> </answer>").answer is None
+
+
+def test_kinds_can_be_others_or_any():
+    text = "<type>Riddle</type><question>Why?</question>"
+    assert parse_question(text, kinds=["RIDDLE"]).kind == "riddle"
+    assert parse_question(text, kinds=None).kind == "riddle"
+    assert parse_question("<type> </type><question>Why?</question>", kinds=None) is None
+
+
+def test_refuses_an_unknown_part():
+    with pytest.raises(ValueError, match=r"require: parts are among .* got \['description'\]"):
+        parse_question(GOOD, require=("description",))
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join)))
+def test_never_raises_and_never_keeps_a_tag(text):
+    question = parse_question(text, kinds=None, require=("question",))
+    if question is not None:
+        assert question.text == question.text.strip() != ""
+        assert not any(piece in question.text for piece in PIECES[:6])
+
+
+@given(st.text(st.characters(exclude_characters="<>"), min_size=1).filter(str.strip))
+def test_returns_the_question_that_was_put_in(text):
+    assert parse_question(f"<type>regression</type><question>{text}</question>").text == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{3}", "3"),
+        (r"First \boxed{1}, then \boxed{ 2 }.", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\text{a {b} c}} }", r"\text{a {b} c}"),
+        (r"\boxed {x}", "x"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\{}", r"\{"),
+        ("\\boxed{a\nb}", "a\nb"),
+        (r"\boxed{None}", "None"),
+        ("", None),
+        ("3", None),
+        (r"\boxed", None),
+        (r"\boxed 3", None),
+        (r"\boxed{}", None),
+        (r"\boxed{  }", None),
+        (r"\boxed{1", None),
+        (r"\boxed{1} or \boxed{\frac{2}", None),
+        (r"\boxed{1} or \boxed{}", None),
+        (r"\boxed{1\}", None),
+    ],
+)
+def test_reads_the_last_box(text, answer):
+    assert parse_boxed(text) == answer
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from(["\\boxed", "{", "}", "\\", "x", " "])).map("".join)))
+def test_box_never_raises_and_is_never_blank(text):
+    answer = parse_boxed(text)
+    assert answer is None or answer == answer.strip() != ""

@@ -1,0 +1,47 @@
+"""Pictures that tell their number, and an engine that says what it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from visplay.callbacks import RolloutEngine
+from visplay.modules import VLM
+from visplay.types import Completion, Prompt, Sampling
+
+
+def plain_picture(number: int, size: tuple[int, int] = (56, 56)) -> Image.Image:
+    """A picture of one colour that tells its number."""
+    return Image.new("RGB", size, (number % 256, number // 256 % 256, 77))
+
+
+def picture_number(image: Image.Image) -> int:
+    red, green, _ = image.convert("RGB").getpixel((0, 0))
+    return red + 256 * green
+
+
+class Scripted(RolloutEngine):
+    """Completes prompts with what a function of (policy's name, prompt, prompt's text, sample) says.
+
+    The script returns the text, or a pair of text and whether the completion stopped by itself.
+    """
+
+    def __init__(self, script: Callable[[str, Prompt, str, int], str | tuple[str, bool]]) -> None:
+        super().__init__()
+        self.script = script
+        self.calls: list[tuple[str, int, Sampling]] = []
+
+    def load_weights(self, policy: VLM) -> None:
+        pass
+
+    def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        self.calls.append((policy.name, policy.version, sampling))
+        return [[self._complete(policy, prompt, sample) for sample in range(sampling.n)] for prompt in prompts]
+
+    def _complete(self, policy: VLM, prompt: Prompt, sample: int) -> Completion:
+        said = self.script(policy.name, prompt, policy.tokenizer.decode(prompt.token_ids), sample)
+        text, finished = said if isinstance(said, tuple) else (said, True)
+        ids = policy.tokenizer.encode(text, add_special_tokens=False)
+        ids = ids + [policy.stop_token_ids[0]] if finished else ids or [0]
+        return Completion(tuple(ids), (-1.0,) * len(ids), text, finished)

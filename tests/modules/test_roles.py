@@ -1,0 +1,129 @@
+import pytest
+import torch
+from helpers import Scripted, picture_number, plain_picture
+
+from visplay.clock import Clock
+from visplay.functional import signed_questioner_rewards
+from visplay.modules import GRPOConfig, Questioner, Reasoner
+from visplay.tiny import ANSWER, ASK
+from visplay.types import Example, UnlabeledImage
+
+CONFIG = GRPOConfig(steps=1, prompts_per_step=2, prompts_per_update=None, group_size=4, max_new_tokens=32)
+IMAGES = [UnlabeledImage("cat.png", plain_picture(1)), UnlabeledImage("dog.png", plain_picture(2))]
+
+
+def _question(text, kind="numerical"):
+    return f"<type>{kind}</type><question>{text}</question><answer>1</answer>"
+
+
+SAID = [
+    [
+        _question("How many cats?"),
+        _question("How many cats?"),
+        _question("Is the sky above the tall old house grey?"),
+        "no tags",
+    ],
+    [_question("a b c d e", "poem"), (_question("x y z w v"), False), _question("p q r s t"), _question("k l m n o")],
+]
+
+
+def _script(policy, prompt, text, sample):
+    if policy == "questioner":
+        return SAID[picture_number(prompt.images[0]) - 1][sample]
+    if "cats" in text:  # split in half
+        return "\\boxed{1}" if sample % 2 else "\\boxed{2}"
+    if "sky" in text:  # unanimous
+        return "\\boxed{grey}"
+    if "p q r" in text:  # 3 of 4 agree
+        return "\\boxed{7}" if sample else "\\boxed{8}"
+    return "no box" if sample < 2 else "\\boxed{5}"  # half of them do not parse
+
+
+def _roles(base, **settings):
+    questioner, reasoner = Questioner(CONFIG, ASK, **settings), Reasoner(CONFIG, ANSWER, votes=4)
+    engine = Scripted(_script)
+    for role in (questioner, reasoner):
+        role.adopt(base, Clock())
+        role.attach_engine(engine)
+    questioner.jury = reasoner
+    engine.script = lambda name, prompt, text, sample: _script(
+        "questioner" if "Ask." in text else "reasoner", prompt, text, sample
+    )
+    return questioner, reasoner
+
+
+def test_questioner_rewards_by_hand(base):
+    questioner, _ = _roles(base)
+    rollout = questioner.rollout(IMAGES, 4, seed=0)
+    judgement = questioner.judge(IMAGES, rollout, seed=0)
+    # cats: difficulty 1, cluster of 2 among 4; sky: unanimous, ReLU(0 - 1/4); p q r: 1 - |2*0.75 - 1| - 1/4
+    # k l m: only half of the answers parse, so it is invalid; poem is no allowed type; x y z was cut off
+    expected = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.25, 0.0]])
+    torch.testing.assert_close(judgement.rewards, expected)
+    assert judgement.statistics["valid_share"] == 4 / 8
+    assert judgement.statistics["parsed_share"] == 5 / 8
+    assert judgement.statistics["difficulty"] == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+    assert judgement.statistics["clusters"] == (2 + 2) / 2
+
+
+def test_questioner_with_the_released_combination(base):
+    questioner, _ = _roles(base, reward=signed_questioner_rewards, redundancy_weight=2.0)
+    judgement = questioner.judge(IMAGES, questioner.rollout(IMAGES, 4, seed=0), seed=0)
+    expected = torch.tensor([[0.0, 0.0, -0.5, -1.0], [-1.0, -1.0, 0.0, -1.5]])
+    torch.testing.assert_close(judgement.rewards, expected)
+
+
+def test_records_keep_picture_question_and_votes_together(base):
+    questioner, _ = _roles(base)
+    judgement = questioner.judge(IMAGES, questioner.rollout(IMAGES, 4, seed=0), seed=0)
+    assert [picture_number(record.image) for record in judgement.records] == [1] * 4 + [2] * 4
+    assert [record.reward for record in judgement.records] == judgement.rewards.flatten().tolist()
+    assert [record.problem for record in judgement.records][:4] == ["How many cats?"] * 2 + [
+        "Is the sky above the tall old house grey?",
+        None,
+    ]
+    cats, sky = judgement.records[0].vote, judgement.records[2].vote
+    assert (cats.answer, cats.confidence, cats.counts) == ("1", 0.5, (("1", 2), ("2", 2)))
+    assert (sky.answer, sky.confidence, sky.total) == ("grey", 1.0, 4)
+    assert judgement.records[3].vote is None
+
+
+def test_a_question_too_long_for_the_context_is_not_voted_on(base, monkeypatch):
+    questioner, reasoner = _roles(base)
+    short = base.encode("k", ANSWER, IMAGES[0].image, question="How many cats?")
+    room = base.collate([short]).input_ids.shape[1] + CONFIG.max_new_tokens
+    questions = questioner.ask(questioner.rollout(IMAGES, 4, seed=0))
+    monkeypatch.setattr(type(base), "context_tokens", room)
+    votes = reasoner.vote_on(IMAGES, questions, seed=0)
+    assert votes[0][0] is not None
+    assert votes[0][2] is None
+
+
+def test_reasoner_rewards_agreement(base):
+    _, reasoner = _roles(base)
+    examples = [
+        Example("a", IMAGES[0].image, "How many cats?", "2", score=0.5, votes=(("1", 2), ("2", 2))),
+        Example("b", IMAGES[1].image, "k l m n o", "5.0", score=0.75),
+    ]
+    judgement = reasoner.judge(examples, reasoner.rollout(examples, 4, seed=0), seed=0)
+    assert judgement.rewards.tolist() == [[1, 0, 1, 0], [0, 0, 1, 1]]
+    assert judgement.statistics == {"parsed_share": 6 / 8, "agreement": 0.5, "confidence": 0.625}
+    assert judgement.records[0].vote.counts == (("1", 2), ("2", 2))
+
+
+def test_one_image_asked_about_twice_in_a_batch(base):
+    questioner, _ = _roles(base)
+    twice = [IMAGES[0], IMAGES[0]]
+    rollout = questioner.rollout(twice, 4, seed=0)
+    assert [p.key for p in rollout.prompts] == ["cat.png", "cat.png@1"]
+    assert len(questioner.judge(twice, rollout, seed=0).records) == 8
+
+
+def test_votes_need_two_answers():
+    with pytest.raises(ValueError, match="votes: 1 must be at least 2"):
+        Reasoner(votes=1)
+
+
+def test_without_engine():
+    with pytest.raises(RuntimeError, match="no rollout engine"):
+        _ = Reasoner().engine

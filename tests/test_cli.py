@@ -1,0 +1,106 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from visplay.__main__ import main
+from visplay.cli import VisPlayCLI, run
+from visplay.modules import Questioner, Qwen2_5_VL, Reasoner, VisPlay
+from visplay.tiny import ANSWER, ASK, QUESTION_KINDS
+
+ROOT = Path(__file__).parent.parent
+TINY = str(ROOT / "configs/tiny.yaml")
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    """Parse and instantiate, without running the subcommand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    monkeypatch.setattr(VisPlayCLI, "_run_subcommand", lambda self, subcommand: None)
+    return lambda *arguments: run(["fit", *arguments])
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_is_instantiated_without_loading_weights(parse, config):
+    cli = parse("--config", str(config))
+    assert isinstance(cli.model, VisPlay)
+    assert cli.model.reasoner.vlm.model is None
+
+
+def test_the_embedded_default_says_what_the_code_says(parse):
+    cli = parse("--config", TINY)
+    model = cli.model
+    assert isinstance(model.questioner, Questioner)
+    assert isinstance(model.reasoner, Reasoner)
+    assert isinstance(model.reasoner.vlm, Qwen2_5_VL)
+    assert model.questioner.vlm is not model.reasoner.vlm
+    assert (model.questioner.template, model.reasoner.template) == (ASK, ANSWER)
+    assert model.questioner.kinds == set(QUESTION_KINDS)
+    assert cli.trainer.max_epochs == 6
+
+
+def test_overrides_overlays_and_interpolation(parse, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        yaml.safe_dump(
+            {
+                "model": {"init_args": {"seed": 3}},
+                "self_play": {"curation": {"images": "${model.init_args.seed}"}},
+                "rollout": {"class_path": "visplay.callbacks.TransformersRollout", "init_args": {"max_sequences": 7}},
+            }
+        )
+    )
+    cli = parse(
+        "--config", TINY, "--config", str(overlay), "--model.seed=9", "--self_play.iterations=2", "--data.images=x"
+    )
+    self_play = next(c for c in cli.trainer.callbacks if type(c).__name__ == "SelfPlay")
+    engine = next(c for c in cli.trainer.callbacks if type(c).__name__ == "TransformersRollout")
+    assert cli.model.seed == 9
+    assert self_play.curation.images == 9  # interpolated after the override
+    assert self_play.curation.questions_per_image == 2  # the overlay leaves the rest as it was
+    assert engine.max_sequences == 7
+    assert cli.trainer.max_epochs == 4
+    assert cli.datamodule.images_path == Path("x")
+    assert any(type(c).__name__ == "SampleLogger" for c in cli.trainer.callbacks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--self_play.iteratons=2"], "self_play.iterations'?"),
+        (["--model.reasoner.vote=2"], "unknown key 'vote': did you mean 'votes'?"),
+        (["--data.imags=x"], "unknown key 'imags': did you mean 'images'?"),
+        ("self_play: {curation: {imagess: 2}}", "curation.images'?"),
+        ("rolout: {a: 2}", "did you mean 'rollout'?"),
+        ("trainer: {acelerator: cpu}", "accelerator'?"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one(parse, tmp_path, capsys, arguments, hint):
+    if isinstance(arguments, str):
+        path = tmp_path / "bad.yaml"
+        path.write_text(arguments)
+        arguments = ["--config", str(path)]
+    with pytest.raises(SystemExit, match="2"):
+        parse("--config", TINY, *arguments)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unknown key")]
+    assert hint in line
+
+
+def test_bad_value_names_the_argument(parse, capsys):
+    with pytest.raises((SystemExit, ValueError)):
+        parse("--config", TINY, "--model.reasoner.votes=many")
+    assert "votes" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_loads_nothing_heavy(capsys):
+    main(["--help"])
+    assert "visplay fit --config" in capsys.readouterr().out
+    code = (
+        "import sys\nfrom visplay.__main__ import main\nmain([])\n"
+        "print(sorted({'torch', 'lightning', 'transformers'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.endswith("[]\n")

@@ -1,0 +1,39 @@
+"""The command line: ``visplay --help`` answers at once, everything else loads what it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+usage: visplay COMMAND [options]
+
+Vision-language models that improve themselves from unlabeled images.
+
+commands:
+  fit         self-play: train Questioner and Reasoner in turns
+  validate    score the Reasoner on the configured benchmarks
+
+Try it:      visplay fit --config configs/tiny.yaml
+Your images: visplay fit --config configs/tiny.yaml --data.images=DIR
+All options: visplay fit --help
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the program's name; None takes it from the process.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return
+    from visplay.cli import run
+
+    run(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Images, questions, votes and rewards to TensorBoard, one panel per completion."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from lightning import Callback, Trainer
+from PIL import Image, ImageDraw, ImageFont
+
+from visplay.callbacks.logging import log_histogram, tensorboard_writers
+from visplay.modules.role import Record
+from visplay.modules.visplay import VisPlay
+
+PICTURE_PIXELS = 224
+TEXT_COLUMNS = 64
+LINE_PIXELS = 16
+
+
+class SampleLogger(Callback):
+    """Shows what was asked, said and rewarded.
+
+    Args:
+        every_n_steps: Steps between two panels.
+        groups: Prompts shown; of each, the completions with the lowest and the highest reward.
+    """
+
+    def __init__(self, every_n_steps: int = 10, groups: int = 3) -> None:
+        if every_n_steps < 1 or groups < 1:
+            raise ValueError(f"every_n_steps={every_n_steps} and groups={groups} must be at least 1")
+        self.every_n_steps = every_n_steps
+        self.groups = groups
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: VisPlay, outputs: Any, batch: Sequence, batch_idx: int
+    ) -> None:
+        """Log panels and the histogram of confidence every so many steps, the first one included."""
+        judgement = pl_module.judgement
+        if judgement is None or batch_idx % self.every_n_steps:
+            return
+        step, name = pl_module.role_step, pl_module.role.name
+        chosen = _extremes(judgement.records, len(judgement.rewards), self.groups)
+        for writer in tensorboard_writers(trainer):
+            panels = np.concatenate([np.asarray(draw_panel(record)) for record in chosen])
+            writer.add_image(f"{name}/samples", panels, step, dataformats="HWC")
+            writer.add_text(f"{name}/samples", _table(chosen), step)
+        confidences = [r.vote.confidence for r in judgement.records if r.vote is not None and r.vote.answer is not None]
+        log_histogram(trainer, f"{name}/confidence_histogram", confidences, step)
+
+
+def draw_panel(record: Record) -> Image.Image:
+    """Draw a picture with what was asked, said, voted and rewarded beside it."""
+    panel = Image.new("RGB", (PICTURE_PIXELS + 8 + 7 * TEXT_COLUMNS, PICTURE_PIXELS + 8), "white")
+    picture = record.image.copy()
+    scale = PICTURE_PIXELS / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    panel.paste(picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS), (4, 4))
+    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size=12)
+    lines = [line for text in _lines(record) for line in textwrap.wrap(text, TEXT_COLUMNS) or [""]]
+    for row, line in enumerate(lines[: PICTURE_PIXELS // LINE_PIXELS]):
+        draw.text((PICTURE_PIXELS + 12, 4 + row * LINE_PIXELS), line, fill="black", font=font)
+    return panel
+
+
+def _lines(record: Record) -> list[str]:
+    lines = [f"question: {record.problem or '(does not parse)'}", f"completion: {record.text}"]
+    if record.vote is not None:
+        counts = ", ".join(f"{name} ×{count}" for name, count in record.vote.counts[:6])
+        lines += [f"votes: {counts}", f"silver: {record.vote.answer}   confidence: {record.vote.confidence:.2f}"]
+    return [*lines, f"reward: {record.reward:+.3f}"]
+
+
+def _extremes(records: Sequence[Record], prompts: int, groups: int) -> list[Record]:
+    """The worst and the best completion of each of the first groups."""
+    size = len(records) // prompts
+    chosen = []
+    for start in range(0, min(groups, prompts) * size, size):
+        ordered = sorted(records[start : start + size], key=lambda record: record.reward)
+        chosen += [ordered[0], ordered[-1]]
+    return chosen
+
+
+def _table(records: Sequence[Record]) -> str:
+    """The records as a Markdown table; a model's text cannot break out of its cell."""
+    rows = ["| reward | question | completion | votes |", "|---|---|---|---|"]
+    for record in records:
+        votes = "" if record.vote is None else ", ".join(f"{name} ×{count}" for name, count in record.vote.counts)
+        cells = [f"{record.reward:+.3f}", record.problem or "", record.text, votes]
+        rows.append("| " + " | ".join(_escape(cell) for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _escape(text: str) -> str:
+    for character in "\\`*_|<>[]":
+        text = text.replace(character, "\\" + character)
+    return " ".join(text.split())

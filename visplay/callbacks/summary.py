@@ -1,0 +1,97 @@
+"""A row per iteration: how well the Reasoner answers, and what it was trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from visplay.callbacks.logging import log_scalars
+from visplay.callbacks.self_play import SelfPlay
+from visplay.data.generated import read_examples
+from visplay.modules.visplay import VisPlay
+
+
+class Summary(Callback):
+    """Writes ``summary.json`` into the run's folder after every validation, and shows it as a table at the end.
+
+    The base comes first, as iteration 0; it is what the trainer's sanity check measures when
+    ``num_sanity_val_steps`` is -1.
+
+    Args:
+        scores: Column of the summary to measure of the validation, for example ``heldout_greedy: val/heldout_greedy``.
+    """
+
+    def __init__(self, scores: dict[str, str]) -> None:
+        self.scores = scores
+        self.rows: list[dict[str, Any]] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: VisPlay) -> None:
+        """Add the row of the iteration that was validated."""
+        iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
+        row = {"iteration": iteration} | {name: pl_module.scores.get(key) for name, key in self.scores.items()}
+        row |= dict.fromkeys(("valid_share", "mean_confidence", "kept", "silver_accuracy"))
+        if iteration:
+            row |= self._curation(trainer, iteration)
+        self.rows = [r for r in self.rows if r["iteration"] != iteration] + [row]
+        _write_atomically(self.path(trainer), json.dumps(self.rows, indent=2))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: VisPlay) -> None:
+        """Show the table and where to look further."""
+        console = Console()
+        if self.rows:
+            console.print(_as_table(self.rows))
+            console.print(f"summary: {self.path(trainer)}", soft_wrap=True)
+        if trainer.log_dir:
+            console.print(f"tensorboard --logdir {trainer.log_dir}", soft_wrap=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Undo ``state_dict``."""
+        self.rows = state_dict["rows"]
+
+    @staticmethod
+    def path(trainer: Trainer) -> Path:
+        """Where the summary is written."""
+        return Path(trainer.log_dir or trainer.default_root_dir) / "summary.json"
+
+    def _curation(self, trainer: Trainer, iteration: int) -> dict[str, Any]:
+        """What the iteration's data set was like; the truth, where it is known, is looked up only here."""
+        self_play = next(c for c in trainer.callbacks if isinstance(c, SelfPlay))
+        facts: dict[str, Any] = {
+            name: self_play.statistics[name] for name in ("valid_share", "mean_confidence", "kept")
+        }
+        silver = trainer.datamodule.silver_accuracy(read_examples(Path(self_play.dataset or "")))
+        if silver is not None:
+            log_scalars(trainer, "curation", {"silver_accuracy": silver}, iteration)
+        return facts | {"silver_accuracy": silver}
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _as_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Self-play, iteration by iteration (0 is the base)")
+    for name in rows[0]:
+        table.add_column(name.replace("_", "\n"), justify="right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,106 @@
+"""LightningCLI for VisPlay: the configuration is the signature of the constructors."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import inspect
+import logging
+import re
+from collections.abc import Sequence
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.logging import RichHandler
+
+from visplay.callbacks.rollout import RolloutEngine
+from visplay.callbacks.self_play import SelfPlay
+from visplay.data.module import SelfPlayData
+from visplay.modules.visplay import VisPlay
+
+_UNKNOWN = re.compile(
+    r"(?:[Oo]ption|[Kk]ey) ['\"]([\w.]+)['\"] is not|accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)"
+)
+_CLASS = re.compile(r"class_path '([\w.]+)'")
+
+
+class SuggestingParser(LightningArgumentParser):
+    """Names the nearest known key when one is unknown."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Exit with the message and, for an unknown key, the nearest known one."""
+        unknown = dict.fromkeys(name for found in _UNKNOWN.findall(message) for name in found if name)
+        hints = [hint for name in unknown if (hint := self._nearest(name, message))]
+        super().error("\n".join([message, *hints]), ex)
+
+    def _nearest(self, unknown: str, message: str) -> str:
+        """The nearest among the parser's keys and the arguments of the classes that the message names."""
+        depth = unknown.count(".") + 1
+        known = {".".join(dest.split(".")[-depth:]) for dest in _destinations(self)}
+        for path in _CLASS.findall(message):
+            known |= set(inspect.signature(_import(path)).parameters)
+        close = difflib.get_close_matches(unknown, sorted(known), n=1)
+        return f"unknown key {unknown!r}: did you mean {close[0]!r}?" if close else ""
+
+
+def _destinations(parser: argparse.ArgumentParser) -> set[str]:
+    """Every key of a parser and of its subcommands."""
+    found = {action.dest for action in parser._actions}
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            found |= {dest for sub in action.choices.values() for dest in _destinations(sub)}
+    return found
+
+
+def _import(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+class VisPlayCLI(LightningCLI):
+    """``fit`` and ``validate`` with keys of their own for the rollout engine and self-play."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``rollout`` and ``self_play``, so that an overlay can change one without replacing the callbacks."""
+        parser.add_lightning_class_args(RolloutEngine, "rollout", subclass_mode=True)
+        parser.add_lightning_class_args(SelfPlay, "self_play")
+        parser.link_arguments("self_play.iterations", "trainer.max_epochs", compute_fn=_epochs)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The trainer's methods on offer."""
+        arguments = {"model", "dataloaders", "datamodule"}
+        return {"fit": arguments | {"train_dataloaders", "val_dataloaders"}, "validate": arguments}
+
+
+def _epochs(iterations: int) -> int:
+    """One epoch is one phase; an iteration has two."""
+    return 2 * iterations
+
+
+def run(arguments: Sequence[str] | None = None) -> VisPlayCLI:
+    """Parse the arguments and run the subcommand they name."""
+    _show_logs()
+    # A path such as ${model.init_args.seed} starts at the file's own top level, not above the subcommand.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return VisPlayCLI(
+        VisPlay,
+        SelfPlayData,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=False,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        parser_class=SuggestingParser,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        save_config_kwargs={"overwrite": True},
+        args=arguments,
+    )
+
+
+def _show_logs() -> None:
+    log = logging.getLogger("visplay")
+    if not log.handlers:
+        log.addHandler(RichHandler(show_path=False, show_level=False))
+        log.setLevel(logging.INFO)

@@ -1,0 +1,277 @@
+"""The questions one iteration generated, as a parquet file with pictures, and the ledger of finished stages.
+
+Both files appear whole or not at all: they are written beside their place, forced to the disk and then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL.Image import Image
+from torch.utils.data import Dataset
+
+from visplay.data.files import replacing, sha256
+from visplay.data.images import DECODE_ERRORS, decode_image
+from visplay.types import Example
+
+logger = logging.getLogger(__name__)
+
+# The first five are the columns of the released code.
+FEATURES = datasets.Features(
+    {
+        "problem": datasets.Value("string"),
+        "answer": datasets.Value("string"),
+        "score": datasets.Value("float64"),
+        "images": datasets.Image(),
+        "problem_type": datasets.Value("string"),
+        "votes": datasets.List({"name": datasets.Value("string"), "count": datasets.Value("int64")}),
+        "image_id": datasets.Value("string"),
+        "iteration": datasets.Value("int64"),
+        "key": datasets.Value("string"),
+    }
+)
+_SCHEMA = FEATURES.arrow_schema
+_ROWS_PER_GROUP = 32
+# A picture that several rows of a group share is stored once as long as the group's dictionary fits into one page.
+_DICTIONARY_BYTES = 2**28
+
+
+class GeneratedDataset(Dataset[Example]):
+    """The examples of one parquet file; their pictures stay encoded until an example is asked for.
+
+    Args:
+        path: A file written by ``write_examples``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, lacks columns, has missing values, or its columns have other types.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._table = _read_table(self.path)
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return self._table.num_rows
+
+    def __getitem__(self, index: int) -> Example:
+        """Decode one example.
+
+        Raises:
+            IndexError: If there is no such index.
+            ValueError: If its picture does not decode.
+        """
+        row = range(len(self))[index]
+        return self._example(self._table.slice(row, 1).to_pylist()[0], decode_image)
+
+    def read_all(self) -> list[Example]:
+        """Decode all examples, a picture that several of them share only once.
+
+        Raises:
+            ValueError: If a picture does not decode.
+        """
+        decode = cache(decode_image)
+        rows = (row for batch in self._table.to_batches(_ROWS_PER_GROUP) for row in batch.to_pylist())
+        return [self._example(row, decode) for row in rows]
+
+    def _example(self, row: dict[str, Any], decode: Callable[[bytes], Image]) -> Example:
+        try:
+            image = decode(row.pop("images")["bytes"])
+        except DECODE_ERRORS as error:
+            raise ValueError(f"path: {self.path}: the picture of {row['key']!r} does not decode: {error}") from error
+        votes = tuple((vote["name"], vote["count"]) for vote in row.pop("votes"))
+        return Example(image=image, votes=votes, **row)
+
+
+def write_examples(path: str | Path, examples: Sequence[Example]) -> None:
+    """Write the generated data set of one iteration; a file already there stays until the new one is complete.
+
+    ``datasets`` loads the file with its pictures decoded. They are stored as PNG, each distinct one encoded once.
+
+    Args:
+        path: The parquet file; its folder is created.
+        examples: The rows, in order; their images RGB. None at all gives a valid file without rows.
+
+    Raises:
+        ValueError: If an image is not RGB.
+
+    Example:
+        >>> import tempfile, PIL.Image
+        >>> from visplay.types import Example
+        >>> path = Path(tempfile.mkdtemp(), "iteration-1.parquet")
+        >>> write_examples(path, [Example("a#0", PIL.Image.new("RGB", (9, 8)), "How many?", "4", votes=(("4", 7),))])
+        >>> read_examples(path)[0].votes
+        (('4', 7),)
+    """
+    encode = _PngEncoder()
+    with (
+        replacing(Path(path)) as file,
+        pq.ParquetWriter(
+            file, _SCHEMA, dictionary_pagesize_limit=_DICTIONARY_BYTES, write_page_checksum=True
+        ) as writer,
+    ):
+        for start in range(0, len(examples), _ROWS_PER_GROUP):
+            rows = [_row(example, encode) for example in examples[start : start + _ROWS_PER_GROUP]]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """Read what ``write_examples`` wrote: equal values, equal pixels, the same order.
+
+    Examples that share a picture share the object. ``GeneratedDataset`` reads the same file one picture at a time.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or lacks columns, see ``GeneratedDataset``.
+    """
+    return GeneratedDataset(path).read_all()
+
+
+class Ledger:
+    """The finished stages of a run, each with the file it made, in one JSON file.
+
+    A stage whose file is on record and unchanged need not run again. The ledger is read anew at every call; one process
+    of a run may record, all may read.
+
+    Args:
+        path: The JSON file. Files in its folder are recorded relative to it, so a run folder can be moved.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> ledger = Ledger(folder / "ledger.json")
+        >>> _ = (folder / "rows.txt").write_text("3 rows")
+        >>> _ = ledger.record("iteration-1", folder / "rows.txt", rows=3)
+        >>> ledger.get("iteration-1")["rows"], ledger.get("iteration-2")
+        (3, None)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def get(self, stage: str) -> dict[str, Any] | None:
+        """Return what is on record, with the path made usable, or None if the stage must run (again).
+
+        A file that is gone or has another hash than the one on record is logged as a warning.
+
+        Raises:
+            ValueError: If the ledger itself cannot be read.
+        """
+        record = self._read().get(stage)
+        if record is None:
+            return None
+        file = self.path.parent / record["path"]
+        if not file.is_file():
+            logger.warning("%s: the file of stage %r is gone: %s", self.path, stage, file)
+            return None
+        if sha256(file) != record["sha256"]:
+            logger.warning("%s: the file of stage %r has changed since it was recorded: %s", self.path, stage, file)
+            return None
+        return {**record, "path": str(file)}
+
+    def record(self, stage: str, file: str | Path, **facts: Any) -> dict[str, Any]:
+        """Record a finished stage in place of an earlier record of it.
+
+        Args:
+            stage: Its name.
+            file: The file it made.
+            facts: JSON values to keep with it, for example ``rows=118``; not ``path`` or ``sha256``.
+
+        Returns:
+            The record, as ``get`` returns it.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If a fact is called ``path`` or ``sha256``, or the ledger cannot be read.
+        """
+        if taken := sorted({"path", "sha256"} & facts.keys()):
+            raise ValueError(f"facts: {taken} are the ledger's own; give them other names")
+        record = {"path": self._portable(Path(file)), "sha256": sha256(Path(file)), **facts}
+        text = json.dumps({**self._read(), stage: record}, indent=2, sort_keys=True)
+        with replacing(self.path) as ledger:
+            ledger.write(f"{text}\n".encode())
+        return {**record, "path": str(self.path.parent / record["path"])}
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            stages = json.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ValueError(f"path: {self.path} is not JSON ({error}); delete it to run every stage again") from error
+        if not _is_ledger(stages):
+            raise ValueError(f"path: {self.path} is not a ledger of stages; delete it to run every stage again")
+        return stages
+
+    def _portable(self, file: Path) -> str:
+        file, folder = file.resolve(), self.path.parent.resolve()
+        return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
+
+
+class _PngEncoder:
+    """Encodes each distinct picture once."""
+
+    def __init__(self) -> None:
+        self._encoded: dict[tuple[tuple[int, int], bytes], bytes] = {}
+
+    def __call__(self, image: Image) -> bytes:
+        identity = image.size, hashlib.sha256(image.tobytes()).digest()
+        if identity not in self._encoded:
+            self._encoded[identity] = _encode_png(image)
+        return self._encoded[identity]
+
+
+def _encode_png(image: Image) -> bytes:
+    bare = image.copy()
+    bare.info = {}
+    buffer = BytesIO()
+    bare.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # as fast as level 1, and smaller
+    return buffer.getvalue()
+
+
+def _row(example: Example, encode: Callable[[Image], bytes]) -> dict[str, Any]:
+    if example.image.mode != "RGB":
+        raise ValueError(f"examples: the image of {example.key!r} must be RGB, got {example.image.mode}")
+    return {
+        "problem": example.problem,
+        "answer": example.answer,
+        "score": example.score,
+        "images": {"bytes": encode(example.image), "path": None},
+        "problem_type": example.problem_type,
+        "votes": [{"name": name, "count": count} for name, count in example.votes],
+        "image_id": example.image_id,
+        "iteration": example.iteration,
+        "key": example.key,
+    }
+
+
+def _read_table(path: Path) -> pa.Table:
+    with pa.OSFile(str(path)) as source:
+        try:
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            if missing := [name for name in _SCHEMA.names if name not in file.schema_arrow.names]:
+                raise ValueError(f"path: {path} lacks the columns {missing}; it has {file.schema_arrow.names}")
+            table = file.read(columns=_SCHEMA.names).select(_SCHEMA.names).cast(_SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"path: {path} is not an undamaged parquet file of generated examples: {error}") from error
+    if incomplete := [name for name in _SCHEMA.names if table[name].null_count]:
+        raise ValueError(f"path: {path} has missing values in the columns {incomplete}; every row needs all of them")
+    return table
+
+
+def _is_ledger(stages: object) -> bool:
+    return isinstance(stages, dict) and all(
+        isinstance(record, dict) and {"path", "sha256"} <= record.keys() for record in stages.values()
+    )

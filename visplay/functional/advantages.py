@@ -1,0 +1,60 @@
+"""From rewards to advantages, group by group."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Tensor, eps: float = 1e-6) -> Tensor:
+    """Standardise rewards within each group: (r - mean) / (std + eps), unbiased std (Eq. 2).
+
+    Args:
+        rewards: (N, G) rewards, G completions per prompt.
+        eps: Keeps the quotient finite.
+
+    Returns:
+        (N, G) advantages, at least float32; exactly 0 in a group whose rewards are all equal, and where G is 1.
+
+    Raises:
+        ValueError: ``rewards`` is not (N, G), or holds a value that is not finite.
+
+    Example:
+        >>> group_advantages(torch.tensor([[0.0, 2.0], [1.0, 1.0]]), eps=0.0).tolist()
+        [[-0.7071067690849304, 0.7071067690849304], [0.0, 0.0]]
+    """
+    _check(rewards)
+    rewards = rewards.to(torch.promote_types(rewards.dtype, torch.float32))
+    flat = zero_variance_groups(rewards)[:, None]
+    if rewards.shape[1] == 1:
+        return torch.zeros_like(rewards)
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + eps)
+    return torch.where(flat, torch.zeros_like(rewards), advantages)  # a mean of equal values may round
+
+
+def zero_variance_groups(rewards: Tensor) -> Tensor:
+    """Find the groups that teach nothing: all their rewards are equal.
+
+    Args:
+        rewards: (N, G) rewards.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        ValueError: ``rewards`` is not (N, G), or holds a value that is not finite.
+
+    Example:
+        >>> zero_variance_groups(torch.tensor([[0.0, 2.0], [1.0, 1.0]])).tolist()
+        [False, True]
+    """
+    _check(rewards)
+    return (rewards == rewards[:, :1]).all(1)
+
+
+def _check(rewards: Tensor) -> None:
+    if rewards.ndim != 2 or rewards.shape[1] == 0:
+        raise ValueError(f"rewards: must have shape (N, G) with G at least 1, got {tuple(rewards.shape)}")
+    if not bool(torch.isfinite(rewards).all()):
+        rows = torch.nonzero(~torch.isfinite(rewards).all(1)).flatten().tolist()
+        raise ValueError(f"rewards: must be finite, got {rewards[rows].tolist()} in groups {rows}")

@@ -1,0 +1,69 @@
+"""Which questions are worth learning from: those in the confidence band."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from visplay.functional.voting import is_valid_vote
+from visplay.types import Vote
+
+
+def in_band(vote: Vote, low: float = 0.25, high: float = 0.75, min_parsed_share: float = 0.8) -> bool:
+    """Whether a question is neither too easy nor too hard: low <= c <= high (Eq. 9).
+
+    Args:
+        vote: The vote on one question.
+        low: Lower end of the band, included, in [0, 1].
+        high: Upper end of the band, included, in [0, 1].
+        min_parsed_share: Least share of the answers that must have parsed, in [0, 1].
+
+    Raises:
+        ValueError: The band is empty or leaves [0, 1].
+    """
+    if not 0.0 <= low <= high <= 1.0:
+        raise ValueError(f"low, high: need 0 <= low <= high <= 1, got low={low} and high={high}")
+    return is_valid_vote(vote, min_parsed_share) and low <= vote.confidence <= high
+
+
+def keep_in_band(
+    votes: Sequence[Vote | None], low: float = 0.25, high: float = 0.75, min_parsed_share: float = 0.8
+) -> list[int]:
+    """Choose the questions in the band (Eq. 9).
+
+    Args:
+        votes: One vote per question; None where there was no question to vote on.
+        low: Lower end of the band, included.
+        high: Upper end of the band, included.
+        min_parsed_share: Least share of the answers that must have parsed.
+
+    Returns:
+        Ascending indices into ``votes``, so that identity travels with what is kept.
+    """
+    return [
+        index for index, vote in enumerate(votes) if vote is not None and in_band(vote, low, high, min_parsed_share)
+    ]
+
+
+def confidence_histogram(votes: Sequence[Vote | None], bins: int = 10) -> np.ndarray:
+    """Count votes by confidence in equal bins over [0, 1].
+
+    Bin i holds i / bins <= c < (i + 1) / bins; the last one holds 1 too. Questions without an answer do not count.
+
+    Args:
+        votes: One vote per question, or None.
+        bins: Number of bins.
+
+    Returns:
+        (bins,) counts, int64.
+
+    Raises:
+        ValueError: ``bins`` is not positive.
+    """
+    if bins < 1:
+        raise ValueError(f"bins: must be at least 1, got {bins}")
+    confidences = np.array([vote.confidence for vote in votes if vote is not None and vote.answer is not None])
+    # A share such as 3/10 must not fall below its own bin's edge by a rounding error.
+    places = np.floor(confidences * bins + 1e-9).astype(np.int64)
+    return np.bincount(np.minimum(places, bins - 1), minlength=bins)

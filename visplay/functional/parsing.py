@@ -1,0 +1,101 @@
+r"""From what a policy wrote to a question or an answer, or to None; never an exception."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from visplay.types import Question
+
+DEFAULT_KINDS = ("multiple choice", "numerical", "regression")
+_PARTS = ("type", "question", "answer")
+_TAGLESS = r"[^<]*(?:<(?!/?[A-Za-z]\w*\s*/?>)[^<]*)*"
+_FORMAT = re.compile(
+    rf"\s*(?:<type>(?P<type>{_TAGLESS})</type>\s*)?"
+    rf"<question>(?P<question>{_TAGLESS})</question>\s*"
+    rf"(?:<answer>(?P<answer>{_TAGLESS})</answer>\s*)?"
+)
+_BOX = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def parse_question(
+    text: str,
+    kinds: Collection[str] | None = DEFAULT_KINDS,
+    require: Collection[str] = ("type", "question"),
+) -> Question | None:
+    """Read a question in the required format (validity v of Eq. 7).
+
+    The whole text is ``<type>..</type><question>..</question><answer>..</answer>``, each tag at most once and in this
+    order, with white space between and around; no part holds a tag. The question is never empty.
+
+    Args:
+        text: What the Questioner wrote.
+        kinds: Allowed types, without regard to case; None allows any type that is not empty.
+        require: Parts that must be there and not empty, of "type", "question" and "answer"; ``("question",)`` is the
+            paper's format. A type that is there must be allowed even where none is required.
+
+    Returns:
+        The question, its type in lower case ("" without one), or None when the text does not parse.
+
+    Raises:
+        ValueError: ``require`` names an unknown part.
+
+    Example:
+        >>> parse_question("<type>Numerical</type><question>How many?</question>")
+        Question(text='How many?', kind='numerical', answer=None)
+        >>> parse_question("Sure: <type>numerical</type><question>How many?</question>") is None
+        True
+    """
+    if unknown := set(require) - set(_PARTS):
+        raise ValueError(f"require: parts are among {_PARTS}, got {sorted(unknown)}")
+    match = _FORMAT.fullmatch(text)
+    if match is None:
+        return None
+    parts = {name: (match[name] or "").strip() for name in _PARTS}
+    if not all(parts[name] for name in {"question", *require}):
+        return None
+    kind = _fold(parts["type"])
+    if match["type"] is not None and not _is_allowed(kind, kinds):
+        return None
+    return Question(text=parts["question"], kind=kind, answer=parts["answer"] or None)
+
+
+def parse_boxed(text: str) -> str | None:
+    r"""Read the final answer: the content of the last ``\boxed{...}``.
+
+    Args:
+        text: What the Reasoner wrote.
+
+    Returns:
+        The content, stripped, or None when there is no box, or the last one is empty or its braces do not balance.
+        Escaped braces do not count.
+
+    Example:
+        >>> parse_boxed(r"So \boxed{1}; no: \boxed{\frac{1}{2}}.")
+        '\\frac{1}{2}'
+    """
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    start = boxes[-1].end()
+    end = _find_closing_brace(text, start)
+    return None if end is None else text[start:end].strip() or None
+
+
+def _find_closing_brace(text: str, start: int) -> int | None:
+    """The place of the brace that closes the one before ``start``."""
+    depth = 1
+    for brace in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return brace.start()
+    return None
+
+
+def _is_allowed(kind: str, kinds: Collection[str] | None) -> bool:
+    return bool(kind) and (kinds is None or kind in {_fold(allowed) for allowed in kinds})
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -1,0 +1,72 @@
+"""The Qwen2.5-VL family (Qwen2.5-VL, MiMo-VL): three-part rotary positions, pictures of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL.Image import Image
+from torch import Tensor
+
+from visplay.modules.vlm import VLM
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Pictures cut into patches.
+
+    Args:
+        values: (patches, channels·frames·size²) pixel values of all pictures, one after another.
+        grids: (pictures, 3) patches in time, height and width.
+    """
+
+    values: Tensor
+    grids: Tensor
+
+
+class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
+    """Qwen2.5-VL as a policy; the arguments are those of ``VLM``.
+
+    Source: arXiv 2502.13923; transformers ``Qwen2_5_VLForConditionalGeneration``.
+    """
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of ``<|image_pad|>``."""
+        return self.processor.image_token_id
+
+    @property
+    def context_tokens(self) -> int:
+        """The text model's ``max_position_embeddings``."""
+        return self.model.config.text_config.max_position_embeddings
+
+    def image_tokens(self, image: Image) -> int:
+        """One token per merged block of patches."""
+        processor = self.processor.image_processor
+        return processor.get_number_of_image_patches(image.height, image.width) // processor.merge_size**2
+
+    def process_images(self, images: Sequence[Image]) -> Patches:
+        """Resize pictures and cut them into patches."""
+        out = self.processor.image_processor(images=list(images), return_tensors="pt")
+        return Patches(out["pixel_values"], out["image_grid_thw"])
+
+    def image_features(self, pixels: Patches) -> Sequence[Tensor]:
+        """Run the vision tower once over all pictures: one (tokens, H) tensor each."""
+        values, grids = pixels.values.to(self.device), pixels.grids.to(self.device)
+        return self.model.model.get_image_features(values, grids, return_dict=True).pooler_output
+
+    def prompt_positions(
+        self, input_ids: Tensor, mask: Tensor, pixels: Patches | None, image_index: Sequence[int]
+    ) -> Tensor:
+        """Temporal, height and width positions, (3, N, P)."""
+        positions, _ = self.model.model.get_rope_index(
+            input_ids,
+            mm_token_type_ids=(input_ids == self.image_token_id).int(),
+            image_grid_thw=None if pixels is None else pixels.grids[list(image_index)],
+            attention_mask=mask.long(),
+        )
+        return positions
+
+    def text_positions(self, positions: Tensor) -> Tensor:
+        """The same position in all three parts, (3, B, T)."""
+        return positions.unsqueeze(0).expand(3, -1, -1)

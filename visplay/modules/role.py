@@ -1,0 +1,150 @@
+"""What a role is: a prompt, a parser and a reward around a policy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightning import LightningModule
+from PIL.Image import Image
+from torch import Tensor
+from torch.optim import AdamW
+
+from visplay.clock import Clock
+from visplay.modules.grpo import GRPO, GRPOConfig
+from visplay.modules.vlm import VLM
+from visplay.prompts import Template
+from visplay.types import Engine, Example, Prompt, Rollout, Sampling, UnlabeledImage, Vote, derive_seed
+
+
+@dataclass(frozen=True)
+class Record:
+    """One completion as a person reads it.
+
+    Args:
+        image: The picture.
+        problem: The question; None if the completion should have been one and did not parse.
+        text: The completion.
+        reward: Its reward.
+        vote: The votes on the question, or those that gave the silver answer; None if none were held.
+    """
+
+    image: Image
+    problem: str | None
+    text: str
+    reward: float
+    vote: Vote | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a role's rewards are and how they came about.
+
+    Args:
+        rewards: (N, G).
+        statistics: Means to log.
+        records: N·G, group by group.
+    """
+
+    rewards: Tensor
+    statistics: dict[str, float]
+    records: tuple[Record, ...]
+
+
+def distinct_keys(items: Sequence[UnlabeledImage | Example]) -> list[str]:
+    """Keys of a batch; an item that comes again (a small collection) is told apart by a number.
+
+    Example:
+        >>> from PIL import Image
+        >>> picture = UnlabeledImage("cat.png", Image.new("RGB", (8, 8)))
+        >>> distinct_keys([picture, picture])
+        ['cat.png', 'cat.png@1']
+    """
+    seen: Counter[str] = Counter()
+    keys = []
+    for item in items:
+        keys.append(f"{item.key}@{seen[item.key]}" if seen[item.key] else item.key)
+        seen[item.key] += 1
+    return keys
+
+
+class Role(LightningModule, ABC):
+    """A policy with a job; the arguments that every role has.
+
+    Args:
+        template: The prompt.
+        grpo: Settings of learning and sampling.
+
+    Attributes:
+        vlm: The policy; given by the module that owns the role.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, template: Template, grpo: GRPOConfig) -> None:
+        super().__init__()
+        self.template = template
+        self.learner = GRPO(grpo, Clock())
+        self.vlm: VLM
+        self._engine: Engine | None = None
+
+    @property
+    def config(self) -> GRPOConfig:
+        """Settings of learning and sampling."""
+        return self.learner.config
+
+    @property
+    def engine(self) -> Engine:
+        """The rollout engine.
+
+        Raises:
+            RuntimeError: No engine is attached.
+        """
+        if self._engine is None:
+            raise RuntimeError("no rollout engine: give the trainer one, for example `rollout: TransformersRollout`")
+        return self._engine
+
+    def adopt(self, vlm: VLM, clock: Clock) -> None:
+        """Take a policy of one's own and the clock of the run."""
+        vlm.name = self.name
+        self.vlm = vlm
+        self.learner.clock = clock
+
+    def attach_engine(self, engine: Engine) -> None:
+        """Keep a handle on the engine."""
+        self._engine = engine
+
+    def make_optimizer(self) -> AdamW:
+        """AdamW over the policy's trainable weights.
+
+        Raises:
+            TypeError: A trainable weight is not float32, in which a step of 1e-6 would be rounded away.
+        """
+        weights = [p for p in self.vlm.parameters() if p.requires_grad]
+        if any(str(p.dtype) != "torch.float32" for p in weights):
+            raise TypeError("precision: trainable weights must be float32; use bf16-mixed to compute in bfloat16")
+        c = self.config
+        return AdamW(weights, lr=c.learning_rate, betas=c.betas, weight_decay=c.weight_decay)
+
+    def sampling(self, n: int, seed: int, temperature: float | None = None) -> Sampling:
+        """How this role samples ``n`` completions."""
+        c = self.config
+        temperature = c.temperature if temperature is None else temperature
+        return Sampling(n, c.max_new_tokens, temperature, c.top_p, c.top_k, derive_seed(seed, self.name))
+
+    def rollout(self, items: Sequence, n: int, seed: int, temperature: float | None = None) -> Rollout:
+        """Sample ``n`` completions for each item; ``temperature`` overrides the setting."""
+        prompts = self.prompts(items)
+        completions = self.engine.generate(self.vlm, prompts, self.sampling(n, seed, temperature))
+        return Rollout(tuple(prompts), tuple(tuple(group) for group in completions))
+
+    @abstractmethod
+    def prompts(self, items: Sequence) -> list[Prompt]:
+        """One prompt per item."""
+
+    @abstractmethod
+    def judge(self, items: Sequence, rollout: Rollout, seed: int) -> Judgement:
+        """Reward every completion."""

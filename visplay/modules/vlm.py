@@ -1,0 +1,360 @@
+"""The base VLM wrapper: a policy that prefills prompts, extends them and scores completions.
+
+Sampling and training go through the same two calls, ``prefill`` and ``extend``: a prompt and its picture are computed
+once per group, and its G completions continue from the shared key-value cache (gradients flow through it).
+What a model family needs beyond this lives in a subclass, one family a file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+
+from visplay.functional.logps import token_logps
+from visplay.prompts import Template, encode_prompt
+from visplay.types import Prompt
+
+
+class PromptTooLongError(ValueError):
+    """A prompt, with its pictures expanded, does not fit the model's context."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """B sequences as the model has read them so far.
+
+    Args:
+        cache: Keys and values of L positions; extended in place by ``VLM.extend``.
+        mask: (B, L) bool, False at padding.
+        next_position: (B,) rotary position of the next token.
+    """
+
+    cache: DynamicCache
+    mask: Tensor
+    next_position: Tensor
+
+    def take(self, rows: Tensor) -> Context:
+        """Copy the given sequences, in that order; one may be taken many times. Gradients flow through the copies."""
+        cache = DynamicCache()
+        for index, layer in enumerate(self.cache.layers):
+            cache.update(layer.keys[rows], layer.values[rows], index)
+        return Context(cache, self.mask[rows], self.next_position[rows])
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """N prompts as the model takes them, padded on the left.
+
+    Args:
+        input_ids: (N, P) ids, each picture's placeholder expanded to its number of image tokens.
+        mask: (N, P) bool, False at padding.
+        positions: Rotary positions in the family's own shape, last axis P.
+        next_position: (N,) position of the first completion token.
+        pixels: What the family's ``image_features`` takes, for the distinct pictures only; None without pictures.
+        image_index: For every placeholder run, in row order, the index of its picture among the distinct ones.
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    next_position: Tensor
+    pixels: Any
+    image_index: tuple[int, ...]
+
+
+class VLM(nn.Module, ABC):
+    """A vision-language model as a policy.
+
+    The constructor only stores; ``load`` reads the weights. Weights are kept in float32 (an update of 1e-6 would be
+    lost in bfloat16); computation in bfloat16 is the trainer's ``precision: bf16-mixed``.
+
+    Args:
+        path: Directory or Hub name of a Hugging Face checkpoint with its processor.
+        revision: Hub revision; ignored for a directory.
+        attn_implementation: Attention implementation that transformers offers.
+
+    Attributes:
+        name: Which policy this is; set by the owner.
+        version: Number of updates made to the weights; (name, version) tells an engine what to hold.
+        banned_token_ids: Control tokens that are never sampled.
+    """
+
+    banned_token_ids: Tensor
+
+    def __init__(self, path: str, revision: str | None = None, attn_implementation: str = "sdpa") -> None:
+        super().__init__()
+        self.path = path
+        self.revision = revision
+        self.attn_implementation = attn_implementation
+        self.name = "policy"
+        self.version = 0
+        self.model: Any = None
+        self.processor: Any = None
+
+    def load(self) -> None:
+        """Load weights and processor, once.
+
+        Raises:
+            FileNotFoundError: ``path`` is a directory without a model or without a processor.
+        """
+        if self.model is not None:
+            return
+        self.processor = self._load_processor()
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            self.path,
+            revision=self.revision,
+            dtype=torch.float32,
+            attn_implementation=self.attn_implementation,
+            use_safetensors=True,
+        ).train()
+        ids = torch.tensor(self._banned_token_ids(), dtype=torch.long)
+        self.register_buffer("banned_token_ids", ids, persistent=False)
+
+    def _load_processor(self) -> Any:
+        folder = Path(self.path)
+        needed = ("config.json", "tokenizer_config.json")
+        if folder.is_dir() and not all((folder / name).is_file() for name in needed):
+            missing = [name for name in needed if not (folder / name).is_file()]
+            raise FileNotFoundError(
+                f"path: {self.path!r} holds no {' and no '.join(missing)}; save model AND processor"
+            )
+        try:
+            processor = AutoProcessor.from_pretrained(self.path, revision=self.revision)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"path: no processor could be loaded from {self.path!r} (a Hugging Face directory or Hub name with "
+                f"weights, tokenizer and image processor is needed): {error}"
+            ) from error
+        if not hasattr(processor, "image_processor"):
+            raise FileNotFoundError(f"path: {self.path!r} has a tokenizer but no image processor; save it too")
+        return processor
+
+    # What a family says of itself.
+
+    @property
+    @abstractmethod
+    def image_token_id(self) -> int:
+        """Id of the placeholder that stands for a picture."""
+
+    @property
+    @abstractmethod
+    def context_tokens(self) -> int:
+        """Most tokens a sequence may have, pictures expanded."""
+
+    @abstractmethod
+    def image_tokens(self, image: Image) -> int:
+        """How many tokens a picture becomes."""
+
+    @abstractmethod
+    def process_images(self, images: Sequence[Image]) -> Any:
+        """Turn pictures into what ``image_features`` takes."""
+
+    @abstractmethod
+    def image_features(self, pixels: Any) -> Sequence[Tensor]:
+        """Run the vision tower: one (tokens, H) tensor per picture."""
+
+    @abstractmethod
+    def prompt_positions(self, input_ids: Tensor, mask: Tensor, pixels: Any, image_index: Sequence[int]) -> Tensor:
+        """Rotary positions of prompts, last two axes (N, P)."""
+
+    @abstractmethod
+    def text_positions(self, positions: Tensor) -> Tensor:
+        """Give (B, T) text positions the family's own shape."""
+
+    def language_model(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        """Run the language model on (B, T, H) embeddings after what the cache holds; returns (B, T, H)."""
+        return self.model.model.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=None if bool(mask.all()) else mask.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    # What follows from it.
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, H) weight of the language-model head."""
+        return self.model.get_output_embeddings().weight
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion."""
+        ids = self.model.generation_config.eos_token_id
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return tuple(ids) if isinstance(ids, (list, tuple)) else (ids,)
+
+    def _banned_token_ids(self) -> list[int]:
+        """Control tokens a policy must never sample: all special ones but the stop tokens."""
+        return sorted({*self.tokenizer.all_special_ids, self.image_token_id} - set(self.stop_token_ids))
+
+    def encode(self, key: str, template: Template, image: Image, **fields: str) -> Prompt:
+        """Make a prompt of one picture and a template's text."""
+        return Prompt(key, encode_prompt(self.tokenizer, template, images=1, **fields), (image,))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion, control tokens left out."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        """Whether the prompt and a completion of full length fit the context."""
+        expanded = len(prompt.token_ids) + sum(self.image_tokens(image) - 1 for image in prompt.images)
+        return expanded + max_new_tokens <= self.context_tokens
+
+    def collate(self, prompts: Sequence[Prompt]) -> PromptBatch:
+        """Expand placeholders and pad on the left; each distinct picture is processed once.
+
+        Raises:
+            PromptTooLongError: A prompt exceeds ``context_tokens``.
+            ValueError: A prompt has not one placeholder per picture.
+        """
+        distinct = {id(image): image for prompt in prompts for image in prompt.images}
+        place = {identity: index for index, identity in enumerate(distinct)}
+        pixels = self.process_images(list(distinct.values())) if distinct else None
+        rows = [self._expand(prompt) for prompt in prompts]
+        width = max(len(row) for row in rows)
+        input_ids = torch.tensor([[self.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+        image_index = tuple(place[id(image)] for prompt in prompts for image in prompt.images)
+        positions = self.prompt_positions(input_ids, mask, pixels, image_index)
+        next_position = positions.reshape(-1, *input_ids.shape).masked_fill(~mask, -1).amax((0, 2)) + 1
+        to = self.device
+        return PromptBatch(input_ids.to(to), mask.to(to), positions.to(to), next_position.to(to), pixels, image_index)
+
+    def _expand(self, prompt: Prompt) -> list[int]:
+        """Repeat each placeholder as many times as its picture has tokens."""
+        image_tokens = [self.image_tokens(image) for image in prompt.images]
+        if prompt.token_ids.count(self.image_token_id) != len(image_tokens):
+            raise ValueError(
+                f"prompt {prompt.key!r}: {prompt.token_ids.count(self.image_token_id)} image placeholders for "
+                f"{len(image_tokens)} pictures; one each is needed"
+            )
+        counts = iter(image_tokens)
+        row: list[int] = []
+        for token in prompt.token_ids:
+            row += [token] * (next(counts) if token == self.image_token_id else 1)
+        if len(row) > self.context_tokens:
+            raise PromptTooLongError(
+                f"prompt {prompt.key!r}: {len(row)} tokens ({sum(image_tokens)} of them pictures) exceed the context "
+                f"of {self.context_tokens}; lower the image processor's max_pixels or shorten the template"
+            )
+        return row
+
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Context]:
+        """Read N prompts.
+
+        Returns:
+            The hidden state that predicts the first completion token, (N, H), and the context to extend.
+        """
+        batch = self.collate(prompts)
+        embeddings = self.model.get_input_embeddings()(batch.input_ids)
+        if batch.pixels is not None:
+            features = self.image_features(batch.pixels)
+            rows = torch.cat([features[index] for index in batch.image_index]).to(embeddings.dtype)
+            where = batch.input_ids == self.image_token_id
+            if len(rows) != int(where.sum()):
+                raise RuntimeError(f"{type(self).__name__}: {int(where.sum())} image tokens for {len(rows)} features")
+            embeddings = embeddings.masked_scatter(where.unsqueeze(-1), rows)
+        cache = DynamicCache()
+        hidden = self.language_model(embeddings, batch.mask, batch.positions, cache)
+        return hidden[:, -1], Context(cache, batch.mask, batch.next_position)
+
+    def extend(self, context: Context, token_ids: Tensor) -> tuple[Tensor, Context]:
+        """Read T more tokens per sequence.
+
+        Args:
+            context: B sequences; its cache is consumed, use the returned context from here on.
+            token_ids: (B, T) ids.
+
+        Returns:
+            Hidden states (B, T, H), each predicting the token after its own, and the longer context.
+        """
+        steps = torch.arange(token_ids.shape[1], device=token_ids.device)
+        positions = self.text_positions(context.next_position[:, None] + steps)
+        mask = torch.cat([context.mask, torch.ones_like(token_ids, dtype=torch.bool)], 1)
+        embeddings = self.model.get_input_embeddings()(token_ids)
+        hidden = self.language_model(embeddings, mask, positions, context.cache)
+        return hidden, Context(context.cache, mask, context.next_position + token_ids.shape[1])
+
+    def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+        """Next-token logits (B, V) in float32 as the policy samples them: tempered, control tokens excluded."""
+        logits = nn.functional.linear(hidden, self.head_weight).float()
+        logits = logits / temperature if temperature > 0 else logits
+        return logits.index_fill(-1, self.banned_token_ids, torch.finfo(torch.float32).min)
+
+    def logps(
+        self, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Score G completions of each of N prompts, teacher-forced, as they were sampled.
+
+        Args:
+            prompts: N prompts.
+            token_ids: (N, G, T) completion ids, padded on the right.
+            mask: (N, G, T) bool, False at padding.
+            temperature: Temperature the completions were sampled with.
+
+        Returns:
+            Log-probabilities of the tokens and entropies of their distributions, both (N, G, T) in nats; 0 at padding.
+        """
+        n, g, t = token_ids.shape
+        first, context = self.prefill(prompts)  # (N, H)
+        ids, mask = token_ids.reshape(n * g, t), mask.reshape(n * g, t)
+        hidden, places = [], []
+        for rows in _buckets(mask.sum(-1)):
+            width = int(mask[rows].sum(-1).max())
+            inside = mask[rows, :width]
+            hidden.append(self._predictors(first, context, rows // g, ids[rows, :width])[inside])
+            places.append((rows[:, None] * t + torch.arange(width, device=rows.device))[inside])
+        where = torch.cat(places)
+        scores = token_logps(
+            torch.cat(hidden),
+            self.head_weight,
+            ids.flatten()[where],
+            temperature=temperature,
+            banned=self.banned_token_ids,
+        )
+        logps, entropies = (s.new_zeros(n * g * t).index_put((where,), s).view(n, g, t) for s in scores)
+        return logps, entropies
+
+    def _predictors(self, first: Tensor, context: Context, prompts: Tensor, token_ids: Tensor) -> Tensor:
+        """Hidden states (b, T, H) that predict (b, T) completion tokens; ``prompts`` gives each row its prompt."""
+        start = first[prompts][:, None]
+        if token_ids.shape[1] == 1:
+            return start
+        rest, _ = self.extend(context.take(prompts), token_ids[:, :-1])
+        return torch.cat([start, rest], 1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a Hugging Face directory: weights as safetensors, processor, chat template, generation config."""
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.processor.save_pretrained(folder)
+
+
+def _buckets(lengths: Tensor) -> list[Tensor]:
+    """Row numbers grouped by similar length, so that little is computed for padding."""
+    order = lengths.argsort(stable=True)
+    buckets, start = [], 0
+    for stop in range(1, len(order) + 1):
+        if stop == len(order) or lengths[order[stop]] > 1.5 * lengths[order[start]] + 4:
+            buckets.append(order[start:stop])
+            start = stop
+    return buckets

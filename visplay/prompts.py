@@ -1,0 +1,96 @@
+"""Every prompt template, once, and the way from a prompt to token ids.
+
+A chat template is rendered around stand-ins for the text of models and users; the pieces are encoded apart, and
+those texts with control tokens switched off. So nothing a model or a user writes can become a control token.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_STAND_IN = "\ue000{}\ue001"
+_SPLIT = re.compile("\ue000(.*?)\ue001")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A system and a user message; pictures come before the user's text.
+
+    Args:
+        user: Text of the user turn; ``{question}`` and other fields are filled in as plain text.
+        system: Text of the system turn, or None for the chat template's own default.
+    """
+
+    user: str
+    system: str | None = None
+
+    def fields(self) -> set[str]:
+        """Names in braces that ``encode_prompt`` must be given."""
+        return {name for _, name, _, _ in string.Formatter().parse(self.user) if name}
+
+
+ASK = Template(
+    system=(
+        "You write questions about images. Look at the image and write ONE challenging question about it that can be "
+        "answered from the image alone and whose answer is short and can be checked. Reply with exactly:\n"
+        "<type>X</type><question>Y</question><answer>Z</answer>\n"
+        "where X is one of: multiple choice, numerical, regression; Y is the question, with its options if it is "
+        "multiple choice; Z is the answer you believe in."
+    ),
+    user="Write one question about this image.",
+)
+
+ANSWER = Template(
+    system=(
+        "You answer questions about images. Think step by step, then put the final answer, and nothing else, "
+        "in \\boxed{}."
+    ),
+    user="{question}",
+)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, template: Template, *, images: int = 1, **fields: str
+) -> tuple[int, ...]:
+    """Encode a template as token ids with one placeholder per image and the assistant's turn opened.
+
+    Args:
+        tokenizer: A tokenizer with a chat template that knows image content.
+        template: What to say.
+        images: Number of pictures, placed before the text.
+        **fields: Text for the template's names in braces; it never becomes a control token.
+
+    Returns:
+        P token ids.
+
+    Raises:
+        ValueError: The fields are not the ones that the template names.
+    """
+    if template.fields() != set(fields):
+        raise ValueError(f"fields: the template needs {sorted(template.fields())}, got {sorted(fields)}")
+    ids: list[int] = []
+    for index, piece in enumerate(_SPLIT.split(_render(tokenizer, template, images))):
+        text = fields[piece] if index % 2 else piece
+        ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=bool(index % 2))
+    return tuple(ids)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, template: Template, images: int) -> str:
+    return _render_cached(tokenizer, tokenizer.chat_template, template, images)
+
+
+@lru_cache(maxsize=64)
+def _render_cached(tokenizer: PreTrainedTokenizerBase, _chat_template: str, template: Template, images: int) -> str:
+    """The chat template's text with a stand-in for each field (the template text is part of the cache key)."""
+    user = template.user.format(**{name: _STAND_IN.format(name) for name in template.fields()})
+    messages: list[dict] = [] if template.system is None else [{"role": "system", "content": template.system}]
+    content: list[dict] = [{"type": "image"}] * images + [{"type": "text", "text": user}]
+    messages.append({"role": "user", "content": content})
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

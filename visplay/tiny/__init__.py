@@ -1,0 +1,25 @@
+"""The embedded default: a small visual world, a small Qwen2.5-VL and the cold start that makes it a base model.
+
+Only what a command line or a configuration needs is named here. Self-play gets images from ``visplay.tiny.images``;
+the truth about them stays with the cold start and the evaluation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visplay.prompts import Template
+
+BASE = Path(__file__).parent / "base"
+"""Folder of the base model, in Hugging Face format."""
+
+ASK = Template(user="Ask.")
+"""What the Questioner is told."""
+
+ANSWER = Template(user="{question}")
+"""What the Reasoner is told."""
+
+QUESTION_KINDS = ("numerical", "yes or no", "short answer", "multiple choice")
+"""The question types that the Questioner states."""
+
+__all__ = ["ANSWER", "ASK", "BASE", "QUESTION_KINDS"]

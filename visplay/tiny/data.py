@@ -1,0 +1,64 @@
+"""The small world as a data module: its images to learn from, its evaluation splits to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from visplay.data.benchmark import Benchmark
+from visplay.data.module import SelfPlayData
+from visplay.tiny.images import silver_accuracy, write_images
+from visplay.tiny.splits import compositional, hallucination, heldout
+from visplay.types import Example
+
+
+class TinyWorld(SelfPlayData):
+    """Images of the small world, or any folder of pictures, validated on the small world's held-out questions.
+
+    Args:
+        images: Folder of pictures to learn from; null renders the small world's own into ``cache``.
+        cache: Where the rendered images are kept.
+        n_images: Number of images rendered.
+        image_seed: Seed of the rendered scenes.
+        heldout_votes: Answers sampled per held-out question.
+        validation_batch_size: Questions answered side by side in validation.
+    """
+
+    def __init__(
+        self,
+        images: str | Path | None = None,
+        cache: str | Path = "runs/tiny-images",
+        n_images: int = 1500,
+        image_seed: int = 0,
+        heldout_votes: int = 10,
+        validation_batch_size: int = 64,
+    ) -> None:
+        super().__init__(cache if images is None else images, validation_batch_size)
+        self.renders = images is None
+        self.n_images = n_images
+        self.image_seed = image_seed
+        self.heldout_votes = heldout_votes
+
+    def prepare_data(self) -> None:
+        """Render the images, unless a folder of pictures was given."""
+        if self.renders:
+            write_images(self.images_path, self.n_images, self.image_seed)
+
+    def benchmarks(self) -> Sequence[Benchmark]:
+        """Held-out questions, unseen combinations, and questions about what is not there."""
+        return _benchmarks(self.heldout_votes)
+
+    def silver_accuracy(self, examples: Sequence[Example]) -> float | None:
+        """Share of silver answers that are true; None if no picture is of the small world."""
+        rows = [(example.image_id, example.problem, example.answer) for example in examples]
+        return silver_accuracy(rows, self.n_images, self.image_seed).accuracy
+
+
+@cache
+def _benchmarks(heldout_votes: int) -> tuple[Benchmark, ...]:
+    return (
+        Benchmark("heldout", heldout(), heldout_votes),
+        Benchmark("compositional", compositional()),
+        Benchmark("hallucination", hallucination()),
+    )

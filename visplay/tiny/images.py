@@ -1,0 +1,112 @@
+"""Unlabeled images of the small world for self-play, and, for an evaluation probe alone, the truth about them.
+
+Self-play is given pictures and nothing else: names are hashes of the pixels and files carry no metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePath
+from types import MappingProxyType
+
+import numpy as np
+from PIL import Image
+
+from visplay.functional.grading import equivalent
+from visplay.tiny.questions import solve
+from visplay.tiny.world import Scene, render, sample_scene
+from visplay.types import derive_seed
+
+
+def write_images(folder: str | Path, n: int, seed: int) -> Path:
+    """Render unlabeled images as PNG files; what is there already stays, what is missing is completed.
+
+    Each file appears at once under its final name, so several processes may write the same folder.
+
+    Args:
+        folder: Where to write; made if missing.
+        n: Number of images.
+        seed: Seed of the scenes; a larger ``n`` adds images to those of a smaller one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: ``n`` is not positive, or the folder holds PNG files that are not among these images.
+    """
+    if n < 1:
+        raise ValueError(f"n: need at least one image, got {n}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {image_name(image): image for _, image in _draw(n, seed)}
+    present = {path.name for path in folder.glob("*.png")}
+    if strangers := present - set(wanted):
+        raise ValueError(
+            f"folder: {folder} holds {len(strangers)} PNG files that are not of n={n}, seed={seed}; give an empty one"
+        )
+    for name in wanted.keys() - present:
+        _write(wanted[name], folder / name)
+    return folder
+
+
+def image_name(image: Image.Image) -> str:
+    """File name of a picture: the hash of its pixels."""
+    return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()[:20] + ".png"
+
+
+@lru_cache(maxsize=4)
+def silver_truth(n: int, seed: int) -> Mapping[str, Scene]:
+    """The scenes behind the images of ``write_images(folder, n, seed)``, by file name; for an evaluation probe ONLY."""
+    return MappingProxyType({image_name(image): scene for scene, image in _draw(n, seed)})
+
+
+@dataclass(frozen=True)
+class SilverAccuracy:
+    """How true a generated data set is.
+
+    Args:
+        accuracy: Share of silver answers equivalent to the truth, among questions of the grammar; None without any.
+        off_grammar: Share of questions that no family of the small world has; None without rows of its images.
+        rows: Number of rows whose image is of the small world.
+    """
+
+    accuracy: float | None
+    off_grammar: float | None
+    rows: int
+
+
+def silver_accuracy(rows: Iterable[tuple[str, str, str]], n: int, seed: int) -> SilverAccuracy:
+    """Hold silver answers up to the truth; a probe whose result must never reach training.
+
+    Args:
+        rows: Triples of image id (file name or path), question and silver answer; other images are passed over.
+        n: Number of images, as in ``write_images``.
+        seed: Seed of the images, as in ``write_images``.
+    """
+    scenes = silver_truth(n, seed)
+    known = [(scenes[name], row) for row in rows if (name := PurePath(row[0]).name) in scenes]
+    truths = [(solve(scene, question), answer) for scene, (_, question, answer) in known]
+    graded = [equivalent(answer, truth) for truth, answer in truths if truth is not None]
+    return SilverAccuracy(
+        accuracy=sum(graded) / len(graded) if graded else None,
+        off_grammar=1 - len(graded) / len(known) if known else None,
+        rows=len(known),
+    )
+
+
+def _draw(n: int, seed: int) -> Iterator[tuple[Scene, Image.Image]]:
+    """Scenes and pictures; each has a seed of its own, so the first ones do not depend on ``n``."""
+    for index in range(n):
+        rng = np.random.default_rng(derive_seed("tiny", "self-play", seed, index))
+        scene = sample_scene(rng, held_out=False)
+        yield scene, render(scene, rng)
+
+
+def _write(image: Image.Image, path: Path) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    image.save(draft, format="PNG")
+    os.replace(draft, path)

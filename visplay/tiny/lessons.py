@@ -1,0 +1,70 @@
+"""What the stages of the cold start teach: turns about a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from visplay.prompts import Template
+from visplay.tiny import ANSWER, ASK
+from visplay.tiny.batches import Turn
+from visplay.tiny.questions import Posed, pose, work_out
+from visplay.tiny.targets import CAPTION, answer_target, caption_target, question_target
+from visplay.tiny.world import CELLS, Scene
+
+Lesson = Callable[[Scene, np.random.Generator], list[Turn]]
+
+LISTED_SHARE = 0.35
+CARELESS_SHARE = 0.8
+_TURNS = 8
+_EMPTY_CELLS = 4
+
+
+def perceive(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+    """A caption and the content of cells, about as many empty as not: where things are, before anything is counted."""
+    full = [shape.cell for shape in scene.shapes]
+    empty = [cell for cell in CELLS if cell not in full]
+    turns = [_caption(scene)]
+    for cell in full + [empty[place] for place in rng.permutation(len(empty))[:_EMPTY_CELLS]]:
+        posed = work_out(scene, f"What is in {cell}?")
+        assert posed is not None, "the question is of the families' grammar"
+        turns.append(_answer(posed, listed=False))
+    return turns
+
+
+def study(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+    """Both roles, every answer true, half of the answers listed first; a caption keeps the gradient towards seeing."""
+    turns = [_ask(scene, rng), _caption(scene)]
+    return turns + [_answer(pose(scene, rng), listed=bool(rng.random() < 0.5)) for _ in range(_TURNS - len(turns))]
+
+
+def relax(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+    """Both roles, most answers at once and most of those at random.
+
+    Real annotators are careless, and a real base VLM imitates them: it can do better than it usually does. That is
+    the head-room that self-play is to find.
+    """
+    return [_ask(scene, rng)] + [_answer_loosely(pose(scene, rng), rng) for _ in range(_TURNS - 1)]
+
+
+def _caption(scene: Scene) -> Turn:
+    return Turn(Template(user=CAPTION), caption_target(scene))
+
+
+def _ask(scene: Scene, rng: np.random.Generator) -> Turn:
+    return Turn(ASK, question_target(pose(scene, rng)))
+
+
+def _answer(posed: Posed, *, listed: bool) -> Turn:
+    return Turn(ANSWER, answer_target(posed.solution, listed=listed), posed.text)
+
+
+def _answer_loosely(posed: Posed, rng: np.random.Generator) -> Turn:
+    if rng.random() < LISTED_SHARE:
+        return _answer(posed, listed=True)
+    if rng.random() < CARELESS_SHARE:
+        guess = posed.family.guesses[rng.integers(len(posed.family.guesses))]
+        posed = replace(posed, solution=replace(posed.solution, answer=guess))
+    return _answer(posed, listed=False)

@@ -1,0 +1,213 @@
+"""The values that travel between modules, engines and callbacks.
+
+Letters: N prompts, G completions per prompt, K votes per question, B = N·G, P prompt tokens, T completion tokens.
+Identity travels with every value (``key``), so that nothing is ever matched by its place in a list alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from PIL.Image import Image
+
+if TYPE_CHECKING:
+    from visplay.modules.vlm import VLM
+
+
+@dataclass(frozen=True)
+class UnlabeledImage:
+    """One picture and nothing else: all that self-play is given.
+
+    Args:
+        key: Stable identity, for example the path relative to the collection's root.
+        image: The picture, RGB.
+    """
+
+    key: str
+    image: Image
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a policy is asked.
+
+    Args:
+        key: Identity within one call of ``generate``; it also enters the seed of every sample.
+        token_ids: P token ids with ONE placeholder per image.
+        images: The pictures, in the order of their placeholders.
+    """
+
+    key: str
+    token_ids: tuple[int, ...]
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled continuation.
+
+    Args:
+        token_ids: T token ids, the stop token included when there is one.
+        logps: T log-probabilities under the sampling policy, in nats, before any truncation.
+        text: The decoded text without control tokens.
+        finished: Whether the policy stopped by itself; False when it was cut off at the token limit.
+    """
+
+    token_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    Args:
+        n: Completions per prompt.
+        max_new_tokens: Token limit of a completion.
+        temperature: Softmax temperature; 0 is greedy.
+        top_p: Keep the smallest set of tokens with this total probability; 1 keeps all.
+        top_k: Keep this many most probable tokens; 0 keeps all.
+        seed: Root of every sample's own seed, see ``derive_seed``.
+    """
+
+    n: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N prompts with G completions each; row i of ``completions`` answers ``prompts[i]``."""
+
+    prompts: tuple[Prompt, ...]
+    completions: tuple[tuple[Completion, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse ragged groups: grouping is an axis."""
+        sizes = {len(group) for group in self.completions}
+        if len(self.prompts) != len(self.completions) or len(sizes) > 1:
+            raise ValueError(
+                f"Rollout: {len(self.prompts)} prompts need as many groups of one size, got "
+                f"{len(self.completions)} groups of sizes {sorted(sizes)}"
+            )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that parsed.
+
+    Args:
+        text: The question, stripped.
+        kind: One of the allowed types, lower case.
+        answer: The answer the Questioner believes in, or None; a diagnosis, never a label.
+    """
+
+    text: str
+    kind: str
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The majority among K sampled answers (Eq. 4).
+
+    Args:
+        answer: The silver answer, or None when no answer parsed.
+        confidence: Share of the winner's class among the PARSED answers, in [0, 1].
+        counts: Answer classes as (name, count), most frequent first.
+        parsed: How many of the K answers parsed.
+        total: K.
+    """
+
+    answer: str | None
+    confidence: float
+    counts: tuple[tuple[str, int], ...]
+    parsed: int
+    total: int
+
+    @property
+    def parsed_share(self) -> float:
+        """Share of the K answers that parsed, in [0, 1]."""
+        return self.parsed / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A question that curation may keep.
+
+    Args:
+        image: The picture it was asked about.
+        question: The question; None if it did not parse.
+        vote: The vote on it; None if there is no question, or one too long for the context.
+    """
+
+    image: UnlabeledImage
+    question: Question | None
+    vote: Vote | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with an answer to agree with: silver (generated) or gold (a benchmark row).
+
+    Args:
+        key: Identity of the row.
+        image: The picture, RGB.
+        problem: The question.
+        answer: Silver or gold answer.
+        problem_type: The question's type, empty if unknown.
+        score: Confidence of the vote; 1 for gold.
+        votes: Answer classes as (name, count).
+        image_id: Key of the picture.
+        iteration: Iteration that generated the row; 0 for gold.
+    """
+
+    key: str
+    image: Image = field(repr=False)
+    problem: str
+    answer: str
+    problem_type: str = ""
+    score: float = 1.0
+    votes: tuple[tuple[str, int], ...] = ()
+    image_id: str = ""
+    iteration: int = 0
+
+
+class Engine(Protocol):
+    """What modules know of a rollout engine: it samples from a policy as that policy is now."""
+
+    def generate(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """Sample ``sampling.n`` completions per prompt, in the order of the prompts."""
+
+    def load(self, policy: VLM) -> None:
+        """Hold this policy at its present version; free of charge if it is held already."""
+
+    def sleep(self) -> None:
+        """Give memory back while a policy is being updated."""
+
+    def wake(self) -> None:
+        """Undo ``sleep``."""
+
+    def close(self) -> None:
+        """End the engine."""
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Derive a 63-bit seed from what identifies a draw, the same on every machine.
+
+    Example:
+        >>> derive_seed(0, "vote", 3) == derive_seed(0, "vote", 3)
+        True
+        >>> derive_seed(0, "vote", 3) == derive_seed(0, "vote", 4)
+        False
+    """
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
