@@ -71,6 +71,7 @@ CHEAP_DIFFERENT = [
     ("10:30", "5:15"),
     ("1.2.3", "1.2.4"),
     ("9^{9^{9^9}}", "3"),
+    ("10^{99}!", "2"),
     ("", "0"),
 ]
 MATHEMATICS = [
@@ -167,7 +168,6 @@ def test_canonical_form(text, form):
     assert normalise_answer(text) == form
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(max_size=30), ANSWERS))
 def test_normalising_twice_changes_nothing(text):
     form = normalise_answer(text)
@@ -175,14 +175,13 @@ def test_normalising_twice_changes_nothing(text):
     assert bool(form) == bool(text.strip())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ANSWERS, ANSWERS)
 def test_reflexive_and_symmetric(a, b):
     assert equivalent(a, a)
     assert equivalent(a, b) == equivalent(b, a)
 
 
-@settings(deadline=None)
 @given(st.integers(-(10**12), 10**12), st.integers(0, 3))
 def test_integers_are_equal_by_value_however_written(number, zeros):
     decimals = "." + "0" * zeros if zeros else ""

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from visplay.functional import is_valid_vote, vote
@@ -64,7 +64,6 @@ def test_compares_distinct_forms_only():
     assert compared == [{"2", "3"}]
 
 
-@settings(deadline=None)
 @given(ANSWERS, st.randoms(use_true_random=False))
 def test_order_of_the_answers_does_not_matter(answers, random):
     shuffled = random.sample(answers, len(answers))

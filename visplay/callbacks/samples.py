@@ -67,7 +67,7 @@ def draw_panel(record: Record) -> Image.Image:
 def _lines(record: Record) -> list[str]:
     lines = [f"question: {record.problem or '(does not parse)'}", f"completion: {record.text}"]
     if record.vote is not None:
-        counts = ", ".join(f"{name} ×{count}" for name, count in record.vote.counts[:6])
+        counts = ", ".join(f"{name} x{count}" for name, count in record.vote.counts[:6])
         lines += [f"votes: {counts}", f"silver: {record.vote.answer}   confidence: {record.vote.confidence:.2f}"]
     return [*lines, f"reward: {record.reward:+.3f}"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,9 @@ class Summary(Callback):
         self.rows: list[dict[str, Any]] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: VisPlay) -> None:
-        """Add the row of the iteration that was validated."""
+        """Add the row of the iteration that was validated, within a fit."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
         row = {"iteration": iteration} | {name: pl_module.scores.get(key) for name, key in self.scores.items()}
         row |= dict.fromkeys(("valid_share", "mean_confidence", "kept", "silver_accuracy"))

@@ -1,7 +1,7 @@
 r"""Answer equivalence: numbers, units, option letters, short text, and LaTeX through math-verify.
 
 ``equivalent`` is reflexive and symmetric, not transitive. Cheap comparisons come first; only two mathematical texts
-that they cannot decide reach math-verify, at a millisecond or more a pair.
+that they cannot decide reach math-verify, at milliseconds a pair.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ _MATHEMATICAL = re.compile(r"(?=.*[0-9\\+\-*/^_=<>π∞√])[A-Za-z0-9\s\\{}()\[
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"(?!(?:sqrt|sin|cos|tan|log|exp|max|min|and|infty)(?![A-Za-z]))(?<![A-Za-z])[A-Za-z]{3,}")
 _RANGE_OR_DATE = re.compile(r"[0-9.,\s]+(?:[-:][0-9.,\s]+)+|[0-9]+(?:/[0-9]+){2,}|[0-9]+(?:\.[0-9]+){2,}")
-_EXPLOSIVE = re.compile(r"\^\s*\{?\s*[0-9]+\s*\^|\^\s*\{?\s*-?\s*[0-9]{4,}|[0-9]{4,}\s*[})]*\s*!")
+_EXPLOSIVE = re.compile(r"\^.*!|\^\s*\{?\s*[0-9]+\s*\^|\^\s*\{?\s*-?\s*[0-9]{4,}|[0-9]{4,}\s*[})]*\s*!")
 _TO_LATEX = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (

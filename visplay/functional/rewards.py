@@ -27,8 +27,9 @@ def difficulty(confidence: Tensor) -> Tensor:
         >>> difficulty(torch.tensor([0.5, 0.75, 1.0])).tolist()
         [1.0, 0.5, 0.0]
     """
-    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
-        raise ValueError(f"confidence: shares must lie in [0, 1], got {confidence.tolist()}")
+    outside = ~((confidence >= 0) & (confidence <= 1))
+    if bool(outside.any()):
+        raise ValueError(f"confidence: shares must lie in [0, 1], got {confidence[outside].tolist()}")
     return 1.0 - (2.0 * confidence - 1.0).abs()
 
 

@@ -25,7 +25,7 @@ from torch.optim import AdamW
 from visplay.tiny import BASE
 from visplay.tiny.batches import Packer
 from visplay.tiny.evaluate import Sampler, measure
-from visplay.tiny.lessons import Lesson, perceive, relax, study
+from visplay.tiny.lessons import Lesson, enumerate_cells, perceive, relax, study
 from visplay.tiny.model import build_model, build_processor, save
 from visplay.tiny.naming import Naming, match_scale
 from visplay.tiny.report import write_report
@@ -62,9 +62,10 @@ class Stage:
 
 
 STAGES = (
-    Stage("see", 260, 64, 2e-3),
-    Stage("perceive", 260, 16, 2e-3, perceive),
-    Stage("study", 450, 32, 1.5e-3, study),
+    Stage("see", 160, 64, 2e-3),
+    Stage("perceive", 200, 16, 2e-3, perceive),
+    Stage("enumerate", 250, 16, 2e-3, enumerate_cells),
+    Stage("study", 350, 32, 1.5e-3, study),
     Stage("relax", 160, 32, 1.2e-3, relax),
 )
 

@@ -22,6 +22,7 @@ class TinyWorld(SelfPlayData):
         n_images: Number of images rendered.
         image_seed: Seed of the rendered scenes.
         heldout_votes: Answers sampled per held-out question.
+        heldout_questions: Number of held-out questions; each of the other splits has half of it.
         validation_batch_size: Questions answered side by side in validation.
     """
 
@@ -32,6 +33,7 @@ class TinyWorld(SelfPlayData):
         n_images: int = 1500,
         image_seed: int = 0,
         heldout_votes: int = 10,
+        heldout_questions: int = 640,
         validation_batch_size: int = 64,
     ) -> None:
         super().__init__(cache if images is None else images, validation_batch_size)
@@ -39,6 +41,7 @@ class TinyWorld(SelfPlayData):
         self.n_images = n_images
         self.image_seed = image_seed
         self.heldout_votes = heldout_votes
+        self.heldout_questions = heldout_questions
 
     def prepare_data(self) -> None:
         """Render the images, unless a folder of pictures was given."""
@@ -47,7 +50,7 @@ class TinyWorld(SelfPlayData):
 
     def benchmarks(self) -> Sequence[Benchmark]:
         """Held-out questions, unseen combinations, and questions about what is not there."""
-        return _benchmarks(self.heldout_votes)
+        return _benchmarks(self.heldout_questions, self.heldout_votes)
 
     def silver_accuracy(self, examples: Sequence[Example]) -> float | None:
         """Share of silver answers that are true; None if no picture is of the small world."""
@@ -56,9 +59,9 @@ class TinyWorld(SelfPlayData):
 
 
 @cache
-def _benchmarks(heldout_votes: int) -> tuple[Benchmark, ...]:
+def _benchmarks(questions: int, heldout_votes: int) -> tuple[Benchmark, ...]:
     return (
-        Benchmark("heldout", heldout(), heldout_votes),
-        Benchmark("compositional", compositional()),
-        Benchmark("hallucination", hallucination()),
+        Benchmark("heldout", heldout(questions), heldout_votes),
+        Benchmark("compositional", compositional(questions // 2)),
+        Benchmark("hallucination", hallucination(questions // 2)),
     )

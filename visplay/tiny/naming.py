@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
 
 _ABSENT = "nothing"
-_GROUPS = (CELLS, tuple(COLUMNS), tuple(ROWS), (_ABSENT, *COLOURS), (_ABSENT, *KINDS), (_ABSENT, *SIZES))
+_MANY = tuple(f"{kind}s" for kind in KINDS)
+_GROUPS = (
+    CELLS,
+    tuple(COLUMNS),
+    tuple(ROWS),
+    (_ABSENT, *COLOURS),
+    (_ABSENT, *KINDS),
+    (_ABSENT, *_MANY),
+    (_ABSENT, *SIZES),
+)
 
 
 class Naming:
@@ -71,9 +80,9 @@ def _labels(scene: Scene) -> list[tuple[int, ...]]:
     return [(index, index % len(COLUMNS), index // len(COLUMNS), *_content(scene, c)) for index, c in enumerate(CELLS)]
 
 
-def _content(scene: Scene, cell: str) -> tuple[int, int, int]:
+def _content(scene: Scene, cell: str) -> tuple[int, int, int, int]:
     shape = scene.at(cell)
     if shape is None:
-        return 0, 0, 0
-    colour, size = list(COLOURS).index(shape.colour), list(SIZES).index(shape.size)
-    return 1 + colour, 1 + KINDS.index(shape.kind), 1 + size
+        return 0, 0, 0, 0
+    kind = 1 + KINDS.index(shape.kind)
+    return 1 + list(COLOURS).index(shape.colour), kind, kind, 1 + list(SIZES).index(shape.size)

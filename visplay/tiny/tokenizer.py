@@ -65,6 +65,7 @@ CHAT_TEMPLATE = """\
 {% endif -%}
 """
 _SCENES = 2000
+_MANY = tuple(f"{kind}s" for kind in KINDS)
 
 
 def build_tokenizer(seed: int) -> Qwen2Tokenizer:
@@ -112,7 +113,19 @@ def _with_added_tokens(learner: Tokenizer) -> Qwen2Tokenizer:
 
 
 def _corpus(rng: np.random.Generator) -> list[str]:
-    lines = ["user", "assistant", "system", "Ask.", CAPTION, "none", "nothing", *COLOURS, *KINDS, *SIZES] * _SCENES
+    lines = [
+        "user",
+        "assistant",
+        "system",
+        "Ask.",
+        CAPTION,
+        "none",
+        "nothing",
+        *COLOURS,
+        *KINDS,
+        *_MANY,
+        *SIZES,
+    ] * _SCENES
     for _ in range(_SCENES):
         scene = sample_scene(rng, held_out=False)
         posed = pose(scene, rng)

@@ -1,0 +1,107 @@
+"""Where the time of the loop goes on the embedded default: ``make bench``.
+
+Prints medians over alternating rounds. Run it alone: two busy processes slow each other several-fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from visplay.callbacks import TransformersRollout
+from visplay.clock import Clock
+from visplay.functional import group_advantages
+from visplay.modules import GRPOConfig, Qwen2_5_VL, Reasoner
+from visplay.modules.grpo import GroupBatch
+from visplay.tiny import ANSWER, BASE
+from visplay.tiny.splits import heldout
+
+PROMPTS, GROUP, TOKENS = 32, 8, 48
+
+
+def make_reasoner() -> Reasoner:
+    """A Reasoner on the embedded base with the settings of ``configs/tiny.yaml``."""
+    config = GRPOConfig(prompts_per_step=PROMPTS, prompts_per_update=None, group_size=GROUP, max_new_tokens=TOKENS)
+    reasoner, vlm = Reasoner(config, ANSWER), Qwen2_5_VL(str(BASE))
+    reasoner.adopt(vlm, Clock())
+    vlm.load()
+    reasoner.attach_engine(TransformersRollout())
+    return reasoner
+
+
+def plain_generate(reasoner: Reasoner) -> int:
+    """Sample with ``generate(num_return_sequences=G)``; returns the number of tokens."""
+    vlm, examples = reasoner.vlm, heldout(PROMPTS)
+    batch = vlm.collate(reasoner.prompts(examples))
+    with torch.no_grad():
+        out = vlm.model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.mask.long(),
+            pixel_values=batch.pixels.values,
+            image_grid_thw=batch.pixels.grids,
+            mm_token_type_ids=(batch.input_ids == vlm.image_token_id).int(),
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=GROUP,
+            max_new_tokens=TOKENS,
+            suppress_tokens=vlm.banned_token_ids.tolist(),
+        )
+    new = out[:, batch.input_ids.shape[1] :]
+    stopped = torch.isin(new, torch.tensor(vlm.stop_token_ids)).cumsum(-1)
+    return int((stopped - torch.isin(new, torch.tensor(vlm.stop_token_ids)).long() == 0).sum())
+
+
+def measure(rounds: int) -> dict[str, tuple[float, float]]:
+    """Median seconds and tokens per second of each part, the parts taking turns."""
+    reasoner, examples = make_reasoner(), heldout(PROMPTS)
+    optimizer = reasoner.make_optimizer()
+    reasoner.learner.begin_phase(reasoner.vlm, optimizer)
+    rollout = reasoner.rollout(examples, GROUP, seed=0)
+    rewards = torch.rand(PROMPTS, GROUP, generator=torch.Generator().manual_seed(0))
+    batch = GroupBatch.collate(rollout, group_advantages(rewards), reasoner.vlm.device)
+    batch = reasoner.learner._score_before(reasoner.vlm, batch)
+    (mini,) = batch.split(None)
+    optimizer.step = lambda: None  # the weights stay, so that every round does the same work
+    tokens = int(batch.mask.sum())
+
+    def sample() -> int:
+        return sum(len(c.token_ids) for g in reasoner.rollout(examples, GROUP, seed=0).completions for c in g)
+
+    def update() -> int:
+        reasoner.learner._update(reasoner.vlm, mini, optimizer, lambda loss: loss.backward())
+        return tokens
+
+    parts: dict[str, Callable[[], int]] = {
+        "rollout": sample,
+        "generate(num_return_sequences)": lambda: plain_generate(reasoner),
+        "update": update,
+    }
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}
+    for _ in range(rounds + 1):
+        for name, part in parts.items():
+            start = time.perf_counter()
+            done = part()
+            elapsed = time.perf_counter() - start
+            seconds[name].append((elapsed, done / elapsed))
+    return {name: tuple(map(statistics.median, zip(*values[1:], strict=True))) for name, values in seconds.items()}
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more warms up")
+    rounds = parser.parse_args().rounds
+    table = Table("part", "seconds", "tokens/s", title=f"{PROMPTS} prompts x {GROUP} answers, median of {rounds}")
+    for name, (seconds, speed) in measure(rounds).items():
+        table.add_row(name, f"{seconds:.3f}", f"{speed:,.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

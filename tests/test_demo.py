@@ -1,0 +1,108 @@
+"""The command of ``make demo``, smaller: through the command line, the real engine and the embedded base."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import plain_picture
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from visplay.cli import run
+from visplay.data.generated import read_examples
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "--self_play.iterations=1",
+    "--self_play.curation.images=24",
+    "--model.questioner.grpo.steps=2",
+    "--model.questioner.grpo.prompts_per_step=4",
+    "--model.reasoner.grpo.steps=3",
+    "--model.reasoner.grpo.prompts_per_step=8",
+    "--data.heldout_votes=2",
+    "--data.heldout_questions=48",
+    "--data.n_images=60",
+]
+COLUMNS = [
+    "iteration",
+    "heldout_greedy",
+    "heldout_sampled",
+    "heldout_majority",
+    "compositional_greedy",
+    "hallucination_rate",
+    "valid_share",
+    "mean_confidence",
+    "kept",
+    "silver_accuracy",
+]
+
+
+@pytest.fixture
+def fit(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+
+    def fit(name, *arguments):
+        run(
+            [
+                "fit",
+                "--config=configs/tiny.yaml",
+                f"--trainer.logger.save_dir={tmp_path / name}",
+                f"--data.cache={tmp_path / 'images'}",
+                *SMALL,
+                *arguments,
+            ]
+        )
+        return tmp_path / name / "tiny" / "version_0"
+
+    return fit
+
+
+def test_demo(fit, capsys):
+    folder = fit("a")
+    rows = json.loads((folder / "summary.json").read_text())
+    assert [list(row) for row in rows] == [COLUMNS, COLUMNS]
+    base, first = rows
+    assert base["iteration"] == 0
+    assert all(base[name] is None for name in COLUMNS[6:])
+    assert first["iteration"] == 1
+    assert all(0 <= first[name] <= 1 for name in COLUMNS[1:] if name != "kept")
+    examples = read_examples(folder / "generated" / "iteration-1.parquet")
+    assert first["kept"] == len(examples) > 0
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["phase-00.ckpt", "phase-01.ckpt"]
+    out = capsys.readouterr().out
+    assert "Self-play, iteration by iteration" in out
+    assert str(folder) in out.replace("\n", "")
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    for role in ("questioner", "reasoner"):
+        assert {
+            f"{role}/{name}" for name in ("reward", "policy_loss", "kl", "entropy", "grad_norm", "logp_gap_max")
+        } <= scalars
+        assert f"{role}/samples" in events.Tags()["images"]
+    assert [event.step for event in events.Scalars("reasoner/reward")] == [1, 2, 3]
+    assert max(event.value for event in events.Scalars("reasoner/logp_gap_max")) < 1e-4
+    assert {"questioner/votes_seconds", "questioner/clusters", "curation/kept_share"} <= scalars
+    assert "curation/confidence" in events.Tags()["histograms"]
+
+    again = fit("b", f"--ckpt_path={folder / 'checkpoints' / 'phase-00.ckpt'}")
+    assert json.loads((again / "summary.json").read_text()) == rows
+
+
+def test_any_folder_of_pictures(fit, tmp_path):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for number in range(3):
+        noise = Image.effect_noise((200 + 60 * number, 150), 80 + number)
+        Image.merge("RGB", (noise, plain_picture(number, noise.size).getchannel(0), noise)).save(
+            photographs / f"{number}.jpg"
+        )
+    (photographs / "notes.txt").write_text("not a picture")
+    (photographs / "broken.jpg").write_bytes(b"")
+    folder = fit("c", f"--data.images={photographs}", "--self_play.curation.low=0.0", "--self_play.curation.high=1.0")
+    rows = json.loads((folder / "summary.json").read_text())
+    assert rows[1]["silver_accuracy"] is None
+    assert rows[1]["kept"] > 0
