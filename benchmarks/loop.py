@@ -18,7 +18,6 @@ from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.functional import group_advantages
 from visplay.modules import GRPOConfig, Qwen2_5_VL, Reasoner
-from visplay.modules.grpo import GroupBatch
 from visplay.tiny import ANSWER, BASE
 from visplay.tiny.splits import heldout
 
@@ -64,7 +63,7 @@ def measure(rounds: int) -> dict[str, tuple[float, float]]:
     reasoner.learner.begin_phase(reasoner.vlm, optimizer)
     rollout = reasoner.rollout(examples, GROUP, seed=0)
     rewards = torch.rand(PROMPTS, GROUP, generator=torch.Generator().manual_seed(0))
-    batch = GroupBatch.collate(rollout, group_advantages(rewards), reasoner.vlm.device)
+    batch = reasoner.collate(rollout, group_advantages(rewards))
     batch = reasoner.learner._score_before(reasoner.vlm, batch)
     (mini,) = batch.split(None)
     optimizer.step = lambda: None  # the weights stay, so that every round does the same work

@@ -7,7 +7,7 @@ from helpers import Scripted, plain_picture
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.modules import GRPOConfig, Reasoner
-from visplay.modules.grpo import GroupBatch
+from visplay.modules.group_batch import GroupBatch
 from visplay.modules.role import Judgement
 from visplay.tiny import ANSWER
 from visplay.types import Completion, Example, Prompt, Rollout
@@ -80,9 +80,10 @@ def test_micro_batches_respect_the_limit_and_lose_nothing():
         for i in range(5)
     )
     prompts = tuple(Prompt(str(i), (7,) * (3 + i), ()) for i in range(5))
-    batch = GroupBatch.collate(Rollout(prompts, completions), torch.arange(10.0).view(5, 2), torch.device("cpu"))
+    tokens = [103, 104, 105, 106, 107]  # with a picture of 100 tokens each
+    batch = GroupBatch.collate(Rollout(prompts, completions), tokens, torch.arange(10.0).view(5, 2))
     (mini,) = batch.split(None)
-    for limit in (1, 30, 40, 10_000):
+    for limit in (1, 230, 350, 10_000):
         micros = list(mini.micro_batches(limit))
         assert [p.key for m in micros for p in m.prompts] == list("01234")
         assert torch.cat([m.advantages for m in micros]).flatten().tolist() == list(range(10))

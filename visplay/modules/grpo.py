@@ -7,9 +7,9 @@ Left out on purpose: no critic, no value loss, no learning-rate schedule. Source
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 
 from visplay.clock import Clock
 from visplay.functional.advantages import group_advantages, zero_variance_groups
-from visplay.functional.losses import clipped_policy_loss, k3_kl, sequence_mean_weights
-from visplay.types import Prompt, Rollout
+from visplay.functional.losses import clipped_policy_loss, k3_kl
+from visplay.modules.group_batch import GroupBatch
+from visplay.types import Rollout
 
 if TYPE_CHECKING:
     from visplay.modules.role import Judgement, Role
@@ -82,80 +83,6 @@ class GRPOConfig:
             )
 
 
-@dataclass(frozen=True)
-class GroupBatch:
-    """N prompts with G completions of T tokens each, ready to learn from.
-
-    Args:
-        prompts: N prompts.
-        token_ids: (N, G, T) ids, padded on the right.
-        mask: (N, G, T) bool, False at padding.
-        advantages: (N, G).
-        weights: (N, G, T) share of each token in the loss of its update; 0 at padding.
-        sampled_logps: (N, G, T) log-probabilities that the engine reported.
-        old_logps: (N, G, T) before the first update of the step; None where the first update is the only one.
-        reference_logps: (N, G, T) under the policy at the start of the phase; None without a KL term.
-    """
-
-    prompts: tuple[Prompt, ...]
-    token_ids: Tensor
-    mask: Tensor
-    advantages: Tensor
-    sampled_logps: Tensor
-    weights: Tensor = field(default_factory=lambda: torch.empty(0))
-    old_logps: Tensor | None = None
-    reference_logps: Tensor | None = None
-
-    @classmethod
-    def collate(cls, rollout: Rollout, advantages: Tensor, device: torch.device) -> GroupBatch:
-        """Pad the completions of a rollout on the right."""
-        width = max(len(c.token_ids) for group in rollout.completions for c in group)
-        ids = [[list(c.token_ids) + [0] * (width - len(c.token_ids)) for c in g] for g in rollout.completions]
-        logps = [[list(c.logps) + [0.0] * (width - len(c.logps)) for c in g] for g in rollout.completions]
-        mask = [[[t < len(c.token_ids) for t in range(width)] for c in g] for g in rollout.completions]
-        return cls(
-            rollout.prompts,
-            torch.tensor(ids, device=device),
-            torch.tensor(mask, device=device),
-            advantages.to(device),
-            torch.tensor(logps, device=device),
-        )
-
-    def rows(self, start: int, stop: int) -> GroupBatch:
-        """Take the prompts from ``start`` to ``stop`` with their groups."""
-        tensors: dict[str, Any] = {
-            name: value[start:stop] for name, value in vars(self).items() if isinstance(value, Tensor) and len(value)
-        }
-        return replace(self, prompts=self.prompts[start:stop], **tensors)
-
-    def split(self, prompts: int | None) -> Iterator[GroupBatch]:
-        """Cut into mini-batches; each carries the weights of its own loss."""
-        size = prompts or len(self.prompts)
-        for start in range(0, len(self.prompts), size):
-            mini = self.rows(start, start + size)
-            yield replace(mini, weights=sequence_mean_weights(mini.mask.flatten(0, 1)).view_as(mini.mask))
-
-    def micro_batches(self, tokens: int) -> Iterator[GroupBatch]:
-        """Cut into pieces of at most ``tokens`` padded tokens, one group at least; surplus padding is cut off."""
-        start = 0
-        for stop in range(1, len(self.prompts) + 1):
-            if stop == len(self.prompts) or self._padded_tokens(start, stop + 1) > tokens:
-                yield self.rows(start, stop)._trim()
-                start = stop
-
-    def _padded_tokens(self, start: int, stop: int) -> int:
-        prompt = max(len(p.token_ids) for p in self.prompts[start:stop])
-        width = int(self.mask[start:stop].sum(-1).max())
-        return (stop - start) * (prompt + self.mask.shape[1] * width)
-
-    def _trim(self) -> GroupBatch:
-        width = int(self.mask.sum(-1).max())
-        tensors: dict[str, Any] = {
-            n: v[..., :width] for n, v in vars(self).items() if isinstance(v, Tensor) and v.dim() == 3
-        }
-        return replace(self, **tensors)
-
-
 class GRPO:
     """One role's learner: holds the phase-start reference and makes the updates.
 
@@ -199,7 +126,7 @@ class GRPO:
         judgement = role.judge(items, rollout, seed)  # rewards (N, G)
         advantages = group_advantages(judgement.rewards)  # (N, G)
         with self.clock("update"):
-            batch = GroupBatch.collate(rollout, advantages, role.vlm.device)  # token_ids, mask (N, G, T)
+            batch = role.collate(rollout, advantages)  # token_ids, mask (N, G, T)
             batch = self._score_before(role.vlm, batch)  # old and reference logps (N, G, T)
             statistics = [
                 self._update(role.vlm, mini, optimizer, backward)

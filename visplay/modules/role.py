@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from visplay.clock import Clock
+from visplay.modules.group_batch import GroupBatch
 from visplay.modules.grpo import GRPO, GRPOConfig
 from visplay.modules.vlm import VLM
 from visplay.prompts import Template
@@ -140,6 +141,11 @@ class Role(LightningModule, ABC):
         prompts = self.prompts(items)
         completions = self.engine.generate(self.vlm, prompts, self.sampling(n, seed, temperature))
         return Rollout(tuple(prompts), tuple(tuple(group) for group in completions))
+
+    def collate(self, rollout: Rollout, advantages: Tensor) -> GroupBatch:
+        """The rollout and its advantages (N, G) as tensors where the policy is."""
+        tokens = [self.vlm.prompt_tokens(prompt) for prompt in rollout.prompts]
+        return GroupBatch.collate(rollout, tokens, advantages.to(self.vlm.device))
 
     @abstractmethod
     def prompts(self, items: Sequence) -> list[Prompt]:

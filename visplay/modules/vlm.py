@@ -9,65 +9,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import DynamicCache
 
 from visplay.functional.logps import token_logps
+from visplay.modules.context import Context, PromptBatch, similar_lengths
+from visplay.modules.loading import load_model, load_processor
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
 
 
 class PromptTooLongError(ValueError):
     """A prompt, with its pictures expanded, does not fit the model's context."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """B sequences as the model has read them so far.
-
-    Args:
-        cache: Keys and values of L positions; extended in place by ``VLM.extend``.
-        mask: (B, L) bool, False at padding.
-        next_position: (B,) rotary position of the next token.
-    """
-
-    cache: DynamicCache
-    mask: Tensor
-    next_position: Tensor
-
-    def take(self, rows: Tensor) -> Context:
-        """Copy the given sequences, in that order; one may be taken many times. Gradients flow through the copies."""
-        cache = DynamicCache()
-        for index, layer in enumerate(self.cache.layers):
-            cache.update(layer.keys[rows], layer.values[rows], index)
-        return Context(cache, self.mask[rows], self.next_position[rows])
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """N prompts as the model takes them, padded on the left.
-
-    Args:
-        input_ids: (N, P) ids, each picture's placeholder expanded to its number of image tokens.
-        mask: (N, P) bool, False at padding.
-        positions: Rotary positions in the family's own shape, last axis P.
-        next_position: (N,) position of the first completion token.
-        pixels: What the family's ``image_features`` takes, for the distinct pictures only; None without pictures.
-        image_index: For every placeholder run, in row order, the index of its picture among the distinct ones.
-    """
-
-    input_ids: Tensor
-    mask: Tensor
-    positions: Tensor
-    next_position: Tensor
-    pixels: Any
-    image_index: tuple[int, ...]
 
 
 class VLM(nn.Module, ABC):
@@ -107,35 +65,10 @@ class VLM(nn.Module, ABC):
         """
         if self.model is not None:
             return
-        self.processor = self._load_processor()
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            self.path,
-            revision=self.revision,
-            dtype=torch.float32,
-            attn_implementation=self.attn_implementation,
-            use_safetensors=True,
-        ).train()
+        self.processor = load_processor(self.path, self.revision)
+        self.model = load_model(self.path, self.revision, self.attn_implementation)
         ids = torch.tensor(self._banned_token_ids(), dtype=torch.long)
         self.register_buffer("banned_token_ids", ids, persistent=False)
-
-    def _load_processor(self) -> Any:
-        folder = Path(self.path)
-        needed = ("config.json", "tokenizer_config.json")
-        if folder.is_dir() and not all((folder / name).is_file() for name in needed):
-            missing = [name for name in needed if not (folder / name).is_file()]
-            raise FileNotFoundError(
-                f"path: {self.path!r} holds no {' and no '.join(missing)}; save model AND processor"
-            )
-        try:
-            processor = AutoProcessor.from_pretrained(self.path, revision=self.revision)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"path: no processor could be loaded from {self.path!r} (a Hugging Face directory or Hub name with "
-                f"weights, tokenizer and image processor is needed): {error}"
-            ) from error
-        if not hasattr(processor, "image_processor"):
-            raise FileNotFoundError(f"path: {self.path!r} has a tokenizer but no image processor; save it too")
-        return processor
 
     # What a family says of itself.
 
@@ -215,10 +148,13 @@ class VLM(nn.Module, ABC):
         """Text of a completion, control tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """P: tokens of a prompt with its pictures expanded."""
+        return len(prompt.token_ids) + sum(self.image_tokens(image) - 1 for image in prompt.images)
+
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether the prompt and a completion of full length fit the context."""
-        expanded = len(prompt.token_ids) + sum(self.image_tokens(image) - 1 for image in prompt.images)
-        return expanded + max_new_tokens <= self.context_tokens
+        return self.prompt_tokens(prompt) + max_new_tokens <= self.context_tokens
 
     def collate(self, prompts: Sequence[Prompt]) -> PromptBatch:
         """Expand placeholders and pad on the left; each distinct picture is processed once.
@@ -319,7 +255,7 @@ class VLM(nn.Module, ABC):
         first, context = self.prefill(prompts)  # (N, H)
         ids, mask = token_ids.reshape(n * g, t), mask.reshape(n * g, t)
         hidden, places = [], []
-        for rows in _buckets(mask.sum(-1)):
+        for rows in similar_lengths(mask.sum(-1)):
             width = int(mask[rows].sum(-1).max())
             inside = mask[rows, :width]
             hidden.append(self._predictors(first, context, rows // g, ids[rows, :width])[inside])
@@ -347,14 +283,3 @@ class VLM(nn.Module, ABC):
         """Write a Hugging Face directory: weights as safetensors, processor, chat template, generation config."""
         self.model.save_pretrained(folder, safe_serialization=True)
         self.processor.save_pretrained(folder)
-
-
-def _buckets(lengths: Tensor) -> list[Tensor]:
-    """Row numbers grouped by similar length, so that little is computed for padding."""
-    order = lengths.argsort(stable=True)
-    buckets, start = [], 0
-    for stop in range(1, len(order) + 1):
-        if stop == len(order) or lengths[order[stop]] > 1.5 * lengths[order[start]] + 4:
-            buckets.append(order[start:stop])
-            start = stop
-    return buckets

@@ -1,0 +1,75 @@
+"""Prompts and sequences as a VLM holds them between two calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Context:
+    """B sequences as the model has read them so far.
+
+    Args:
+        cache: Keys and values of L positions; extended in place by ``VLM.extend``.
+        mask: (B, L) bool, False at padding.
+        next_position: (B,) rotary position of the next token.
+    """
+
+    cache: DynamicCache
+    mask: Tensor
+    next_position: Tensor
+
+    def take(self, rows: Tensor) -> Context:
+        """Copy the given sequences, in that order; one may be taken many times. Gradients flow through the copies."""
+        cache = DynamicCache()
+        for index, layer in enumerate(self.cache.layers):
+            cache.update(layer.keys[rows], layer.values[rows], index)
+        return Context(cache, self.mask[rows], self.next_position[rows])
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """N prompts as the model takes them, padded on the left.
+
+    Args:
+        input_ids: (N, P) ids, each picture's placeholder expanded to its number of image tokens.
+        mask: (N, P) bool, False at padding.
+        positions: Rotary positions in the family's own shape, last axis P.
+        next_position: (N,) position of the first completion token.
+        pixels: What the family's ``image_features`` takes, for the distinct pictures only; None without pictures.
+        image_index: For every placeholder run, in row order, the index of its picture among the distinct ones.
+    """
+
+    input_ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    next_position: Tensor
+    pixels: Any
+    image_index: tuple[int, ...]
+
+
+def similar_lengths(lengths: Tensor) -> list[Tensor]:
+    """Group row numbers by similar length, so that little is computed for padding.
+
+    Args:
+        lengths: (B,) tokens of each row.
+
+    Returns:
+        Row numbers; every row is in one group, whose lengths differ by at most half and four tokens.
+
+    Example:
+        >>> import torch
+        >>> [group.tolist() for group in similar_lengths(torch.tensor([2, 30, 3, 28]))]
+        [[0, 2], [3, 1]]
+    """
+    order = lengths.argsort(stable=True)
+    buckets, start = [], 0
+    for stop in range(1, len(order) + 1):
+        if stop == len(order) or lengths[order[stop]] > 1.5 * lengths[order[start]] + 4:
+            buckets.append(order[start:stop])
+            start = stop
+    return buckets

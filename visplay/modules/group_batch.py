@@ -1,0 +1,90 @@
+"""A rollout as tensors: groups of completions, cut into mini-batches and micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visplay.functional.losses import sequence_mean_weights
+from visplay.types import Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class GroupBatch:
+    """N prompts with G completions of T tokens each, ready to learn from.
+
+    Args:
+        prompts: N prompts.
+        prompt_tokens: (N,) tokens of each prompt, pictures expanded.
+        token_ids: (N, G, T) ids, padded on the right.
+        mask: (N, G, T) bool, False at padding.
+        advantages: (N, G).
+        weights: (N, G, T) share of each token in the loss of its update; 0 at padding.
+        sampled_logps: (N, G, T) log-probabilities that the engine reported.
+        old_logps: (N, G, T) before the first update of the step; None where the first update is the only one.
+        reference_logps: (N, G, T) under the policy at the start of the phase; None without a KL term.
+    """
+
+    prompts: tuple[Prompt, ...]
+    prompt_tokens: Tensor
+    token_ids: Tensor
+    mask: Tensor
+    advantages: Tensor
+    sampled_logps: Tensor
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+    old_logps: Tensor | None = None
+    reference_logps: Tensor | None = None
+
+    @classmethod
+    def collate(cls, rollout: Rollout, prompt_tokens: Sequence[int], advantages: Tensor) -> GroupBatch:
+        """Pad the completions of a rollout on the right."""
+        width = max(len(c.token_ids) for group in rollout.completions for c in group)
+        ids = [[list(c.token_ids) + [0] * (width - len(c.token_ids)) for c in g] for g in rollout.completions]
+        logps = [[list(c.logps) + [0.0] * (width - len(c.logps)) for c in g] for g in rollout.completions]
+        mask = [[[t < len(c.token_ids) for t in range(width)] for c in g] for g in rollout.completions]
+        return cls(
+            rollout.prompts,
+            torch.tensor(prompt_tokens),
+            torch.tensor(ids, device=advantages.device),
+            torch.tensor(mask, device=advantages.device),
+            advantages,
+            torch.tensor(logps, device=advantages.device),
+        )
+
+    def rows(self, start: int, stop: int) -> GroupBatch:
+        """Take the prompts from ``start`` to ``stop`` with their groups."""
+        tensors: dict[str, Any] = {
+            name: value[start:stop] for name, value in vars(self).items() if isinstance(value, Tensor) and len(value)
+        }
+        return replace(self, prompts=self.prompts[start:stop], **tensors)
+
+    def split(self, prompts: int | None) -> Iterator[GroupBatch]:
+        """Cut into mini-batches; each carries the weights of its own loss."""
+        size = prompts or len(self.prompts)
+        for start in range(0, len(self.prompts), size):
+            mini = self.rows(start, start + size)
+            yield replace(mini, weights=sequence_mean_weights(mini.mask.flatten(0, 1)).view_as(mini.mask))
+
+    def micro_batches(self, tokens: int) -> Iterator[GroupBatch]:
+        """Cut into pieces of at most ``tokens`` padded tokens, one group at least; surplus padding is cut off."""
+        start = 0
+        for stop in range(1, len(self.prompts) + 1):
+            if stop == len(self.prompts) or self._padded_tokens(start, stop + 1) > tokens:
+                yield self.rows(start, stop)._trim()
+                start = stop
+
+    def _padded_tokens(self, start: int, stop: int) -> int:
+        prompt = int(self.prompt_tokens[start:stop].max())
+        width = int(self.mask[start:stop].sum(-1).max())
+        return (stop - start) * (prompt + self.mask.shape[1] * width)
+
+    def _trim(self) -> GroupBatch:
+        width = int(self.mask.sum(-1).max())
+        tensors: dict[str, Any] = {
+            n: v[..., :width] for n, v in vars(self).items() if isinstance(v, Tensor) and v.dim() == 3
+        }
+        return replace(self, **tensors)
