@@ -8,11 +8,13 @@ import importlib
 import inspect
 import logging
 import re
+import warnings
 from collections.abc import Sequence
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.logging import RichHandler
+from transformers.utils.logging import disable_progress_bar
 
 from visplay.callbacks.rollout import RolloutEngine
 from visplay.callbacks.self_play import SelfPlay
@@ -81,7 +83,7 @@ def _epochs(iterations: int) -> int:
 
 def run(arguments: Sequence[str] | None = None) -> VisPlayCLI:
     """Parse the arguments and run the subcommand they name."""
-    _show_logs()
+    _set_up_terminal()
     # A path such as ${model.init_args.seed} starts at the file's own top level, not above the subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return VisPlayCLI(
@@ -99,7 +101,10 @@ def run(arguments: Sequence[str] | None = None) -> VisPlayCLI:
     )
 
 
-def _show_logs() -> None:
+def _set_up_terminal() -> None:
+    """Show this package's log; leave out what would only disturb."""
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
     log = logging.getLogger("visplay")
     if not log.handlers:
         log.addHandler(RichHandler(show_path=False, show_level=False))

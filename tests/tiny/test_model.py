@@ -70,7 +70,7 @@ def test_a_packed_row_equals_the_plain_forward(parts):
     model, processor = parts
     rng = np.random.default_rng(1)
     scene = sample_scene(rng, held_out=False)
-    image, turn = render(scene, rng), relax(scene, rng)[1]
+    image, turn = render(scene, rng), relax(scene, rng)[-1]
     packer = Packer(model, processor)
     packed = packer.pack([[turn]])
     content = [{"type": "image"}, {"type": "text", "text": turn.question}]

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from visplay.clock import Clock
@@ -124,10 +125,11 @@ class VisPlay(LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/benchmark_measure`` on the axis of iterations; the base is iteration 0."""
+        """Log ``val/benchmark_measure``; within a fit on the axis of iterations, where the base is iteration 0."""
         self.scores = {f"val/{name}": value for m in self._measures for name, value in m.compute().items()}
-        self.log_dict(self.scores, logger=False)
-        for logger in self.loggers:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self.log_dict(self.scores, logger=not fitting)
+        for logger in self.loggers if fitting else ():
             logger.log_metrics(self.scores, step=0 if self.trainer.sanity_checking else self.phase.iteration)
 
     def propose(self, images: Sequence[UnlabeledImage], questions_per_image: int, seed: int) -> list[Proposal]:

@@ -1,8 +1,8 @@
 """Train the embedded base model: ``python -m visplay.tiny.cold_start --out visplay/tiny/base --seed 0``.
 
-Stages: (1) the vision tower alone under linear heads, (2) captions and cells, (3) both roles, truthfully, (4) both
-roles with careless answers, which leaves head-room for self-play. All scenes are drawn afresh, none of them holds a
-held-out combination.
+Stages: the vision tower names cells; the language model describes them, then searches them; both roles, truthfully; and
+both roles with careless answers, which leaves head-room for self-play. All scenes are drawn afresh, none of them holds
+a held-out combination.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.optim import AdamW
 from visplay.tiny import BASE
 from visplay.tiny.batches import Packer
 from visplay.tiny.evaluate import Sampler, measure
-from visplay.tiny.lessons import Lesson, enumerate_cells, perceive, relax, study
+from visplay.tiny.lessons import Lesson, perceive, relax, search, search_simply, study
 from visplay.tiny.model import build_model, build_processor, save
 from visplay.tiny.naming import Naming, match_scale
 from visplay.tiny.report import write_report
@@ -64,7 +64,8 @@ class Stage:
 STAGES = (
     Stage("see", 160, 64, 2e-3),
     Stage("perceive", 200, 16, 2e-3, perceive),
-    Stage("enumerate", 250, 16, 2e-3, enumerate_cells),
+    Stage("search simply", 150, 16, 2e-3, search_simply),
+    Stage("search", 300, 16, 2e-3, search),
     Stage("study", 350, 32, 1.5e-3, study),
     Stage("relax", 160, 32, 1.2e-3, relax),
 )
@@ -156,9 +157,10 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.monotonic()
     cold_start = ColdStart(arguments.seed)
-    cold_start.run()
+    for stage in STAGES:
+        cold_start.run([stage])
+        save(arguments.out, cold_start.model, cold_start.processor)
     seconds = time.monotonic() - began
-    save(arguments.out, cold_start.model, cold_start.processor)
     measured = measure(Sampler(cold_start.model, cold_start.processor))
     (arguments.out / "README.md").write_text(write_report(arguments.seed, seconds, measured))
     _log.info("trained in %.0f s; %s", seconds, measured)

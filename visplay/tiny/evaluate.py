@@ -5,7 +5,6 @@ A plain measurement for the cold start's own report; runs are evaluated by the f
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL.Image import Image
 
+from visplay.functional.parsing import parse_boxed, parse_question
 from visplay.prompts import encode_prompt
 from visplay.tiny import ANSWER, ASK, QUESTION_KINDS
 from visplay.tiny.batches import IMAGE_TOKENS
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 VOTES = 10
-_QUESTION = re.compile(r"<type>(.*?)</type><question>(.*?)</question><answer>(.*?)</answer>")
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _CHUNK = 64
 _MAX_NEW_TOKENS = 64
 
@@ -40,6 +38,7 @@ class Sampler:
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor) -> None:
         self._model, self._processor = model.eval(), processor
+        self.tokenizer = processor.tokenizer
 
     def reply(
         self, prompts: Sequence[Sequence[int]], images: Sequence[Image], *, n: int, seed: int | None
@@ -87,13 +86,13 @@ class Sampler:
 
 def measure_answers(sampler: Sampler, examples: Sequence[Example], seed: int = 0) -> dict[str, float]:
     """Accuracy of greedy answers, of single sampled answers and of the majority of ten; and how often it lists."""
-    tokenizer = sampler._processor.tokenizer
+    tokenizer = sampler.tokenizer
     prompts = [encode_prompt(tokenizer, ANSWER, question=example.problem) for example in examples]
     images, truths = [example.image for example in examples], [example.answer for example in examples]
-    greedy = [_boxed(group[0]) for group in sampler.reply(prompts, images, n=1, seed=None)]
+    greedy = [parse_boxed(group[0]) for group in sampler.reply(prompts, images, n=1, seed=None)]
     replies = sampler.reply(prompts, images, n=VOTES, seed=seed)
-    voted = [_majority([_boxed(text) for text in group]) for group in replies]
-    single = [_boxed(text) == truth for group, truth in zip(replies, truths, strict=True) for text in group]
+    voted = [_majority([parse_boxed(text) for text in group]) for group in replies]
+    single = [parse_boxed(text) == truth for group, truth in zip(replies, truths, strict=True) for text in group]
     return {
         "greedy": _share([answer == truth for answer, truth in zip(greedy, truths, strict=True)]),
         "sampled": _share(single),
@@ -104,12 +103,12 @@ def measure_answers(sampler: Sampler, examples: Sequence[Example], seed: int = 0
 
 def measure_questions(sampler: Sampler, images: Sequence[Image], seed: int = 0) -> dict[str, float]:
     """Share of sampled questions in the required format, and of those that one of the families has."""
-    prompt = encode_prompt(sampler._processor.tokenizer, ASK)
+    prompt = encode_prompt(sampler.tokenizer, ASK)
     texts = [group[0] for group in sampler.reply([prompt] * len(images), images, n=1, seed=seed)]
-    matches = [_QUESTION.fullmatch(text) for text in texts]
+    questions = [parse_question(text, QUESTION_KINDS, ("type", "question", "answer")) for text in texts]
     return {
-        "valid": _share([match is not None and match[1] in QUESTION_KINDS for match in matches]),
-        "in_grammar": _share([match is not None and family_of(match[2]) is not None for match in matches]),
+        "valid": _share([question is not None for question in questions]),
+        "in_grammar": _share([question is not None and family_of(question.text) is not None for question in questions]),
     }
 
 
@@ -118,11 +117,6 @@ def measure(sampler: Sampler) -> dict[str, dict[str, float]]:
     measured = {split.__name__: measure_answers(sampler, split()) for split in (heldout, compositional, hallucination)}
     images = [example.image for example in heldout()]
     return measured | {"questions": measure_questions(sampler, images)}
-
-
-def _boxed(text: str) -> str | None:
-    match = _BOXED.search(text)
-    return match[1].strip() if match else None
 
 
 def _majority(answers: Sequence[str | None]) -> str | None:

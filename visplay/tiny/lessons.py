@@ -10,7 +10,7 @@ import numpy as np
 from visplay.prompts import Template
 from visplay.tiny import ANSWER, ASK
 from visplay.tiny.batches import Turn
-from visplay.tiny.questions import Posed, pose, work_out
+from visplay.tiny.questions import FAMILIES, Posed, pose, work_out
 from visplay.tiny.targets import CAPTION, answer_target, caption_target, question_target
 from visplay.tiny.world import CELLS, Scene
 
@@ -36,9 +36,14 @@ def perceive(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     return turns
 
 
-def enumerate_cells(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+def search(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     """Nothing but listing the cells that fit: many answers about one image, so that searching is learned quickly."""
-    return [_caption(scene)] + [_answer(_pose_search(scene, rng), listed=True) for _ in range(_SEARCHES)]
+    return [_caption(scene)] + [_answer(_pose_of(_SEARCHING, scene, rng), listed=True) for _ in range(_SEARCHES)]
+
+
+def search_simply(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+    """Listing the cells that fit one attribute, which comes before two at once."""
+    return [_caption(scene)] + [_answer(_pose_of(("count_one",), scene, rng), listed=True) for _ in range(_SEARCHES)]
 
 
 def study(scene: Scene, rng: np.random.Generator) -> list[Turn]:
@@ -56,10 +61,10 @@ def relax(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     return [_ask(scene, rng)] + [_answer_loosely(pose(scene, rng), rng) for _ in range(_TURNS - 1)]
 
 
-def _pose_search(scene: Scene, rng: np.random.Generator) -> Posed:
-    posed = pose(scene, rng)
-    while posed.family.name not in _SEARCHING:
-        posed = pose(scene, rng)
+def _pose_of(families: tuple[str, ...], scene: Scene, rng: np.random.Generator) -> Posed:
+    chosen = [family for family in FAMILIES if family.name in families]
+    posed = work_out(scene, chosen[rng.integers(len(chosen))].pose(scene, rng))
+    assert posed is not None, "a family writes questions of its own grammar"
     return posed
 
 

@@ -97,7 +97,7 @@ def _prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
     """Make attention a search for similar content from the first step on.
 
     Words start large enough not to be drowned by what the first layer adds, and keys start as the queries of their
-    group. From the usual initialisation this model needs far more steps to find a cell by its name.
+    group.
     """
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
     for layer in model.model.language_model.layers:

@@ -30,8 +30,8 @@ _GROUPS = (
 class Naming:
     """Cross-entropy of a cell's words under its merged token, with the tied embeddings as the only head.
 
-    So the picture's tokens come to lie where the words for what they show lie, and attention finds them by the words
-    of a question; with separate heads the language model needed several times as many steps to find anything.
+    So the picture's tokens come to lie where the words for what they show lie, and attention can find them by the
+    words of a question from the first step on.
 
     Args:
         embeddings: One row per entry of the tokenizer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from visplay.tiny.evaluate import VOTES
 from visplay.tiny.lessons import CARELESS_SHARE, LISTED_SHARE
 
 _REPORT = """\
@@ -44,7 +45,7 @@ def write_report(seed: int, seconds: float, measured: Mapping[str, Mapping[str, 
         seconds=seconds,
         listed=LISTED_SHARE,
         careless=CARELESS_SHARE,
-        votes=10,
+        votes=VOTES,
         rows="\n".join(_row(name, values) for name, values in splits.items()),
         **measured["questions"],
     )

@@ -1,0 +1,51 @@
+import pytest
+from helpers import plain_picture
+
+from visplay.data.benchmark import Benchmark
+from visplay.data.module import SelfPlayData
+from visplay.tiny.data import TinyWorld
+from visplay.types import Example
+
+
+def _example(key):
+    return Example(key, plain_picture(1), "How many?", "1")
+
+
+def test_a_folder_without_pictures_names_the_argument(tmp_path):
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        SelfPlayData(tmp_path).setup("fit")
+
+
+def test_no_benchmark_by_default(tmp_path):
+    data = SelfPlayData(tmp_path)
+    assert data.val_dataloader() == []
+    assert data.silver_accuracy([_example("a")]) is None
+
+
+def test_keys_of_a_benchmark_must_differ():
+    with pytest.raises(ValueError, match="the keys of benchmark 'mine' must differ"):
+        Benchmark("mine", [_example("a"), _example("a")])
+
+
+def test_tiny_world_renders_only_if_no_folder_is_given(tmp_path):
+    TinyWorld(cache=tmp_path / "a", n_images=3).prepare_data()
+    TinyWorld(images=tmp_path / "a", cache=tmp_path / "b").prepare_data()
+    assert len(list((tmp_path / "a").iterdir())) == 3
+    assert not (tmp_path / "b").exists()
+
+
+def test_tiny_world_validates_on_its_splits():
+    data = TinyWorld(heldout_votes=4, heldout_questions=8)
+    assert [(b.name, len(b), b.votes) for b in data.benchmarks()] == [
+        ("heldout", 8, 4),
+        ("compositional", 4, 0),
+        ("hallucination", 4, 0),
+    ]
+    assert [example.key for loader in data.val_dataloader() for batch in loader for example in batch][:2] == [
+        "heldout/0",
+        "heldout/1",
+    ]
+
+
+def test_silver_accuracy_is_unknown_for_other_pictures():
+    assert TinyWorld(n_images=2).silver_accuracy([_example("a")]) is None
