@@ -7,6 +7,34 @@ from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room to grow: a step writes its own entry where a plain layer copies all of them.
+
+    Without gradients only: entries are written in place.
+
+    Args:
+        room: Tokens that may come after the first update.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of T tokens, (B, heads, T, D); returns those of all tokens so far."""
+        if not self.length:
+            shape = (*key_states.shape[:2], key_states.shape[2] + self.room, key_states.shape[3])
+            self.buffers = key_states.new_empty(shape), value_states.new_empty(shape)
+            self.is_initialized = True
+        start, self.length = self.length, self.length + key_states.shape[2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start : self.length] = states
+        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
+        return self.keys, self.values
 
 
 @dataclass(frozen=True)
@@ -23,11 +51,18 @@ class Context:
     mask: Tensor
     next_position: Tensor
 
-    def take(self, rows: Tensor) -> Context:
-        """Copy the given sequences, in that order; one may be taken many times. Gradients flow through the copies."""
+    def take(self, rows: Tensor, room: int = 0) -> Context:
+        """Copy the given sequences, in that order; one may be taken many times.
+
+        Args:
+            rows: (B,) row numbers.
+            room: Tokens to come, for which place is kept in the cache; 0 lets gradients flow through the copies.
+        """
         cache = DynamicCache()
-        for index, layer in enumerate(self.cache.layers):
-            cache.update(layer.keys[rows], layer.values[rows], index)
+        for layer in self.cache.layers:
+            copied = RoomyLayer(room) if room else DynamicLayer()
+            copied.update(layer.keys[rows], layer.values[rows])
+            cache.layers.append(copied)
         return Context(cache, self.mask[rows], self.next_position[rows])
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from visplay.functional.logps import token_logps
+from visplay.modules.attention import GROUPED_SDPA
 from visplay.modules.context import Context, PromptBatch, similar_lengths
 from visplay.modules.loading import load_model, load_processor
 from visplay.prompts import Template, encode_prompt
@@ -37,7 +38,8 @@ class VLM(nn.Module, ABC):
     Args:
         path: Directory or Hub name of a Hugging Face checkpoint with its processor.
         revision: Hub revision; ignored for a directory.
-        attn_implementation: Attention implementation that transformers offers.
+        attn_implementation: Attention implementation that transformers offers, or ``grouped_sdpa``; null takes the
+            latter on a machine without CUDA, and transformers' "sdpa" with it.
 
     Attributes:
         name: Which policy this is; set by the owner.
@@ -47,7 +49,7 @@ class VLM(nn.Module, ABC):
 
     banned_token_ids: Tensor
 
-    def __init__(self, path: str, revision: str | None = None, attn_implementation: str = "sdpa") -> None:
+    def __init__(self, path: str, revision: str | None = None, attn_implementation: str | None = None) -> None:
         super().__init__()
         self.path = path
         self.revision = revision
@@ -66,7 +68,8 @@ class VLM(nn.Module, ABC):
         if self.model is not None:
             return
         self.processor = load_processor(self.path, self.revision)
-        self.model = load_model(self.path, self.revision, self.attn_implementation)
+        attention = self.attn_implementation or ("sdpa" if torch.cuda.is_available() else GROUPED_SDPA)
+        self.model = load_model(self.path, self.revision, attention)
         ids = torch.tensor(self._banned_token_ids(), dtype=torch.long)
         self.register_buffer("banned_token_ids", ids, persistent=False)
 
