@@ -83,7 +83,7 @@ def _decode(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling, uniforms
     stop_ids = torch.tensor(policy.stop_token_ids, device=policy.device)
     first, context = policy.prefill(prompts)
     rows = torch.arange(len(uniforms), device=policy.device)
-    hidden, context = first[rows // sampling.n], context.take(rows // sampling.n, sampling.max_new_tokens)
+    hidden, context = first[rows // sampling.n], context.take(rows // sampling.n, to_sample=True)
     for step in range(sampling.max_new_tokens):
         tokens, logps = _next_tokens(policy.logits(hidden, sampling.temperature), uniforms[rows, step], sampling)
         alive = ~decoded.finished[rows]
@@ -93,11 +93,8 @@ def _decode(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling, uniforms
         if remaining == 0 or step + 1 == sampling.max_new_tokens:
             return
         if remaining <= 0.75 * len(rows):
-            context, rows, tokens = (
-                context.take(alive.nonzero().squeeze(1), sampling.max_new_tokens - step),
-                rows[alive],
-                tokens[alive],
-            )
+            kept = alive.nonzero().squeeze(1)
+            context, rows, tokens = context.take(kept, to_sample=True), rows[kept], tokens[kept]
         extended, context = policy.extend(context, tokens[:, None])
         hidden = extended[:, -1]
 

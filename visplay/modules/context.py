@@ -13,28 +13,35 @@ from transformers.cache_utils import DynamicLayer
 class RoomyLayer(DynamicLayer):
     """Keys and values with room to grow: a step writes its own entry where a plain layer copies all of them.
 
-    Without gradients only: entries are written in place.
-
-    Args:
-        room: Tokens that may come after the first update.
+    Without gradients only: entries are written in place. Room is made for a quarter more, and at least 32 tokens,
+    whenever it has run out.
     """
 
-    def __init__(self, room: int) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
-        self.room = room
         self.length = 0
+        self.buffers: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add the keys and values of T tokens, (B, heads, T, D); returns those of all tokens so far."""
-        if not self.length:
-            shape = (*key_states.shape[:2], key_states.shape[2] + self.room, key_states.shape[3])
-            self.buffers = key_states.new_empty(shape), value_states.new_empty(shape)
-            self.is_initialized = True
         start, self.length = self.length, self.length + key_states.shape[2]
+        if not self.buffers or self.length > self.buffers[0].shape[2]:
+            held = (self.keys, self.values) if start else (key_states[:, :, :0], value_states[:, :, :0])
+            self.buffers = [self._with_room(states) for states in held]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, start : self.length] = states
         self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
+        self.is_initialized = True
         return self.keys, self.values
+
+    def _with_room(self, states: Tensor) -> Tensor:
+        room = self.length + max(32, self.length // 4)
+        buffer = states.new_empty((*states.shape[:2], room, states.shape[3]))
+        buffer[:, :, : states.shape[2]] = states
+        return buffer
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,16 @@ class Context:
     mask: Tensor
     next_position: Tensor
 
-    def take(self, rows: Tensor, room: int = 0) -> Context:
+    def take(self, rows: Tensor, *, to_sample: bool = False) -> Context:
         """Copy the given sequences, in that order; one may be taken many times.
 
         Args:
             rows: (B,) row numbers.
-            room: Tokens to come, for which place is kept in the cache; 0 lets gradients flow through the copies.
+            to_sample: Whether many short extensions follow, without gradients; else gradients flow through the copies.
         """
         cache = DynamicCache()
         for layer in self.cache.layers:
-            copied = RoomyLayer(room) if room else DynamicLayer()
+            copied = RoomyLayer() if to_sample else DynamicLayer()
             copied.update(layer.keys[rows], layer.values[rows])
             cache.layers.append(copied)
         return Context(cache, self.mask[rows], self.next_position[rows])
