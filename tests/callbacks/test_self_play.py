@@ -13,6 +13,7 @@ from visplay.data.generated import read_examples
 from visplay.data.module import SelfPlayData
 from visplay.modules import GRPOConfig, Questioner, Qwen2_5_VL, Reasoner, VisPlay
 from visplay.tiny import ANSWER, ASK, BASE
+from visplay.tiny.images import write_images
 
 STEPS, N = 2, 3
 
@@ -26,10 +27,10 @@ def _script(policy, prompt, text, sample):
 
 def _module(seed=0):
     config = GRPOConfig(
-        steps=STEPS, prompts_per_step=N, prompts_per_update=None, group_size=2, max_new_tokens=8, learning_rate=1e-3
+        steps=STEPS, prompts_per_step=N, prompts_per_update=None, group_size=2, max_new_tokens=48, learning_rate=1e-3
     )
     vlm = Qwen2_5_VL(str(BASE))
-    return VisPlay(vlm, Questioner(config, ASK), Reasoner(config, ANSWER, votes=4), seed)
+    return VisPlay(vlm, Questioner(config, ASK, kinds=None), Reasoner(config, ANSWER, votes=4), seed)
 
 
 def _images(folder: Path, n=10):
@@ -127,6 +128,7 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
     trainer, module, self_play = _fit(tmp_path)
     self_play.phase = type(self_play.phase)(1, "reasoner")
     engine = module.reasoner.engine
+    self_play._batches(trainer, module)  # the policies have learned since: generated anew
     calls = len(engine.calls)
     path = Path(self_play.dataset)
     written = path.stat().st_mtime_ns
@@ -134,6 +136,16 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
     assert (len(engine.calls), path.stat().st_mtime_ns) == (calls, written)
     ledger = json.loads((Path(trainer.log_dir) / "ledger.json").read_text())
     assert list(ledger) == ["iteration-1"]
+    assert self_play.statistics["kept"] == 8
+    before = len(engine.calls)
+    module.reasoner.votes = 2
+    self_play._batches(trainer, module)
+    assert len(engine.calls) > before, "other settings must not take over the data set"
+    with torch.no_grad():
+        module.reasoner.vlm.head_weight[0, 0] += 1
+    before = len(engine.calls)
+    self_play._batches(trainer, module)
+    assert len(engine.calls) > before, "nor other weights"
     path.write_bytes(b"broken")
     self_play._batches(trainer, module)
     assert len(engine.calls) > calls
@@ -203,8 +215,11 @@ def test_a_run_continued_from_a_checkpoint_equals_an_undisturbed_one(tmp_path, e
 
 
 def test_same_seed_same_weights_with_real_sampling(tmp_path):
-    """Two whole runs through the real engine; the data set is scripted only in that every question is kept."""
     curation = Curation(images=4, questions_per_image=2, low=0.0, high=1.0)
-    runs = [_fit(tmp_path / name, engine=TransformersRollout(), curation=curation) for name in "ab"]
+    runs = []
+    for root in (tmp_path / "a", tmp_path / "b"):
+        write_images(root / "images", 12, seed=0)
+        runs.append(_fit(root, engine=TransformersRollout(), curation=curation, n_images=0))
     for (name, weight), other in zip(runs[0][1].state_dict().items(), runs[1][1].state_dict().values(), strict=True):
         assert torch.equal(weight, other), name
+    assert runs[0][2].statistics["kept"] > 0

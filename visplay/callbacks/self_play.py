@@ -59,7 +59,7 @@ class SelfPlay(Callback):
     """Runs Questioner and Reasoner phases in turn.
 
     A Reasoner phase begins by asking, voting and curating; the data set is written under the run's folder and recorded
-    in a ledger, so that a stage that is finished is not done again.
+    in a ledger, so that a stage that is finished is not done again by the same policies with the same settings.
 
     Args:
         iterations: Questioner and Reasoner phases, each this many.
@@ -129,13 +129,25 @@ class SelfPlay(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         ledger, stage = Ledger(folder / "ledger.json"), f"iteration-{self.phase.iteration}"
         path = folder / "generated" / f"{stage}.parquet"
-        if ledger.get(stage) is None:
+        made_by = self._made_by(module)
+        record = ledger.get(stage)
+        if record is None or record["made_by"] != made_by:
             examples = self._curate(trainer, module, images)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_examples(path, examples)
-            ledger.record(stage, path, **self.statistics)
-        self.dataset = str(path)
+            record = ledger.record(stage, path, made_by=made_by, statistics=self.statistics)
+        self.dataset, self.statistics = str(path), record["statistics"]
         return GeneratedDataset(path)
+
+    def _made_by(self, module: VisPlay) -> dict[str, Any]:
+        """What the data set follows from, as plain values; one that was made by anything else is not taken."""
+        return {
+            "seed": module.stage_seed("curation"),
+            "position": self.position,
+            "curation": asdict(self.curation),
+            "votes": module.reasoner.votes,
+            "policies": [module.questioner.vlm.fingerprint(), module.reasoner.vlm.fingerprint()],
+        }
 
     def _curate(self, trainer: Trainer, module: VisPlay, images: Chosen) -> list[Example]:
         """Ask, vote, and keep what lies in the band."""

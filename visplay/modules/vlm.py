@@ -282,6 +282,10 @@ class VLM(nn.Module, ABC):
         rest, _ = self.extend(context.take(prompts), token_ids[:, :-1])
         return torch.cat([start, rest], 1)
 
+    def fingerprint(self) -> float:
+        """Sum of all weights, in float64: two policies that differ have, but for chance, different ones."""
+        return sum(float(weight.detach().double().sum()) for weight in self.model.parameters())
+
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face directory: weights as safetensors, processor, chat template, generation config."""
         self.model.save_pretrained(folder, safe_serialization=True)
