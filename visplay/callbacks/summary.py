@@ -86,11 +86,12 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def _as_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Self-play, iteration by iteration (0 is the base)")
-    for name in rows[0]:
-        table.add_column(name.replace("_", "\n"), justify="right")
+    """One column per iteration, so that the names fit a narrow terminal."""
+    table = Table("", title="Self-play, iteration by iteration")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_column(f"iteration {row['iteration']}" if row["iteration"] else "base", justify="right")
+    for name in [name for name in rows[0] if name != "iteration"]:
+        table.add_row(name, *(_cell(row[name]) for row in rows))
     return table
 
 
