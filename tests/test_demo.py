@@ -1,12 +1,12 @@
 """The command of ``make demo``, smaller: through the command line, the real engine and the embedded base."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import plain_picture
-from PIL import Image
+import sklearn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from visplay.cli import run
@@ -92,17 +92,13 @@ def test_demo(fit, capsys):
     assert json.loads((again / "summary.json").read_text()) == rows
 
 
-def test_any_folder_of_pictures(fit, tmp_path):
+def test_the_photographs_that_scikit_learn_ships(fit, tmp_path):
     photographs = tmp_path / "photographs"
-    photographs.mkdir()
-    for number in range(3):
-        noise = Image.effect_noise((200 + 60 * number, 150), 80 + number)
-        Image.merge("RGB", (noise, plain_picture(number, noise.size).getchannel(0), noise)).save(
-            photographs / f"{number}.jpg"
-        )
-    (photographs / "notes.txt").write_text("not a picture")
+    shutil.copytree(Path(sklearn.__file__).parent / "datasets" / "images", photographs)
     (photographs / "broken.jpg").write_bytes(b"")
-    folder = fit("c", f"--data.images={photographs}", "--self_play.curation.low=0.0", "--self_play.curation.high=1.0")
+    folder = fit("c", f"--data.images={photographs}", "--self_play.curation.images=8")
     rows = json.loads((folder / "summary.json").read_text())
     assert rows[1]["silver_accuracy"] is None
     assert rows[1]["kept"] > 0
+    kept = read_examples(folder / "generated" / "iteration-1.parquet")
+    assert {example.image_id for example in kept} <= {"china.jpg", "flower.jpg"}
