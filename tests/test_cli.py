@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from visplay.__main__ import main
@@ -20,7 +21,8 @@ def parse(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["visplay"])
     monkeypatch.setattr(VisPlayCLI, "_run_subcommand", lambda self, subcommand: None)
-    return lambda *arguments: run(["fit", *arguments])
+    yield lambda *arguments: run(["fit", *arguments])
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
@@ -40,6 +42,7 @@ def test_the_embedded_default_says_what_the_code_says(parse):
     assert (model.questioner.template, model.reasoner.template) == (ASK, ANSWER)
     assert model.questioner.kinds == set(QUESTION_KINDS)
     assert cli.trainer.max_epochs == 6
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_overrides_overlays_and_interpolation(parse, tmp_path):
