@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from visplay.functional.clustering import cluster, cluster_shares
 from visplay.functional.parsing import DEFAULT_KINDS, parse_question
-from visplay.functional.rewards import difficulty, questioner_rewards
+from visplay.functional.rewards import difficulty, questioner_rewards, redundancy
 from visplay.functional.voting import is_valid_vote
 from visplay.modules.grpo import GRPOConfig
 from visplay.modules.reasoner import Reasoner
@@ -76,13 +75,13 @@ class Questioner(Role):
         valid = torch.tensor([[self.is_valid(vote) for vote in group] for group in votes])
         hardness = difficulty(torch.tensor([[vote.confidence if vote else 0.0 for vote in g] for g in votes]))
         shares = torch.stack([_cluster_shares(group) for group in questions])
-        redundancy = self.redundancy_weight * shares
-        rewards = self.reward(valid, hardness, redundancy)  # (N, G)
+        repetition = self.redundancy_weight * shares
+        rewards = self.reward(valid, hardness, repetition)  # (N, G)
         statistics = {
             "valid_share": float(valid.float().mean()),
             "parsed_share": float((shares > 0).float().mean()),
             "difficulty": _mean_where(hardness, valid),
-            "redundancy": _mean_where(redundancy, valid),
+            "redundancy": _mean_where(repetition, valid),
             "clusters": float(sum(1 / (shares[shares > 0] * shares.shape[1])) / len(shares)),
         }
         return Judgement(rewards, statistics, _records(items, rollout, questions, votes, rewards))
@@ -93,8 +92,8 @@ def _cluster_shares(questions: Sequence[Question | None]) -> Tensor:
     asked = [index for index, question in enumerate(questions) if question is not None]
     shares = torch.zeros(len(questions))
     if asked:
-        labels = cluster([question.text for question in questions if question is not None])
-        shares[asked] = torch.as_tensor(cluster_shares(labels)).float() * len(asked) / len(questions)
+        among_asked = redundancy([question.text for question in questions if question is not None])
+        shares[asked] = among_asked.float() * len(asked) / len(questions)
     return shares
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,9 +31,6 @@ from visplay.tiny.report import write_report
 from visplay.tiny.tokenizer import build_tokenizer
 from visplay.tiny.world import Scene, render, sample_scene
 from visplay.types import derive_seed
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger(__name__)
 _NAMING_WEIGHT = 0.3
