@@ -10,6 +10,7 @@ EXTRAS = {
     "judge": ["openai>=2"],
     "dev": [
         "hypothesis>=6.100",
+        "liger-kernel>=0.8.5,<0.9",
         "mypy>=1.15",
         "nltk>=3.9",
         "pre-commit>=4",

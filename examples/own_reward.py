@@ -1,7 +1,7 @@
 """A Questioner reward of one's own: any function of three (N, G) tensors, named in the configuration.
 
 PYTHONPATH=. visplay fit --config configs/tiny.yaml \
-        --model.questioner.reward=examples.own_reward.difficulty_per_cluster
+        --model.questioner.reward.combine=examples.own_reward.difficulty_per_cluster
 """
 
 from torch import Tensor

@@ -8,7 +8,8 @@ import yaml
 
 from visplay.__main__ import main
 from visplay.cli import VisPlayCLI, run
-from visplay.modules import Questioner, Qwen2_5_VL, Reasoner, VisPlay
+from visplay.functional import minority_difficulty
+from visplay.modules import VLM, Questioner, Qwen2_5_VL, Reasoner
 from visplay.tiny import ANSWER, ASK, QUESTION_KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -25,11 +26,28 @@ def parse(monkeypatch, tmp_path):
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+CONFIGS = {path.stem: yaml.safe_load(path.read_text())["model"] for path in (ROOT / "configs").glob("*.yaml")}
+BASES = sorted(name for name, model in CONFIGS.items() if "class_path" in model)
+SELF_PLAY = [name for name in BASES if CONFIGS[name]["class_path"] == "visplay.modules.VisPlay"]
+OVERLAYS = sorted(CONFIGS.keys() - {*BASES})
+
+
+def _config(name):
+    return f"--config={ROOT / 'configs' / name}.yaml"
+
+
+@pytest.mark.parametrize("config", BASES)
 def test_every_config_is_instantiated_without_loading_weights(parse, config):
-    cli = parse("--config", str(config))
-    assert isinstance(cli.model, VisPlay)
-    assert cli.model.reasoner.vlm.model is None
+    cli = parse(_config(config))
+    assert all(module.model is None for module in cli.model.modules() if isinstance(module, VLM))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("config", SELF_PLAY)
+def test_every_config_with_every_overlay_that_fits_it(parse, config, overlay):
+    model = parse(_config(config), _config(overlay)).model
+    assert model.questioner.reward.difficulty is minority_difficulty
+    assert model.questioner.config.steps == parse(_config(config)).model.questioner.config.steps
 
 
 def test_the_embedded_default_says_what_the_code_says(parse):
@@ -40,7 +58,7 @@ def test_the_embedded_default_says_what_the_code_says(parse):
     assert isinstance(model.reasoner.vlm, Qwen2_5_VL)
     assert model.questioner.vlm is not model.reasoner.vlm
     assert (model.questioner.template, model.reasoner.template) == (ASK, ANSWER)
-    assert model.questioner.kinds == set(QUESTION_KINDS)
+    assert set(model.questioner.format.kinds) == set(QUESTION_KINDS)
     assert cli.trainer.max_epochs == 6
     assert torch.are_deterministic_algorithms_enabled()
 
@@ -66,7 +84,7 @@ def test_overrides_overlays_and_interpolation(parse, tmp_path):
     assert self_play.curation.questions_per_image == 2  # the overlay leaves the rest as it was
     assert engine.max_sequences == 7
     assert cli.trainer.max_epochs == 4
-    assert cli.datamodule.images_path == Path("x")
+    assert cli.datamodule.image_source.path == "x"
     assert any(type(c).__name__ == "SampleLogger" for c in cli.trainer.callbacks)
 
 
@@ -74,7 +92,7 @@ def test_overrides_overlays_and_interpolation(parse, tmp_path):
     ("arguments", "hint"),
     [
         (["--self_play.iteratons=2"], "self_play.iterations'?"),
-        (["--model.reasoner.vote=2"], "unknown key 'vote': did you mean 'votes'?"),
+        (["--model.reasoner.votin=2"], "unknown key 'votin': did you mean 'voting'?"),
         (["--data.imags=x"], "unknown key 'imags': did you mean 'images'?"),
         ("self_play: {curation: {imagess: 2}}", "curation.images'?"),
         ("rolout: {a: 2}", "did you mean 'rollout'?"),
@@ -94,7 +112,7 @@ def test_an_unknown_key_names_the_nearest_one(parse, tmp_path, capsys, arguments
 
 def test_bad_value_names_the_argument(parse, capsys):
     with pytest.raises((SystemExit, ValueError)):
-        parse("--config", TINY, "--model.reasoner.votes=many")
+        parse("--config", TINY, "--model.reasoner.voting.votes=many")
     assert "votes" in capsys.readouterr().err
 
 

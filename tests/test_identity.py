@@ -8,12 +8,13 @@ from helpers import Scripted, picture_number, plain_picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from visplay.callbacks.self_play import Chosen, Curation, SelfPlay, as_example
+from visplay.callbacks.curation import Curation, as_example
+from visplay.callbacks.self_play import SelfPlay
+from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset, write_examples
 from visplay.data.images import ImageFolder
 from visplay.functional import difficulty, keep_in_band, parse_boxed
-from visplay.functional.phases import permuted_indices
-from visplay.modules import GRPOConfig, Questioner, Reasoner, VisPlay
+from visplay.modules import GRPOConfig, Questioner, Reasoner, VisPlay, Voting
 from visplay.tiny import ANSWER, ASK
 from visplay.types import derive_seed
 
@@ -54,7 +55,7 @@ class Unreliable(Scripted):
 
 
 def _self_play(base, engine):
-    module = VisPlay(base, Questioner(CONFIG, ASK), Reasoner(CONFIG, ANSWER, votes=K))
+    module = VisPlay(base, Questioner(CONFIG, ASK), Reasoner(CONFIG, ANSWER, Voting(votes=K)))
     module.attach_engine(engine)
     return module
 
@@ -82,7 +83,7 @@ def test_nothing_meets_what_is_not_its_own(base, count, broken, seed, faults):
     module = _self_play(base, Unreliable(seed, faults))
     with TemporaryDirectory() as folder:
         images = _folder(folder, count, broken)
-        batch = [images[i] for i in permuted_indices(seed % 7, 4, len(images), seed)]
+        batch = Draws(images, seed, position=seed % 7).draw(4)
         assert all(item.key == f"{picture_number(item.image)}.png" for item in batch)
         _check_questioner(module, batch, seed)
         examples = _check_curation(module, batch, seed)
@@ -92,8 +93,7 @@ def test_nothing_meets_what_is_not_its_own(base, count, broken, seed, faults):
             (e.key, e.problem, e.answer) for e in examples
         ]
         if examples:
-            chosen = Chosen(stored, permuted_indices(0, 4, len(examples), seed))
-            _check_reasoner(module, [chosen[i] for i in range(len(chosen))], seed)
+            _check_reasoner(module, Draws(stored, seed).draw(4), seed)
 
 
 def _folder(folder, count, broken):
@@ -117,7 +117,7 @@ def _check_questioner(module, batch, seed):
         assert record.reward == judgement.rewards[index // G, index % G]
         _check_question(record.image, record.problem, record.vote)
         if record.reward > 0:
-            assert module.questioner.is_valid(record.vote)
+            assert module.reasoner.is_valid(record.vote)
             assert record.reward <= difficulty(judgement.rewards.new_tensor(record.vote.confidence))
 
 

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Sequence
 
+import datasets
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.logging import RichHandler
@@ -19,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from visplay.callbacks.rollout import RolloutEngine
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.module import SelfPlayData
-from visplay.modules.visplay import VisPlay
+from visplay.modules.training import GRPOModule
 
 _UNKNOWN = re.compile(
     r"(?:[Oo]ption|[Kk]ey) ['\"]([\w.]+)['\"] is not|accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)"
@@ -87,7 +88,7 @@ def run(arguments: Sequence[str] | None = None) -> VisPlayCLI:
     # A path such as ${model.init_args.seed} starts at the file's own top level, not above the subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return VisPlayCLI(
-        VisPlay,
+        GRPOModule,
         SelfPlayData,
         subclass_mode_model=True,
         subclass_mode_data=True,
@@ -104,6 +105,7 @@ def run(arguments: Sequence[str] | None = None) -> VisPlayCLI:
 def _set_up_terminal() -> None:
     """Show this package's log; leave out what would only disturb."""
     disable_progress_bar()
+    datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
     log = logging.getLogger("visplay")
     if not log.handlers:

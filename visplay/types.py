@@ -99,6 +99,14 @@ class Rollout:
                 f"{len(self.completions)} groups of sizes {sorted(sizes)}"
             )
 
+    def take(self, rows: Sequence[int]) -> Rollout:
+        """The given groups."""
+        return Rollout(tuple(self.prompts[row] for row in rows), tuple(self.completions[row] for row in rows))
+
+    def join(self, further: Rollout) -> Rollout:
+        """These groups and then the others."""
+        return Rollout(self.prompts + further.prompts, self.completions + further.completions)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -121,7 +129,7 @@ class Vote:
 
     Args:
         answer: The silver answer, or None when no answer parsed.
-        confidence: Share of the winner's class among the PARSED answers, in [0, 1].
+        confidence: Share of the winner's class among the parsed answers (or among all K), in [0, 1].
         counts: Answer classes as (name, count), most frequent first.
         parsed: How many of the K answers parsed.
         total: K.
@@ -137,6 +145,12 @@ class Vote:
     def parsed_share(self) -> float:
         """Share of the K answers that parsed, in [0, 1]."""
         return self.parsed / self.total if self.total else 0.0
+
+    @property
+    def margin(self) -> float:
+        """Lead of the winner over the runner-up as a share of the parsed answers, in [0, 1]."""
+        leaders = [count for _, count in self.counts[:2]] + [0, 0]
+        return (leaders[0] - leaders[1]) / self.parsed if self.parsed else 0.0
 
 
 @dataclass(frozen=True)

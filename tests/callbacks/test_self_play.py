@@ -3,66 +3,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Scripted, picture_number, plain_picture
+from helpers import Scripted, picture_number
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 
-from visplay.callbacks import Curation, NoQuestionKeptError, SelfPlay, TransformersRollout
+from runs import CURATION, STEPS, N, fit, make_module, script, write_pictures
+from visplay.callbacks import Curation, SelfPlay, TooFewQuestionsError, TransformersRollout
 from visplay.data.generated import read_examples
 from visplay.data.module import SelfPlayData
-from visplay.modules import GRPOConfig, Questioner, Qwen2_5_VL, Reasoner, VisPlay
-from visplay.tiny import ANSWER, ASK, BASE
+from visplay.modules import VisPlay, Voting
 from visplay.tiny.images import write_images
-
-STEPS, N = 2, 3
-
-
-def _script(policy, prompt, text, sample):
-    number = picture_number(prompt.images[0])
-    if policy == "questioner":
-        return f"<type>numerical</type><question>What is {number}?</question>" if sample % 3 else "nonsense"
-    return f"\\boxed{{{number}}}" if sample % 2 else "\\boxed{wrong}"
-
-
-def _module(seed=0):
-    config = GRPOConfig(
-        steps=STEPS, prompts_per_step=N, prompts_per_update=None, group_size=2, max_new_tokens=48, learning_rate=1e-3
-    )
-    vlm = Qwen2_5_VL(str(BASE))
-    return VisPlay(vlm, Questioner(config, ASK, kinds=None), Reasoner(config, ANSWER, votes=4), seed)
-
-
-def _images(folder: Path, n=10):
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(n):
-        plain_picture(number).save(folder / f"{number}.png")
-    return folder
-
-
-def _trainer(root, engine, self_play, *callbacks, **settings):
-    return Trainer(
-        default_root_dir=root,
-        max_epochs=2 * self_play.iterations,
-        accelerator="cpu",
-        logger=CSVLogger(root, name="run"),
-        callbacks=[engine, self_play, *callbacks],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
-        **{"enable_checkpointing": bool(callbacks)} | settings,
-    )
-
-
-def _fit(root, *, engine=None, iterations=1, curation=None, n_images=10, callbacks=(), ckpt_path=None, **settings):
-    engine = engine or Scripted(_script)
-    self_play = SelfPlay(iterations, curation or Curation(images=4, questions_per_image=3, images_per_batch=3))
-    trainer = _trainer(root, engine, self_play, *callbacks, **settings)
-    module = _module()
-    trainer.fit(
-        module, datamodule=SelfPlayData(_images(root / "images", n_images)), ckpt_path=ckpt_path, weights_only=True
-    )
-    return trainer, module, self_play
 
 
 class SeenImages:
@@ -81,8 +31,8 @@ class SeenImages:
 
 def test_phases_take_turns_and_each_trains_its_own_policy(tmp_path, monkeypatch):
     seen = SeenImages(VisPlay, monkeypatch)
-    engine = Scripted(_script)
-    _, module, self_play = _fit(tmp_path, engine=engine, iterations=2)
+    engine = Scripted(script)
+    _, module, self_play = fit(tmp_path, engine=engine, self_play=SelfPlay(2, CURATION))
     assert [(i, role) for i, role, _ in seen.batches] == [
         (i, role) for i in (1, 2) for role in ("questioner", "reasoner") for _ in range(STEPS)
     ]
@@ -96,16 +46,16 @@ def test_phases_take_turns_and_each_trains_its_own_policy(tmp_path, monkeypatch)
 
 def test_every_image_is_seen_before_any_repeats(tmp_path, monkeypatch):
     seen = SeenImages(VisPlay, monkeypatch)
-    _, _, self_play = _fit(tmp_path)
+    _, _, self_play = fit(tmp_path)
     asked = [key for _, role, keys in seen.batches for key in keys if role == "questioner"]
     examples = read_examples(Path(self_play.dataset))
     assert len(set(asked)) == STEPS * N
     assert not set(asked) & {example.image_id for example in examples}
-    assert self_play.position == STEPS * N + 4
+    assert self_play.positions == {"images": STEPS * N + 4}
 
 
 def test_generated_data_set(tmp_path):
-    _, _, self_play = _fit(tmp_path)
+    _, _, self_play = fit(tmp_path)
     examples = read_examples(Path(self_play.dataset))
     assert len(examples) == 4 * 2  # every third question does not parse
     for example in examples:
@@ -121,11 +71,16 @@ def test_generated_data_set(tmp_path):
         "mean_confidence": 0.5,
         "kept": 8,
         "kept_share": pytest.approx(8 / 12),
+        "vote_margin": 0.0,
+        "duplicate_share": 0.5,  # each picture is asked the same twice
+        "seen_before_share": 0.0,
+        "low": 0.25,
+        "high": 0.75,
     }
 
 
 def test_a_finished_stage_is_not_done_again(tmp_path):
-    trainer, module, self_play = _fit(tmp_path)
+    trainer, module, self_play = fit(tmp_path)
     self_play.phase = type(self_play.phase)(1, "reasoner")
     engine = module.reasoner.engine
     self_play._batches(trainer, module)  # the policies have learned since: generated anew
@@ -138,7 +93,7 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
     assert list(ledger) == ["iteration-1"]
     assert self_play.statistics["kept"] == 8
     before = len(engine.calls)
-    module.reasoner.votes = 2
+    module.reasoner.voting = Voting(votes=2)
     self_play._batches(trainer, module)
     assert len(engine.calls) > before, "other settings must not take over the data set"
     with torch.no_grad():
@@ -152,24 +107,24 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
 
 
 def test_one_image_only(tmp_path):
-    _, _, self_play = _fit(tmp_path, n_images=1)
+    _, _, self_play = fit(tmp_path, data=SelfPlayData(write_pictures(tmp_path / "images", 1)))
     assert {example.image_id for example in read_examples(Path(self_play.dataset))} == {"0.png"}
 
 
 def test_no_question_parses(tmp_path):
     engine = Scripted(lambda policy, *_: "\\boxed{1}")
-    with pytest.raises(NoQuestionKeptError, match="none of the 12 questions is valid: they do not parse"):
-        _fit(tmp_path, engine=engine)
+    with pytest.raises(TooFewQuestionsError, match="none of the 12 questions is valid: they do not parse"):
+        fit(tmp_path, engine=engine)
 
 
 def test_no_question_is_kept(tmp_path):
     def unanimous(policy, prompt, text, sample):
-        return "\\boxed{1}" if policy == "reasoner" else _script(policy, prompt, text, sample)
+        return "\\boxed{1}" if policy == "reasoner" else script(policy, prompt, text, sample)
 
     with pytest.raises(
-        NoQuestionKeptError, match=r"none of the 8 valid questions .* by tenths .*\[0, 0, 0, 0, 0, 0, 0, 0, 0, 8\]"
+        TooFewQuestionsError, match=r"none of the 8 valid questions .* by tenths .*\[0, 0, 0, 0, 0, 0, 0, 0, 0, 8\]"
     ):
-        _fit(tmp_path, engine=Scripted(unanimous))
+        fit(tmp_path, engine=Scripted(unanimous))
 
 
 def test_bad_settings():
@@ -179,6 +134,8 @@ def test_bad_settings():
         Curation(images=0)
     with pytest.raises(ValueError, match="iterations: 0 must be at least 1"):
         SelfPlay(iterations=0)
+    with pytest.raises(ValueError, match="validate_every: 0 must be at least 1"):
+        SelfPlay(validate_every=0)
 
 
 def test_training_without_self_play_says_what_is_missing(tmp_path):
@@ -186,7 +143,7 @@ def test_training_without_self_play_says_what_is_missing(tmp_path):
         default_root_dir=tmp_path, accelerator="cpu", logger=False, max_epochs=1, enable_checkpointing=False
     )
     with pytest.raises(RuntimeError, match="a SelfPlay callback is needed"):
-        trainer.fit(_module(), datamodule=SelfPlayData(_images(tmp_path / "images")))
+        trainer.fit(make_module(), datamodule=SelfPlayData(write_pictures(tmp_path / "images")))
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2])
@@ -197,13 +154,11 @@ def test_a_run_continued_from_a_checkpoint_equals_an_undisturbed_one(tmp_path, e
         )
 
     whole = tmp_path / "whole"
-    engine = Scripted(_script)
-    _, expected, done = _fit(whole, engine=engine, iterations=2, callbacks=[checkpoint(whole)])
+    _, expected, done = fit(whole, self_play=SelfPlay(2, CURATION), callbacks=[checkpoint(whole)])
     again = tmp_path / "again"
-    _, module, self_play = _fit(
+    _, module, self_play = fit(
         again,
-        engine=Scripted(_script),
-        iterations=2,
+        self_play=SelfPlay(2, CURATION),
         callbacks=[checkpoint(again)],
         ckpt_path=whole / "ckpt" / f"epoch={epoch}.ckpt",
     )
@@ -218,8 +173,8 @@ def test_same_seed_same_weights_with_real_sampling(tmp_path):
     curation = Curation(images=4, questions_per_image=2, low=0.0, high=1.0)
     runs = []
     for root in (tmp_path / "a", tmp_path / "b"):
-        write_images(root / "images", 12, seed=0)
-        runs.append(_fit(root, engine=TransformersRollout(), curation=curation, n_images=0))
+        data = SelfPlayData(write_images(root / "images", 12, seed=0))
+        runs.append(fit(root, data=data, engine=TransformersRollout(), self_play=SelfPlay(1, curation)))
     for (name, weight), other in zip(runs[0][1].state_dict().items(), runs[1][1].state_dict().values(), strict=True):
         assert torch.equal(weight, other), name
     assert runs[0][2].statistics["kept"] > 0

@@ -1,11 +1,18 @@
+import contextlib
+import struct
+import threading
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.ExifTags import Base as ExifTag
 
-from visplay.data.images import ImageFolder, decode_image, to_rgb
+from visplay.data import decoding
+from visplay.data.images import ImageFolder, ImageLimits, decode_image, to_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -30,8 +37,8 @@ def noise(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(values)
 
 
-def only(folder: Path, **limits) -> Image.Image:
-    images = ImageFolder(folder, **limits)
+def only(folder: Path) -> Image.Image:
+    images = ImageFolder(folder)
     assert len(images) == 1
     assert images.skipped == ()
     image = images[0].image
@@ -201,6 +208,78 @@ class TestOrientation:
     def test_broken_metadata_does_not_cost_the_picture(self, tmp_path):
         quadrants().save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01")
         assert corners(only(tmp_path)) == [RED, GREEN, BLUE, WHITE]
+
+
+def tiled_tiff(side: int) -> bytes:
+    """A grey TIFF of 16x16 pixels in one deflated tile of this side."""
+    data = zlib.compress(bytes(side * side))
+    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side)]
+    tags += [(324, 8 + 2 + 12 * 10 + 4), (325, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+class TestTiles:
+    """A tile is decoded whole, however small the picture is."""
+
+    def test_within_the_limits(self):
+        assert decode_image(tiled_tiff(64), ImageLimits(max_pixels=64 * 64)).size == (16, 16)
+
+    def test_above_the_limits(self):
+        with pytest.raises(ValueError, match="tiles of 80x80 pixels; max_pixels is 4096"):
+            decode_image(tiled_tiff(80), ImageLimits(max_pixels=64 * 64))
+
+
+class TestWarnings:
+    @pytest.fixture
+    def noisy(self, monkeypatch):
+        """Make every decoding warn."""
+
+        def load(image):
+            warnings.warn("odd metadata", stacklevel=1)
+            return original(image)
+
+        original = ImageFile.ImageFile.load
+        monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+
+    def test_do_not_cost_the_picture(self, tmp_path, noisy):
+        noise().save(tmp_path / "a.bmp")
+        assert decode_image((tmp_path / "a.bmp").read_bytes()).size == (64, 48)
+
+    def test_filters_are_as_before_after_many_threads(self, tmp_path, noisy):
+        noise().save(tmp_path / "a.bmp")
+        data = (tmp_path / "a.bmp").read_bytes()
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(decode_image, [data] * 200))) == 200
+        assert warnings.filters == before
+        with pytest.raises(UserWarning, match="still an error"):
+            warnings.warn("still an error", stacklevel=1)
+
+
+class TestLargePictures:
+    """They are decoded one at a time, small ones side by side."""
+
+    @pytest.mark.parametrize(("area", "together"), [(64 * 48 - 1, 1), (64 * 48, 2)])
+    def test_at_the_same_time(self, tmp_path, monkeypatch, area, together):
+        inside, most = [], []
+        two = threading.Barrier(2)
+
+        def convert(image):
+            inside.append(id(image))
+            with contextlib.suppress(threading.BrokenBarrierError):
+                two.wait(timeout=0.2 if together == 1 else 20)
+            most.append(len(inside))
+            inside.remove(id(image))
+            return original(image)
+
+        original = decoding.to_rgb
+        monkeypatch.setattr(decoding, "to_rgb", convert)
+        monkeypatch.setattr(decoding, "_LARGE_PIXELS", area)
+        noise().save(tmp_path / "a.png")
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(decode_image, [(tmp_path / "a.png").read_bytes()] * 2))
+        assert max(most) == together
 
 
 class TestInMemory:

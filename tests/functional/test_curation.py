@@ -1,6 +1,6 @@
 import pytest
 
-from visplay.functional import confidence_histogram, in_band, keep_in_band
+from visplay.functional import confidence_histogram, in_band, keep_in_band, relax_band
 from visplay.types import Vote
 
 
@@ -49,3 +49,17 @@ def test_histogram_by_hand():
     assert confidence_histogram([], bins=3).tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="bins: must be at least 1, got 0"):
         confidence_histogram(votes, bins=0)
+
+
+@pytest.mark.parametrize(
+    ("min_kept", "band"),
+    [(0, (0.25, 0.75)), (1, (0.25, 0.75)), (2, (0.25, 0.8)), (3, (0.1, 0.8)), (4, (0.1, 1.0)), (99, (0.1, 1.0))],
+)
+def test_the_band_is_relaxed_no_more_than_needed(min_kept, band):
+    votes = [_vote(5, 10), _vote(8, 10), None, _vote(1, 10), _vote(10, 10), _vote(3, 4, total=10)]
+    assert relax_band(votes, 0.25, 0.75, min_kept) == band
+    assert len(keep_in_band(votes, *band)) >= min(min_kept, 4)
+
+
+def test_a_band_without_any_vote_stays():
+    assert relax_band([None, _vote(0, 0, total=10)], 0.25, 0.75, 3) == (0.25, 0.75)

@@ -62,6 +62,51 @@ def test_entropy_is_a_diagnosis():
     assert not entropies.requires_grad
 
 
+@pytest.mark.parametrize("chunk_size", [1, 3, 1024])
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_entropy_gradients_are_those_of_the_definition(chunk_size, temperature):
+    hidden, weight, targets = _inputs()
+    options = {"temperature": temperature, "chunk_size": chunk_size, "entropy_gradient": True}
+    gradients = []
+    for score in (lambda h, w: token_logps(h, w, targets, **options), lambda h, w: _plain(h, w, targets, temperature)):
+        leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        logps, entropies = score(*leaves)
+        loss = (logps * torch.arange(7)).sum() - (entropies * torch.arange(7).flip(0)).sum()
+        gradients.append(torch.autograd.grad(loss, leaves))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-12)
+
+
+def test_entropy_gradients_against_finite_differences():
+    hidden, weight, targets = _inputs(rows=4)
+    leaves = hidden.requires_grad_(), weight.requires_grad_()
+    banned = torch.tensor([index for index in range(11) if index not in targets][:2])
+    score = lambda h, w: token_logps(  # noqa: E731
+        h, w, targets, temperature=0.7, banned=banned, chunk_size=2, entropy_gradient=True
+    )
+    assert torch.autograd.gradcheck(score, leaves)
+
+
+def test_entropy_gradient_changes_no_value():
+    hidden, weight, targets = _inputs()
+    hidden.requires_grad_()
+    with_gradient = token_logps(hidden, weight, targets, entropy_gradient=True)
+    assert all(value.requires_grad for value in with_gradient)
+    for ours, theirs in zip(with_gradient, token_logps(hidden, weight, targets), strict=True):
+        assert ours.equal(theirs)
+    with torch.no_grad():
+        assert not any(v.requires_grad for v in token_logps(hidden, weight, targets, entropy_gradient=True))
+
+
+def test_entropy_gradient_stays_finite_in_float32_beside_banned_tokens():
+    hidden, weight, targets = _inputs(dtype=torch.float32)
+    _, entropies = token_logps(hidden.requires_grad_(), weight, targets, banned=targets[:1], entropy_gradient=True)
+    entropies.sum().backward()
+    kept = [index for index in range(11) if index != targets[0]]
+    leaf = hidden.detach().clone().requires_grad_()
+    _plain(leaf, weight[kept], torch.zeros(7, dtype=torch.long))[1].sum().backward()
+    torch.testing.assert_close(hidden.grad, leaf.grad)
+
+
 def test_banned_tokens_leave_the_distribution():
     hidden, weight, _ = _inputs(rows=2)
     kept = [0, 1, 2, 5]
@@ -95,16 +140,19 @@ def test_softmax_runs_in_float32_under_autocast():
     torch.testing.assert_close(low, logps.detach(), atol=1e-2, rtol=0.0)
 
 
-def test_never_more_than_a_chunk_of_logits(monkeypatch):
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_never_more_than_a_chunk_of_logits(monkeypatch, entropy_gradient):
     seen, kept = [], []
     linear = module.F.linear
     monkeypatch.setattr(module.F, "linear", lambda h, w: seen.append(len(h)) or linear(h, w))
     hidden, weight, targets = _inputs()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        logps, _ = token_logps(hidden.requires_grad_(), weight, targets, chunk_size=3)
+        logps, entropies = token_logps(
+            hidden.requires_grad_(), weight, targets, chunk_size=3, entropy_gradient=entropy_gradient
+        )
     assert seen == [3, 3, 1]
     assert all(size <= weight.numel() for size in kept)
-    logps.sum().backward()
+    (logps + entropies).sum().backward()
     assert sorted(seen) == [1, 1, 3, 3, 3, 3]
 
 

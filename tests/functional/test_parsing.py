@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visplay.functional import parse_boxed, parse_question
+from visplay.functional import has_thought, parse_boxed, parse_question
 from visplay.types import Question
 
 PIECES = [
@@ -140,3 +140,48 @@ def test_reads_the_last_box(text, answer):
 def test_box_never_raises_and_is_never_blank(text):
     answer = parse_boxed(text)
     assert answer is None or answer == answer.strip() != ""
+
+
+AROUND = (
+    "Sure!\n<answer>4</answer> <type>Riddle</type> then <question>How\nmany?</question> done <question>And?</question>"
+)
+
+
+def test_the_released_format_takes_the_first_of_each_part_wherever_it_stands():
+    question = parse_question(AROUND, kinds=None, require=("type", "question", "answer"), text_around=True)
+    assert question == Question(text="How\nmany?", kind="riddle", answer="4")
+    assert parse_question(AROUND, kinds=None) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "How many?",
+        "<question>How many?</question>",
+        "<type>x</type><question>How many?</question>",
+        "<type>x</type><question> </question><answer>4</answer>",
+        "<type>x</type><question>How many?<answer>4</answer>",
+    ],
+)
+def test_the_released_format_needs_every_part(text):
+    assert parse_question(text, kinds=None, require=("type", "question", "answer"), text_around=True) is None
+
+
+def test_the_published_format_needs_the_question_alone():
+    assert parse_question("<question>How many?</question>", require=("question",)) == Question("How many?", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "formatted"),
+    [
+        (r"<think>a1</think>\boxed{3}", True),
+        ("\n<think>one\ntwo</think>\nso \\boxed{3}.\n", True),
+        (r"\boxed{3}", False),
+        (r"<think>a1</think> 3", False),
+        (r"<think>a1 \boxed{3}", False),
+        (r"Well: <think>a1</think>\boxed{3}", False),
+    ],
+)
+def test_has_thought(text, formatted):
+    assert has_thought(text) is formatted

@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from visplay.functional import agreement, difficulty, questioner_rewards, redundancy, rewards, signed_questioner_rewards
+from visplay.functional import (
+    agreement,
+    agreement_rewards,
+    batch_redundancy,
+    difficulty,
+    formatted_agreement_rewards,
+    group_redundancy,
+    minority_difficulty,
+    questioner_rewards,
+    signed_questioner_rewards,
+)
 
 VALID = torch.tensor([[True, True, False], [True, False, True]])
 DIFFICULTY = torch.tensor([[1.0, 0.25, 0.5], [0.0, 1.0, 0.75]])
@@ -14,17 +24,37 @@ def test_difficulty_by_hand():
     assert difficulty(confidence).tolist() == [[0.0, 0.5, 1.0], [0.75, 0.5, 0.0]]
 
 
+def test_released_difficulty_by_hand():
+    confidence = torch.tensor([[0.0, 0.25, 0.5], [0.625, 0.75, 1.0]])
+    assert minority_difficulty(confidence).tolist() == [[0.0, 0.25, 0.5], [0.375, 0.25, 0.0]]
+
+
 @pytest.mark.parametrize("confidence", [-0.1, 1.1, float("nan")])
-def test_difficulty_refuses_what_is_no_share(confidence):
+@pytest.mark.parametrize("function", [difficulty, minority_difficulty])
+def test_difficulty_refuses_what_is_no_share(function, confidence):
     with pytest.raises(ValueError, match=r"confidence: shares must lie in \[0, 1\]"):
-        difficulty(torch.tensor([0.5, confidence]))
+        function(torch.tensor([0.5, confidence]))
 
 
-def test_redundancy_by_hand():
-    texts = ["How many dots are there?", "how many dots are there?", "What colour is it?", "Name the shape"]
-    assert redundancy(texts).tolist() == [0.5, 0.5, 0.25, 0.25]
-    assert redundancy(texts, weight=0.5).tolist() == [0.25, 0.25, 0.125, 0.125]
-    assert redundancy(texts).dtype == torch.float32
+TEXTS = [
+    ["How many dots are there?", "how many dots are there?", "What colour is it?", None],
+    ["How many dots are there?", "Name the shape", None, None],
+]
+
+
+def test_redundancy_in_the_group_by_hand():
+    assert group_redundancy(TEXTS).tolist() == [[0.5, 0.5, 0.25, 0.0], [0.25, 0.25, 0.0, 0.0]]
+    assert group_redundancy(TEXTS).dtype == torch.float32
+
+
+def test_redundancy_in_the_batch_by_hand():
+    assert batch_redundancy(TEXTS).tolist() == [[0.375, 0.375, 0.125, 0.0], [0.375, 0.125, 0.0, 0.0]]
+    assert batch_redundancy(TEXTS).dtype == torch.float32
+
+
+def test_redundancy_without_any_question():
+    for redundancy in (group_redundancy, batch_redundancy):
+        assert redundancy([[None, None]]).tolist() == [[0.0, 0.0]]
 
 
 def test_published_combination_by_hand():
@@ -57,8 +87,22 @@ def test_agreement_by_hand():
     assert agreement([], silver="B").shape == (0,)
 
 
-def test_agreement_grades_each_distinct_answer_once(monkeypatch):
+def test_agreement_grades_each_distinct_answer_once():
     graded = []
-    monkeypatch.setattr(rewards, "equivalent", lambda answer, silver: graded.append(answer) or answer == silver)
-    assert agreement(["2", "2.0", "3", None, "2"], silver="2").tolist() == [1.0, 1.0, 0.0, 0.0, 1.0]
+
+    def equivalence(answer, silver):
+        return graded.append(answer) or answer == silver
+
+    assert agreement(["2", "2.0", "3", None, "2"], "2", equivalence).tolist() == [1.0, 1.0, 0.0, 0.0, 1.0]
     assert graded == ["2", "3"]
+
+
+def test_published_and_released_rewards_of_answers_by_hand():
+    agrees = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    formatted = torch.tensor([[True, False], [True, False]])
+    assert torch.equal(agreement_rewards(agrees, formatted), agrees)
+    released = formatted_agreement_rewards(agrees, formatted)
+    torch.testing.assert_close(released, torch.tensor([[1.0, 0.9], [0.1, 0.0]]))
+    for reward in (agreement_rewards, formatted_agreement_rewards):
+        with pytest.raises(ValueError, match=r"agrees, formatted: must share one shape \(N, G\)"):
+            reward(agrees, formatted[:1])

@@ -83,3 +83,17 @@ def test_any_symmetric_relation_gives_an_orderless_partition(answers, related):
 def test_too_few_parsed_answers_make_a_vote_invalid(parsed, valid):
     assert is_valid_vote(vote(["1"] * parsed + [None] * (10 - parsed))) is valid
     assert is_valid_vote(vote(["1"] * parsed + [None] * (10 - parsed)), min_parsed_share=0.0) is (parsed > 0)
+
+
+def test_the_share_of_all_answers_by_hand():
+    answers = ["2", "2", "2", "3", None, None]
+    assert vote(answers).confidence == 3 / 4
+    assert vote(answers, count_unparsed=True).confidence == 3 / 6
+    assert vote([None], count_unparsed=True).confidence == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answers", "margin"), [("aaab", 2 / 4), ("aabb", 0.0), ("aa", 1.0), ("abbbcc", 1 / 6), ("", 0.0)]
+)
+def test_margin_by_hand(answers, margin):
+    assert vote([*answers, None]).margin == pytest.approx(margin)

@@ -81,7 +81,7 @@ def test_micro_batches_respect_the_limit_and_lose_nothing():
     )
     prompts = tuple(Prompt(str(i), (7,) * (3 + i), ()) for i in range(5))
     tokens = [103, 104, 105, 106, 107]  # with a picture of 100 tokens each
-    batch = GroupBatch.collate(Rollout(prompts, completions), tokens, torch.arange(10.0).view(5, 2))
+    batch = GroupBatch.collate(Rollout(prompts, completions), tokens).with_advantages(torch.arange(10.0).view(5, 2))
     (mini,) = batch.split(None)
     for limit in (1, 230, 350, 10_000):
         micros = list(mini.micro_batches(limit))

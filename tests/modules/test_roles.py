@@ -4,7 +4,7 @@ from helpers import Scripted, picture_number, plain_picture
 
 from visplay.clock import Clock
 from visplay.functional import signed_questioner_rewards
-from visplay.modules import GRPOConfig, Questioner, Reasoner
+from visplay.modules import GRPOConfig, Questioner, QuestionReward, Reasoner, Voting
 from visplay.tiny import ANSWER, ASK
 from visplay.types import Example, UnlabeledImage
 
@@ -40,12 +40,12 @@ def _script(policy, prompt, text, sample):
 
 
 def _roles(base, **settings):
-    questioner, reasoner = Questioner(CONFIG, ASK, **settings), Reasoner(CONFIG, ANSWER, votes=4)
+    questioner, reasoner = Questioner(CONFIG, ASK, **settings), Reasoner(CONFIG, ANSWER, Voting(votes=4))
     engine = Scripted(_script)
     for role in (questioner, reasoner):
         role.adopt(base, Clock())
         role.attach_engine(engine)
-    questioner.jury = reasoner
+    questioner.judged_by(reasoner)
     engine.script = lambda name, prompt, text, sample: _script(
         "questioner" if "Ask." in text else "reasoner", prompt, text, sample
     )
@@ -63,11 +63,11 @@ def test_questioner_rewards_by_hand(base):
     assert judgement.statistics["valid_share"] == 4 / 8
     assert judgement.statistics["parsed_share"] == 5 / 8
     assert judgement.statistics["difficulty"] == pytest.approx((1 + 1 + 0 + 0.5) / 4)
-    assert judgement.statistics["clusters"] == (2 + 2) / 2
+    assert judgement.statistics["repeated_share"] == 1 / 5
 
 
 def test_questioner_with_the_released_combination(base):
-    questioner, _ = _roles(base, reward=signed_questioner_rewards, redundancy_weight=2.0)
+    questioner, _ = _roles(base, reward=QuestionReward(combine=signed_questioner_rewards, redundancy_weight=2.0))
     judgement = questioner.judge(IMAGES, questioner.rollout(IMAGES, 4, seed=0), seed=0)
     expected = torch.tensor([[0.0, 0.0, -0.5, -1.0], [-1.0, -1.0, 0.0, -1.5]])
     torch.testing.assert_close(judgement.rewards, expected)
@@ -121,7 +121,7 @@ def test_one_image_asked_about_twice_in_a_batch(base):
 
 def test_votes_need_two_answers():
     with pytest.raises(ValueError, match="votes: 1 must be at least 2"):
-        Reasoner(votes=1)
+        Voting(votes=1)
 
 
 def test_without_engine():

@@ -145,3 +145,64 @@ def test_save_can_be_loaded_again(base, tmp_path):
         == base.encode("k", template, Image.new("RGB", (9, 9))).token_ids
     )
     assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_frozen_parts_get_no_gradient(tmp_path):
+    vlm = Qwen2_5_VL(str(BASE), freeze=["vision_tower", "language_model"])
+    vlm.load()
+    trained = {name for name, weight in vlm.named_parameters() if weight.requires_grad}
+    assert trained
+    assert all(".visual.merger." in name for name in trained)
+    everything = {id(w) for modules in vlm.parts().values() for module in modules for w in module.parameters()}
+    assert everything == {id(weight) for weight in vlm.parameters()}, "every weight belongs to a part"
+    prompt = vlm.encode("p", ANSWER, Image.new("RGB", (56, 56), "red"), question="How many?")
+    logps, _ = vlm.logps([prompt], torch.tensor([[[5, 6]]]), torch.ones(1, 1, 2, dtype=torch.bool))
+    logps.sum().backward()
+    assert {name for name, weight in vlm.named_parameters() if weight.grad is not None} == trained
+
+
+@pytest.mark.parametrize("freeze", [["vision"], ["vision_tower", "projector", "language_model"]])
+def test_what_cannot_be_frozen(freeze):
+    with pytest.raises(ValueError, match=r"freeze: some of \['language_model', 'projector', 'vision_tower'\], not all"):
+        Qwen2_5_VL(str(BASE), freeze=freeze)
+
+
+def test_pixel_limits_decide_how_many_tokens_a_picture_becomes():
+    vlm = Qwen2_5_VL(str(BASE), min_pixels=4 * 14**2, max_pixels=25 * 14**2)
+    vlm.load()
+    assert vlm.most_image_tokens == 25
+    for size in ((14, 14), (56, 56), (700, 300), (20, 150)):
+        picture = Image.new("RGB", size)
+        tokens = vlm.image_tokens(picture)
+        assert 4 <= tokens <= 25
+        assert tokens == len(vlm.image_features(vlm.process_images([picture]))[0])
+
+
+def test_pixel_limits_that_cannot_be(monkeypatch):
+    with pytest.raises(ValueError, match=r"min_pixels=9, max_pixels=4: need 1 <= min_pixels <= max_pixels"):
+        Qwen2_5_VL(str(BASE), min_pixels=9, max_pixels=4)
+    with pytest.raises(ValueError, match=r"max_pixels: a picture may take \d+ tokens, and the context has \d+"):
+        Qwen2_5_VL(str(BASE), max_pixels=14**2 * 10**6).load()
+
+
+def test_the_base_is_the_checkpoint_whatever_was_learned(fresh_base):
+    with torch.no_grad():
+        fresh_base.head_weight.add_(1.0)
+    base = fresh_base.base()
+    assert not any(weight.requires_grad for weight in base.parameters())
+    assert (fresh_base.head_weight - base.head_weight).mean().item() == pytest.approx(1.0)
+    copy = fresh_base.frozen_copy()
+    assert torch.equal(copy.head_weight, fresh_base.head_weight)
+    assert copy.head_weight is not fresh_base.head_weight
+
+
+def test_prompts_without_a_picture_beside_others(base):
+    prompts = [
+        base.encode("a", ANSWER, None, question="How many red circles?"),
+        base.encode("b", ANSWER, Image.new("RGB", (56, 56), "blue"), question="Where?"),
+    ]
+    ids, mask = torch.tensor([[[5, 6]], [[7, 8]]]), torch.ones(2, 1, 2, dtype=torch.bool)
+    together, _ = base.logps(prompts, ids, mask)
+    for row in range(2):
+        alone, _ = base.logps(prompts[row : row + 1], ids[row : row + 1], mask[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=0)

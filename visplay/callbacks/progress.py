@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
-from visplay.modules.visplay import VisPlay
+from visplay.modules.training import GRPOModule
 
 
 class PhaseProgress(ProgressBar):
@@ -36,7 +36,7 @@ class PhaseProgress(ProgressBar):
         """Show the line."""
         self._enabled = True
 
-    def on_fit_start(self, trainer: Trainer, pl_module: VisPlay) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Start to show."""
         console = Console(stderr=True)
         if self._enabled and console.is_terminal:
@@ -44,15 +44,15 @@ class PhaseProgress(ProgressBar):
             self._live = Live(line, console=console, refresh_per_second=self.refresh_per_second, transient=True)
             self._live.start()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: VisPlay) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Stop before others print their results."""
         self._stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: VisPlay, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: GRPOModule, exception: BaseException) -> None:
         """Leave the terminal as it was."""
         self._stop()
 
-    def teardown(self, trainer: Trainer, pl_module: VisPlay, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
         """Leave the terminal as it was."""
         self._stop()
 
@@ -65,7 +65,7 @@ class PhaseProgress(ProgressBar):
 class _Line:
     """Renders the state of the run as it is at every refresh."""
 
-    def __init__(self, trainer: Trainer, module: VisPlay) -> None:
+    def __init__(self, trainer: Trainer, module: GRPOModule) -> None:
         self.trainer = trainer
         self.module = module
 
@@ -79,7 +79,7 @@ class _Line:
         return Group(grid)
 
 
-def describe(module: VisPlay) -> str:
+def describe(module: GRPOModule) -> str:
     """Iteration, phase and stage, in words."""
     stage = " ".join(part for part in (module.clock.stage, module.clock.note) if part)
     return f"iteration {module.phase.iteration} · {module.phase.role}" + (f" · {stage}" if stage else "")

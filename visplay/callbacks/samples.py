@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from visplay.callbacks.logging import log_histogram, tensorboard_writers
 from visplay.modules.role import Record
-from visplay.modules.visplay import VisPlay
+from visplay.modules.training import GRPOModule
 
 PICTURE_PIXELS = 224
 TEXT_COLUMNS = 64
@@ -34,12 +34,12 @@ class SampleLogger(Callback):
         self.groups = groups
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: VisPlay, outputs: Any, batch: Sequence, batch_idx: int
+        self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int
     ) -> None:
         """Log panels and the histogram of confidence every so many steps, the first one included."""
-        judgement = pl_module.judgement
-        if judgement is None or batch_idx % self.every_n_steps:
+        if pl_module.result is None or batch_idx % self.every_n_steps:
             return
+        judgement = pl_module.result.judgement
         step, name = pl_module.role_step, pl_module.role.name
         chosen = _extremes(judgement.records, len(judgement.rewards), self.groups)
         for writer in tensorboard_writers(trainer):

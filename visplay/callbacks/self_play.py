@@ -3,229 +3,175 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from lightning import Callback, Trainer
-from torch.utils.data import DataLoader, Dataset
 
-from visplay.callbacks.logging import log_histogram, log_scalars
-from visplay.data.generated import GeneratedDataset, Ledger, write_examples
-from visplay.data.images import ImageFolder
-from visplay.functional.curation import confidence_histogram, keep_in_band
-from visplay.functional.phases import FIRST_PHASE, Phase, next_phase, permuted_indices
+from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
+from visplay.callbacks.curation import Curation, Curator
+from visplay.data.draws import Draws, PhaseBatches
+from visplay.functional.phases import FIRST_PHASE, Phase, next_phase
+from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
-from visplay.types import Example, Proposal, Vote, derive_seed
+from visplay.types import derive_seed
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Curation:
-    """How the data set of an iteration is generated.
-
-    Args:
-        images: Pictures asked about in each iteration, from a seeded permutation that advances.
-        questions_per_image: Questions asked about each.
-        low: Least confidence of a question that is kept (Eq. 9).
-        high: Highest confidence of a question that is kept.
-        images_per_batch: Pictures asked about side by side.
-    """
-
-    images: int = 1000
-    questions_per_image: int = 8
-    low: float = 0.25
-    high: float = 0.75
-    images_per_batch: int = 64
-
-    def __post_init__(self) -> None:
-        """Refuse an empty band or an empty collection."""
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"low, high: need 0 <= low <= high <= 1, got low={self.low}, high={self.high}")
-        if min(self.images, self.questions_per_image, self.images_per_batch) < 1:
-            raise ValueError(
-                f"curation: images, questions_per_image and images_per_batch must be at least 1, got {self}"
-            )
-
-
-class NoQuestionKeptError(RuntimeError):
-    """Curation left nothing to train on."""
+_STATE = (
+    "attempt",
+    "phases_done",
+    "repeats",
+    "ended",
+    "positions",
+    "steps",
+    "dataset",
+    "statistics",
+    "history",
+    "scores",
+)
 
 
 class SelfPlay(Callback):
-    """Runs Questioner and Reasoner phases in turn.
+    """Runs the phases: Questioner and Reasoner in turn, or those of a role that is fitted alone.
 
-    A Reasoner phase begins by asking, voting and curating; the data set is written under the run's folder and recorded
-    in a ledger, so that a stage that is finished is not done again by the same policies with the same settings.
+    A Questioner phase learns from images. A Reasoner phase learns from questions that are asked, voted on and curated
+    when it begins, from labelled ones, or from both, as the data module has them.
 
     Args:
-        iterations: Questioner and Reasoner phases, each this many.
+        iterations: Times that every role has its phase.
         curation: How the data set of an iteration is generated.
+        advance: Whether a phase is repeated, or the run ends, instead of moving on; null always moves on.
+        validate_every: Iterations between two validations; one follows the Reasoner's phase.
     """
 
-    def __init__(self, iterations: int = 3, curation: Curation = Curation()) -> None:  # noqa: B008 (frozen)
-        if iterations < 1:
-            raise ValueError(f"iterations: {iterations} must be at least 1")
+    def __init__(
+        self,
+        iterations: int = 3,
+        curation: Curation = Curation(),  # noqa: B008 (frozen)
+        advance: AdvanceRule | None = None,
+        validate_every: int = 1,
+    ) -> None:
+        for name, value in (("iterations", iterations), ("validate_every", validate_every)):
+            if value < 1:
+                raise ValueError(f"{name}: {value} must be at least 1")
         self.iterations = iterations
         self.curation = curation
+        self.advance = advance
+        self.validate_every = validate_every
         self.phase: Phase = FIRST_PHASE
-        self.position = 0
+        self.attempt = 0
+        self.phases_done = 0
+        self.repeats = 0
+        self.ended = False
+        self.positions: dict[str, int] = {}
+        self.steps = {"questioner": 0, "reasoner": 0}
         self.dataset: str | None = None
         self.statistics: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
+        self.scores: dict[str, float] = {}
+        self._draws: dict[str, Draws] = {}
 
-    def setup(self, trainer: Trainer, pl_module: VisPlay, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
         """Tell the data module to read what the phase asks for."""
-        if stage == "fit":
-            trainer.datamodule.phase_batches = lambda: self._batches(trainer, pl_module)
+        if stage != "fit":
+            return
+        self.phase = Phase(1, pl_module.turns[0])
+        trainer.datamodule.phase_batches = lambda: self._batches(trainer, pl_module)
+        if pl_module.validated is None:
+            trainer.limit_val_batches = 0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: VisPlay) -> None:
-        """Begin a phase: a frozen reference and a fresh optimiser."""
+    def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Plan as many epochs as there are phases left, after a checkpoint was read."""
+        self._plan(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Begin a phase: a frozen reference and a fresh optimiser; validation follows the Reasoner's."""
         pl_module.role.learner.begin_phase(pl_module.role.vlm, pl_module.active_optimizer())
+        phase = pl_module.phase
+        due = phase.role == "reasoner" and phase.iteration % self.validate_every == 0
+        never = trainer.current_epoch + 2
+        trainer.check_val_every_n_epoch = 1 if due else never
+        self.history = []
+        self.scores = pl_module.scores or self.scores
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: VisPlay) -> None:
-        """End a phase and move on to the next."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step's statistics."""
+        if pl_module.result is not None:
+            self.history.append(pl_module.result.statistics)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """End a phase, and move on to the next, repeat it, or end the run."""
         pl_module.role.learner.end_phase(pl_module.active_optimizer())
-        self.position += self._images_in_phase(pl_module)
-        self.phase = next_phase(self.phase)
+        self.positions |= {name: draws.position for name, draws in self._draws.items()}
+        self.steps[pl_module.phase.role] += pl_module.phase_step
+        self.phases_done += 1
+        decision = self._decide(pl_module)
+        self.scores = pl_module.scores or self.scores
+        if decision == "repeat":
+            self.attempt, self.repeats = self.attempt + 1, self.repeats + 1
+        else:
+            self.phase, self.attempt = next_phase(pl_module.phase, pl_module.turns), 0
+        self.ended = decision == "stop"
+        self._plan(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Phase, place in the permutation of the images, and the data set in use."""
-        return asdict(self.phase) | {
-            "position": self.position,
-            "dataset": self.dataset,
-            "statistics": self.statistics,
-        }
+        """Phase, places in the collections, and the data set in use."""
+        state = {name: getattr(self, name) for name in _STATE}
+        return state | {"phase": asdict(self.phase)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo ``state_dict``."""
-        self.phase = Phase(state_dict["iteration"], state_dict["role"])
-        self.position = state_dict["position"]
-        self.dataset = state_dict["dataset"]
-        self.statistics = state_dict["statistics"]
+        for name in _STATE:
+            setattr(self, name, state_dict[name])
+        self.phase = Phase(**state_dict["phase"])
 
-    def _images_in_phase(self, module: VisPlay) -> int:
-        config = module.questioner.config
-        return config.steps * config.prompts_per_step if self.phase.role == "questioner" else self.curation.images
+    def _plan(self, trainer: Trainer, module: GRPOModule) -> None:
+        """Have the trainer stop after as many epochs as there are phases."""
+        planned = len(module.turns) * self.iterations + self.repeats
+        trainer.fit_loop.max_epochs = self.phases_done if self.ended else planned
 
-    def _batches(self, trainer: Trainer, module: VisPlay) -> Iterable:
-        """What the phase learns from: images, or the examples generated from them."""
-        module.phase, module.phase_step = self.phase, 0
-        config, seed = module.role.config, derive_seed(module.seed, "images")
-        images = self._next_images(trainer.datamodule.images, seed, self._images_in_phase(module))
-        if self.phase.role == "questioner":
-            return DataLoader(images, batch_size=config.prompts_per_step, collate_fn=list)
-        examples = self._generate(trainer, module, images)
-        order = permuted_indices(0, config.steps * config.prompts_per_step, len(examples), module.stage_seed("order"))
-        return DataLoader(Chosen(examples, order), batch_size=config.prompts_per_step, collate_fn=list)
-
-    def _next_images(self, images: ImageFolder, seed: int, count: int) -> Chosen:
-        return Chosen(images, permuted_indices(self.position, count, len(images), seed))
-
-    def _generate(self, trainer: Trainer, module: VisPlay, images: Chosen) -> GeneratedDataset:
-        """The iteration's data set, generated unless it is there already."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        ledger, stage = Ledger(folder / "ledger.json"), f"iteration-{self.phase.iteration}"
-        path = folder / "generated" / f"{stage}.parquet"
-        made_by = self._made_by(module)
-        record = ledger.get(stage)
-        if record is None or record["made_by"] != made_by:
-            examples = self._curate(trainer, module, images)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_examples(path, examples)
-            record = ledger.record(stage, path, made_by=made_by, statistics=self.statistics)
-        self.dataset, self.statistics = str(path), record["statistics"]
-        return GeneratedDataset(path)
-
-    def _made_by(self, module: VisPlay) -> dict[str, Any]:
-        """What the data set follows from, as plain values; one that was made by anything else is not taken."""
-        return {
-            "seed": module.stage_seed("curation"),
-            "position": self.position,
-            "curation": asdict(self.curation),
-            "votes": module.reasoner.votes,
-            "policies": [module.questioner.vlm.fingerprint(), module.reasoner.vlm.fingerprint()],
-        }
-
-    def _curate(self, trainer: Trainer, module: VisPlay, images: Chosen) -> list[Example]:
-        """Ask, vote, and keep what lies in the band."""
-        proposals: list[Proposal] = []
-        for start in range(0, len(images), self.curation.images_per_batch):
-            module.clock.note = f"{start}/{len(images)} images"
-            chunk = [images[index] for index in range(start, min(start + self.curation.images_per_batch, len(images)))]
-            seed = module.stage_seed("curation", start)
-            proposals += module.propose(chunk, self.curation.questions_per_image, seed)
-        module.clock.note = ""
-        votes = [p.vote if module.questioner.is_valid(p.vote) else None for p in proposals]
-        kept = keep_in_band(votes, self.curation.low, self.curation.high, module.questioner.min_parsed_share)
-        self._describe(trainer, module, votes, len(kept))
-        return [as_example(f"{self.phase.iteration}/{index}", proposals[index], self.phase.iteration) for index in kept]
-
-    def _describe(self, trainer: Trainer, module: VisPlay, votes: Sequence[Vote | None], kept: int) -> None:
-        """Log what curation found.
-
-        Raises:
-            NoQuestionKeptError: Nothing is left to train on.
-        """
-        confidences = [vote.confidence for vote in votes if vote is not None]
-        self.statistics = {
-            "asked": len(votes),
-            "valid_share": len(confidences) / len(votes),
-            "mean_confidence": float(np.mean(confidences)) if confidences else 0.0,
-            "kept": kept,
-            "kept_share": kept / len(votes),
-        }
-        timed = {f"{stage}_seconds": seconds for stage, seconds in module.clock.drain().items()}
-        log_scalars(trainer, "curation", self.statistics | timed, self.phase.iteration)
-        log_histogram(trainer, "curation/confidence", confidences, self.phase.iteration)
-        logger.info("iteration %d: kept %d of %d questions", self.phase.iteration, kept, len(votes))
-        if kept == 0:
-            raise NoQuestionKeptError(self._why_none(votes))
-
-    def _why_none(self, votes: Sequence[Vote | None]) -> str:
-        held = [vote for vote in votes if vote is not None]
-        if not held:
-            return (
-                f"none of the {len(votes)} questions is valid: they do not parse (see `kinds` and the prompt), are too "
-                "long for the context, or too few of their answers parse (see `min_parsed_share`)"
-            )
-        tenths = confidence_histogram(held).tolist()
-        return (
-            f"none of the {len(held)} valid questions has a confidence between low={self.curation.low} and "
-            f"high={self.curation.high}; confidences by tenths from 0 to 1: {tenths}; widen the band, or "
-            "ask about more images"
+    def _decide(self, module: GRPOModule) -> Decision:
+        if self.advance is None:
+            return "advance"
+        report = PhaseReport(
+            module.phase, self.attempt, tuple(self.history), self.statistics, module.scores, self.scores
         )
+        decision = self.advance.decide(report)
+        if decision != "advance":
+            measured, name = self.advance.measure(report), type(self.advance).__name__
+            logger.warning("%s: %s is %s, not above %s: %s", module.phase, name, measured, self.advance.least, decision)
+        return decision
 
+    def _batches(self, trainer: Trainer, module: GRPOModule) -> Iterable:
+        """What the phase learns from: images, or questions with answers."""
+        module.phase, module.attempt, module.phase_step = self.phase, self.attempt, 0
+        module.steps_before = self.steps[self.phase.role]
+        self._draws = {}
+        if self.phase.role == "questioner":
+            draws = self._draw_from(module, "images", trainer.datamodule.images)
+        else:
+            draws = self._examples(trainer, module)
+        config = module.role.config
+        module.refill = draws.draw
+        return PhaseBatches(draws, config.steps, config.prompts_per_step)
 
-def as_example(key: str, proposal: Proposal, iteration: int) -> Example:
-    """A proposal that was kept: its vote gave an answer."""
-    question, vote = proposal.question, proposal.vote
-    if question is None or vote is None or vote.answer is None:
-        raise ValueError(f"proposal {key}: only a question with a silver answer can become an example, got {proposal}")
-    return Example(
-        key=key,
-        image=proposal.image.image,
-        problem=question.text,
-        answer=vote.answer,
-        problem_type=question.kind,
-        score=vote.confidence,
-        votes=vote.counts,
-        image_id=proposal.image.key,
-        iteration=iteration,
-    )
+    def _draw_from(self, module: GRPOModule, name: str, items: Any) -> Draws:
+        """Draw from a collection of the data module, where the last phase that did so left off."""
+        self._draws[name] = Draws(items, derive_seed(module.seed, name), self.positions.get(name, 0))
+        return self._draws[name]
 
-
-class Chosen(Dataset):
-    """Some items of a collection, in the order given; an item may come again."""
-
-    def __init__(self, items: ImageFolder | GeneratedDataset, indices: Sequence[int]) -> None:
-        self.items = items
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.items[self.indices[index]]
+    def _examples(self, trainer: Trainer, module: GRPOModule) -> Draws:
+        """Questions generated now, or given, or labelled, or a mixture."""
+        data = trainer.datamodule
+        sources = {"labelled": data.labelled, "silver": data.silver}
+        draws = {n: self._draw_from(module, n, items) for n, items in sources.items() if items is not None}
+        if isinstance(module, VisPlay):
+            images = self._draw_from(module, "images", data.images)
+            generated, record = Curator(self.curation, trainer, module).generate(images)
+            self.dataset, self.statistics = record["path"], record["statistics"]
+            draws["silver"] = Draws(generated, module.stage_seed("order"))
+        return data.mix(**draws)

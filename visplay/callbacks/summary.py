@@ -15,7 +15,7 @@ from rich.table import Table
 from visplay.callbacks.logging import log_scalars
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.generated import read_examples
-from visplay.modules.visplay import VisPlay
+from visplay.modules.training import GRPOModule
 
 
 class Summary(Callback):
@@ -32,19 +32,18 @@ class Summary(Callback):
         self.scores = scores
         self.rows: list[dict[str, Any]] = []
 
-    def on_validation_end(self, trainer: Trainer, pl_module: VisPlay) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Add the row of the iteration that was validated, within a fit."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
         row = {"iteration": iteration} | {name: pl_module.scores.get(key) for name, key in self.scores.items()}
         row |= dict.fromkeys(("valid_share", "mean_confidence", "kept", "silver_accuracy"))
-        if iteration:
-            row |= self._curation(trainer, iteration)
+        row |= self._curation(trainer, iteration) if iteration else {}
         self.rows = [r for r in self.rows if r["iteration"] != iteration] + [row]
         _write_atomically(self.path(trainer), json.dumps(self.rows, indent=2))
 
-    def on_fit_end(self, trainer: Trainer, pl_module: VisPlay) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Show the table and where to look further."""
         console = Console()
         if self.rows:
@@ -69,10 +68,12 @@ class Summary(Callback):
     def _curation(self, trainer: Trainer, iteration: int) -> dict[str, Any]:
         """What the iteration's data set was like; the truth, where it is known, is looked up only here."""
         self_play = next(c for c in trainer.callbacks if isinstance(c, SelfPlay))
+        if self_play.dataset is None:
+            return {}
         facts: dict[str, Any] = {
             name: self_play.statistics[name] for name in ("valid_share", "mean_confidence", "kept")
         }
-        silver = trainer.datamodule.silver_accuracy(read_examples(Path(self_play.dataset or "")))
+        silver = trainer.datamodule.silver_accuracy(read_examples(Path(self_play.dataset)))
         if silver is not None:
             log_scalars(trainer, "curation", {"silver_accuracy": silver}, iteration)
         return facts | {"silver_accuracy": silver}
@@ -90,7 +91,7 @@ def _as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table("", title="Self-play, iteration by iteration")
     for row in rows:
         table.add_column(f"iteration {row['iteration']}" if row["iteration"] else "base", justify="right")
-    for name in [name for name in rows[0] if name != "iteration"]:
+    for name in [name for name in rows[0] if name != "iteration" and any(row[name] is not None for row in rows)]:
         table.add_row(name, *(_cell(row[name]) for row in rows))
     return table
 

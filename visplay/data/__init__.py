@@ -1,16 +1,29 @@
-"""Data that self-play reads and writes: unlabeled images and the generated examples."""
+"""Data that self-play reads and writes: unlabeled images, labelled questions and the generated examples."""
 
+from visplay.data.columns import count_pictures, read_pictures
+from visplay.data.decoding import ImageLimits, decode_image, to_rgb
 from visplay.data.generated import FEATURES, GeneratedDataset, Ledger, read_examples, write_examples
-from visplay.data.images import ImageFolder, SkippedImage, decode_image, to_rgb
+from visplay.data.images import ImageFolder, SkippedImage, UnusableItemError
+from visplay.data.sources import open_table
+from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
 
 __all__ = [
     "FEATURES",
+    "Columns",
     "GeneratedDataset",
     "ImageFolder",
+    "ImageLimits",
+    "ImageTable",
+    "LabelledTable",
     "Ledger",
     "SkippedImage",
+    "UnusableItemError",
+    "count_pictures",
     "decode_image",
+    "open_images",
+    "open_table",
     "read_examples",
+    "read_pictures",
     "to_rgb",
     "write_examples",
 ]

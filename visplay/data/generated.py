@@ -181,6 +181,15 @@ class Ledger:
             return None
         return {**record, "path": str(file)}
 
+    def files(self) -> dict[str, Path]:
+        """The files on record that are there, by stage.
+
+        Raises:
+            ValueError: If the ledger itself cannot be read.
+        """
+        found = {stage: self.path.parent / record["path"] for stage, record in self._read().items()}
+        return {stage: file for stage, file in found.items() if file.is_file()}
+
     def record(self, stage: str, file: str | Path, **facts: Any) -> dict[str, Any]:
         """Record a finished stage in place of an earlier record of it.
 

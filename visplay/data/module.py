@@ -1,8 +1,9 @@
-"""The data module: a folder of unlabeled images to learn from, and benchmarks to validate on."""
+"""The data module: what self-play learns from, and benchmarks to validate on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +12,126 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from visplay.data.benchmark import Benchmark
+from visplay.data.decoding import ImageLimits
+from visplay.data.draws import Draws, MixedDraws
+from visplay.data.generated import GeneratedDataset
 from visplay.data.images import ImageFolder
+from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example
 
 
+@dataclass(frozen=True)
+class ImageSource:
+    """Where unlabeled images are.
+
+    Args:
+        path: A folder of image files, a parquet or arrow file or a folder of them, or a name on the Hub.
+        split: Split of a table.
+        revision: Branch, tag or commit on the Hub.
+        column: Column of a table that holds the pictures; null looks for one of the usual names.
+        limits: Pictures that break them are skipped.
+    """
+
+    path: str
+    split: str | None = "train"
+    revision: str | None = None
+    column: str | None = None
+    limits: ImageLimits = ImageLimits()  # noqa: RUF009 (frozen)
+
+    def open(self) -> ImageFolder | ImageTable:
+        """The collection."""
+        return open_images(self.path, self.split, self.revision, self.column, self.limits)
+
+
+@dataclass(frozen=True)
+class LabelledSource:
+    """Where questions with answers are.
+
+    Args:
+        path: A parquet or arrow file or a folder of them, or a name on the Hub.
+        split: Split of the table.
+        revision: Branch, tag or commit on the Hub.
+        columns: Names of its columns.
+        limits: Rows whose picture breaks them are skipped.
+    """
+
+    path: str
+    split: str | None = "train"
+    revision: str | None = None
+    columns: Columns = Columns()  # noqa: RUF009 (frozen)
+    limits: ImageLimits = ImageLimits()  # noqa: RUF009 (frozen)
+
+    def open(self) -> LabelledTable:
+        """The collection."""
+        return LabelledTable(self.path, self.split, self.revision, self.columns, self.limits)
+
+
 class SelfPlayData(LightningDataModule):
-    """Unlabeled images from a folder.
+    """Unlabeled images to ask about, and labelled questions where there are any.
 
     What an epoch reads is decided by ``SelfPlay``, which sets ``phase_batches``.
 
     Args:
-        images: Folder of pictures, searched recursively.
+        images: Unlabeled images, for self-play and for a Questioner that is fitted alone; a path alone is enough.
+        labelled: Questions with answers, for the phases of the Reasoner; a path alone is enough.
+        silver: A data set that an earlier run generated, for a Reasoner that is fitted alone.
+        silver_share: Share of silver answers in a Reasoner phase that has labelled ones as well.
         validation_batch_size: Questions answered side by side in validation.
     """
 
-    def __init__(self, images: str | Path, validation_batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        images: str | Path | ImageSource | None = None,
+        labelled: str | Path | LabelledSource | None = None,
+        silver: str | Path | None = None,
+        silver_share: float = 0.5,
+        validation_batch_size: int = 64,
+    ) -> None:
         super().__init__()
-        self.images_path = Path(images)
+        if not 0 <= silver_share <= 1:
+            raise ValueError(f"silver_share: must lie in [0, 1], got {silver_share}")
+        self.image_source = ImageSource(str(images)) if isinstance(images, str | Path) else images
+        self.labelled_source = LabelledSource(str(labelled)) if isinstance(labelled, str | Path) else labelled
+        self.silver_path = silver
+        self.silver_share = silver_share
         self.validation_batch_size = validation_batch_size
         self.phase_batches: Callable[[], Iterable] | None = None
-        self.images: ImageFolder
+        self.labelled: LabelledTable | None = None
+        self.silver: GeneratedDataset | None = None
+        self._images: ImageFolder | ImageTable | None = None
+
+    @property
+    def images(self) -> ImageFolder | ImageTable:
+        """The unlabeled images.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if self._images is None:
+            raise ValueError("images: a Questioner asks about unlabeled images; give a folder, a table or a Hub name")
+        return self._images
 
     def setup(self, stage: str) -> None:
-        """Find the pictures; broken ones are skipped and counted. Without benchmarks nothing is validated."""
+        """Open what there is. Without benchmarks nothing is validated."""
         if stage == "fit":
-            self.images = ImageFolder(self.images_path)
+            self._images = None if self.image_source is None else self.image_source.open()
+            self.labelled = None if self.labelled_source is None else self.labelled_source.open()
+            self.silver = None if self.silver_path is None else GeneratedDataset(self.silver_path)
         if self.trainer is not None and not self.benchmarks():
             self.trainer.limit_val_batches = 0
+
+    def mix(self, silver: Draws | None = None, labelled: Draws | None = None) -> Draws | MixedDraws:
+        """What a Reasoner phase draws from.
+
+        Raises:
+            ValueError: There is neither.
+        """
+        if silver is not None and labelled is not None:
+            return MixedDraws(silver, labelled, self.silver_share)
+        draws = silver or labelled
+        if draws is None:
+            raise ValueError("labelled, silver: a Reasoner that is fitted alone needs one of them, got null for both")
+        return draws
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave pictures on the host: the policy moves what it needs."""

@@ -1,47 +1,76 @@
 """The mathematics of self-play: pure functions of numbers and texts, without state or effects."""
 
-from visplay.functional.advantages import group_advantages, zero_variance_groups
+from visplay.functional.advantages import (
+    centred_advantages,
+    group_advantages,
+    leave_one_out_advantages,
+    zero_variance_groups,
+)
 from visplay.functional.clustering import bleu_distances, cluster, cluster_shares
-from visplay.functional.curation import confidence_histogram, in_band, keep_in_band
+from visplay.functional.curation import confidence_histogram, in_band, keep_in_band, relax_band
+from visplay.functional.diagnosis import fold_question, mean_margin, own_answer_agreement, repeated_share
 from visplay.functional.grading import equivalent, normalise_answer
+from visplay.functional.kl import k1_kl, k2_kl, k3_kl
 from visplay.functional.logps import token_logps
-from visplay.functional.losses import clipped_policy_loss, k3_kl, sequence_mean_weights, token_mean_weights
-from visplay.functional.parsing import DEFAULT_KINDS, parse_boxed, parse_question
+from visplay.functional.losses import cispo_loss, clipped_policy_loss, sequence_policy_loss
+from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question
 from visplay.functional.phases import FIRST_PHASE, Phase, next_phase, permuted_indices
 from visplay.functional.rewards import (
     agreement,
+    agreement_rewards,
+    batch_redundancy,
     difficulty,
+    formatted_agreement_rewards,
+    group_redundancy,
+    minority_difficulty,
     questioner_rewards,
-    redundancy,
     signed_questioner_rewards,
 )
 from visplay.functional.voting import is_valid_vote, vote
+from visplay.functional.weights import FixedLengthWeights, sequence_mean_weights, token_mean_weights
 
 __all__ = [
     "DEFAULT_KINDS",
     "FIRST_PHASE",
+    "FixedLengthWeights",
     "Phase",
     "agreement",
+    "agreement_rewards",
+    "batch_redundancy",
     "bleu_distances",
+    "centred_advantages",
+    "cispo_loss",
     "clipped_policy_loss",
     "cluster",
     "cluster_shares",
     "confidence_histogram",
     "difficulty",
     "equivalent",
+    "fold_question",
+    "formatted_agreement_rewards",
     "group_advantages",
+    "group_redundancy",
+    "has_thought",
     "in_band",
     "is_valid_vote",
+    "k1_kl",
+    "k2_kl",
     "k3_kl",
     "keep_in_band",
+    "leave_one_out_advantages",
+    "mean_margin",
+    "minority_difficulty",
     "next_phase",
     "normalise_answer",
+    "own_answer_agreement",
     "parse_boxed",
     "parse_question",
     "permuted_indices",
     "questioner_rewards",
-    "redundancy",
+    "relax_band",
+    "repeated_share",
     "sequence_mean_weights",
+    "sequence_policy_loss",
     "signed_questioner_rewards",
     "token_logps",
     "token_mean_weights",

@@ -46,6 +46,36 @@ def keep_in_band(
     ]
 
 
+def relax_band(
+    votes: Sequence[Vote | None], low: float, high: float, min_kept: int, min_parsed_share: float = 0.8
+) -> tuple[float, float]:
+    """Widen the band, nearest confidences first, no more than needed to keep ``min_kept`` questions.
+
+    Args:
+        votes: One vote per question; None where there was no question to vote on.
+        low: Lower end of the band, included.
+        high: Upper end of the band, included.
+        min_kept: Questions to keep at least; if there are fewer valid ones, the band takes all of them.
+        min_parsed_share: Least share of the answers that must have parsed.
+
+    Returns:
+        The ends of the band, in [0, 1]; ``(low, high)`` if it keeps enough.
+
+    Example:
+        >>> votes = [Vote("a", c, (("a", 1),), 1, 1) for c in (0.2, 0.5, 0.8, 1.0)]
+        >>> relax_band(votes, 0.25, 0.75, min_kept=2)
+        (0.2, 0.8)
+    """
+    valid = [vote.confidence for vote in votes if vote is not None and is_valid_vote(vote, min_parsed_share)]
+    missed = {confidence: round(max(low - confidence, confidence - high, 0.0), 9) for confidence in valid}
+    distances = sorted(missed[confidence] for confidence in valid)
+    if not distances or min_kept < 1:
+        return low, high
+    furthest = distances[min(min_kept, len(distances)) - 1]
+    taken = [confidence for confidence, distance in missed.items() if distance <= furthest]
+    return min(low, *taken), max(high, *taken)
+
+
 def confidence_histogram(votes: Sequence[Vote | None], bins: int = 10) -> np.ndarray:
     """Count votes by confidence in equal bins over [0, 1].
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,7 @@ def token_logps(
     temperature: float = 1.0,
     banned: Tensor | None = None,
     chunk_size: int = 1024,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies under softmax(hidden @ weight.T / temperature), rows in chunks.
 
@@ -31,9 +34,10 @@ def token_logps(
         temperature: Softmax temperature, positive.
         banned: (M,) token ids that the distribution excludes; such a target gets a very low, finite value.
         chunk_size: Rows at a time.
+        entropy_gradient: Whether the entropies carry their gradient, as a bonus in a loss needs; else they carry none.
 
     Returns:
-        (R,) log-probabilities of the targets and (R,) entropies, both in nats; the entropies carry no gradient.
+        (R,) log-probabilities of the targets and (R,) entropies, both in nats.
 
     Raises:
         ValueError: Shapes do not fit, or ``temperature`` or ``chunk_size`` is not positive.
@@ -45,7 +49,7 @@ def token_logps(
     """
     _check(hidden, weight, targets, temperature, chunk_size)
     chunks = [
-        _score_checkpointed(hidden[rows], weight, targets[rows], temperature, banned)
+        _score_checkpointed(hidden[rows], weight, targets[rows], temperature, banned, entropy_gradient)
         for start in range(0, max(len(hidden), 1), chunk_size)
         for rows in [slice(start, start + chunk_size)]
     ]
@@ -54,17 +58,18 @@ def token_logps(
 
 
 def _score_checkpointed(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, banned: Tensor | None
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, banned: Tensor | None, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     if not torch.is_grad_enabled():
-        return _score(hidden, weight, targets, temperature, banned)
+        return _score(hidden, weight, targets, temperature, banned, entropy_gradient=False)
+    score = partial(_score, entropy_gradient=entropy_gradient)
     return checkpoint(
-        _score, hidden, weight, targets, temperature, banned, use_reentrant=False, preserve_rng_state=False
+        score, hidden, weight, targets, temperature, banned, use_reentrant=False, preserve_rng_state=False
     )
 
 
 def _score(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, banned: Tensor | None
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, banned: Tensor | None, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     logits = F.linear(hidden, weight)  # (R, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
@@ -72,7 +77,7 @@ def _score(
         logits = logits.index_fill_(1, banned, _BANNED_LOGIT)
     normaliser = logits.logsumexp(1)  # (R,)
     logps = logits.gather(1, targets[:, None]).squeeze(1) - normaliser
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient):
         entropies = normaliser - (logits.softmax(1) * logits).sum(1)
     return logps, entropies
 

@@ -1,7 +1,8 @@
-"""The policy loss, the KL estimator and the weights that aggregate tokens.
+"""Three policy losses of one signature: ratios clipped by token, ratios clipped by sequence, weights clipped by token.
 
-Weights come from outside, so that a loss is a plain weighted sum: split a batch in any way, add the parts, and the
-gradients are those of the whole.
+Weights come from outside (``visplay.functional.weights``), so that a loss is a plain weighted sum: split a batch in any
+way between rows, add the parts, and the gradients are those of the whole. The statistics are weighted sums that add up
+likewise, but for names that end in ``_max``: those are maxima, over tokens here and over parts in turn.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ def clipped_policy_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Take a clipped step towards what was better than its group (Eq. 3).
+    """Take a clipped step towards what was better than its group (VisPlay, Eq. 3).
 
-    loss = -sum_bt w_bt min(rho_bt A_b, clip(rho_bt, 1 - clip_low, 1 + clip_high) A_b), rho = exp(logps - old_logps).
+    loss = -sum_bt w_bt min(rho_bt A_b, clip(rho_bt, 1 - clip_low, 1 + clip_high) A_b), rho = exp(logps - old_logps);
+    ``clip_high`` above ``clip_low`` is the clip-higher of DAPO (arXiv 2503.14476). With ``dual_clip`` c (Ye et al.,
+    arXiv 1912.09729; the released code of VisPlay takes 3) the term of a negative A_b is max(that minimum, c A_b).
     The log-ratio is held within ±20, so that rho stays finite. What stands where the weight is 0 has no influence.
 
     Args:
@@ -33,108 +37,173 @@ def clipped_policy_loss(
         weights: (B, T) aggregation weights, not negative, 0 at padding.
         clip_low: How far below 1 the ratio may pay, in [0, 1].
         clip_high: How far above 1 the ratio may pay, not negative.
+        dual_clip: The ratio up to which a negative advantage counts, above 1, or None for no limit.
 
     Returns:
-        The loss, a scalar, and its statistics, detached scalars that are weighted sums as well: ``clip_fraction_low``
-        and ``clip_fraction_high``, the weight of the tokens whose gradient the clip removed, and ``ratio_mean``.
+        The loss, a scalar, and its statistics, detached scalars. Sums: ``ratio_mean``; ``clip_fraction_low``,
+        ``clip_fraction_high`` and ``clip_fraction_dual``, the weight of the tokens whose gradient that clip removed.
+        A maximum: ``ratio_max``, the largest ratio of a token that counts, 0 without one.
 
     Raises:
         ValueError: Shapes do not fit, or a clip is out of range.
+
+    Example:
+        >>> ratios, advantages = torch.tensor([[0.5, 1.5], [0.5, 1.5]]), torch.tensor([1.0, -1.0])
+        >>> loss, stats = clipped_policy_loss(ratios.log(), torch.zeros(2, 2), advantages, torch.full((2, 2), 0.25))
+        >>> round(loss.item(), 3)  # -(0.5 + 1.2 - 0.8 - 1.5) / 4
+        0.15
     """
-    _check_same_shape(logps=logps, old_logps=old_logps, weights=weights)
-    _check_clips(clip_low, clip_high)
+    _check(logps, old_logps, advantages, weights)
+    _check_clips(clip_low, clip_high, dual_clip)
+    ratio = _ratio(_log_ratio(logps, old_logps, weights))  # (B, T)
+    return _clipped_loss(ratio, advantages, weights, clip_low, clip_high, dual_clip)
+
+
+def sequence_policy_loss(
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clip whole completions by the geometric mean of their tokens' ratios: GSPO (arXiv 2507.18071, Eq. 5 and 7).
+
+    loss = -sum_b w_b min(s_b A_b, clip(s_b, 1 - clip_low, 1 + clip_high) A_b), where s_b = exp(the mean of logps -
+    old_logps over the tokens of weight above 0) and w_b is the sum of their weights. The mean is held within ±20. What
+    stands where the weight is 0 has no influence. As s_b stays close to 1, the paper's clips are small, 3e-4 and 4e-4.
+
+    Args:
+        logps: (B, T) log-probabilities of the completions' tokens under the policy that learns, in nats.
+        old_logps: (B, T) the same under the policy that sampled them.
+        advantages: (B,) one per completion.
+        weights: (B, T) aggregation weights, not negative, 0 at padding; a completion's tokens all in one row.
+        clip_low: How far below 1 the ratio may pay, in [0, 1].
+        clip_high: How far above 1 the ratio may pay, not negative.
+        dual_clip: The ratio up to which a negative advantage counts, above 1, or None for no limit.
+
+    Returns:
+        The loss and its statistics, as in ``clipped_policy_loss``; each token has the ratio of its completion.
+
+    Raises:
+        ValueError: Shapes do not fit, or a clip is out of range.
+
+    Example:
+        >>> ratios, advantages = torch.tensor([[1.0, 4.0], [1.0, 4.0]]), torch.tensor([1.0, -1.0])
+        >>> loss, stats = sequence_policy_loss(ratios.log(), torch.zeros(2, 2), advantages, torch.full((2, 2), 0.25))
+        >>> round(loss.item(), 3)  # both completions have the ratio 2: -(1.2 - 2) / 2
+        0.4
+    """
+    _check(logps, old_logps, advantages, weights)
+    _check_clips(clip_low, clip_high, dual_clip)
+    lengths = (weights > 0).sum(1, keepdim=True).clamp(min=1)  # (B, 1)
+    ratio = _ratio(_log_ratio(logps, old_logps, weights).sum(1, keepdim=True) / lengths)  # (B, 1)
+    return _clipped_loss(ratio.expand_as(weights), advantages, weights, clip_low, clip_high, dual_clip)
+
+
+def cispo_loss(
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clip the importance weights and drop no token's gradient: CISPO (MiniMax-M1, arXiv 2506.13585, Eq. 4 and 5).
+
+    loss = -sum_bt w_bt stopgrad(clip(rho_bt, 1 - clip_low, 1 + clip_high)) A_b logps_bt, rho = exp(logps - old_logps).
+    Its value means nothing; its gradient is REINFORCE's with bounded importance weights. ``clip_low`` 1, the paper's
+    choice, leaves them without a lower bound. What stands where the weight is 0 has no influence.
+
+    Args:
+        logps: (B, T) log-probabilities of the completions' tokens under the policy that learns, in nats.
+        old_logps: (B, T) the same under the policy that sampled them.
+        advantages: (B,) one per completion.
+        weights: (B, T) aggregation weights, not negative, 0 at padding.
+        clip_low: How far below 1 the importance weight may lie, in [0, 1].
+        clip_high: How far above 1 the importance weight may lie, not negative.
+        dual_clip: None; here only because all policy losses share one signature.
+
+    Returns:
+        The loss and its statistics, as in ``clipped_policy_loss``, but ``clip_fraction_low`` and ``clip_fraction_high``
+        are the weight of the tokens whose importance weight was clipped, of either sign of the advantage.
+
+    Raises:
+        ValueError: Shapes do not fit, a clip is out of range, or ``dual_clip`` is not None.
+
+    Example:
+        >>> logps = torch.tensor([[-1.0, -2.0], [-1.0, -2.0]], requires_grad=True)
+        >>> loss, stats = cispo_loss(logps, logps.detach() - 1.0, torch.tensor([1.0, -1.0]), torch.ones(2, 2))
+        >>> torch.autograd.grad(loss, logps)[0].round(decimals=3).tolist()
+        [[-1.2000000476837158, -1.2000000476837158], [1.2000000476837158, 1.2000000476837158]]
+    """
+    _check(logps, old_logps, advantages, weights)
+    if dual_clip is not None:
+        raise ValueError(
+            f"dual_clip: must be None, got {dual_clip}: cispo_loss bounds the weight of every token by 1 + clip_high"
+        )
+    _check_clips(clip_low, clip_high, dual_clip)
+    ratio = _ratio(_log_ratio(logps, old_logps, weights)).detach()  # (B, T)
+    gain = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages[:, None]
+    loss = -(weights * gain * torch.where(weights > 0, logps, 0.0)).sum()
+    return loss, _statistics(ratio, weights, low=ratio < 1.0 - clip_low, high=ratio > 1.0 + clip_high, dual=None)
+
+
+def _clipped_loss(
+    ratio: Tensor, advantages: Tensor, weights: Tensor, clip_low: float, clip_high: float, dual_clip: float | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The surrogate of PPO for ratios (B, T), of tokens or of their completions."""
+    gain = advantages[:, None]  # (B, 1)
+    worse = gain < 0
+    surrogate = torch.minimum(ratio * gain, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * gain)
+    dual = None
+    if dual_clip is not None:
+        surrogate = torch.where(worse, torch.maximum(surrogate, dual_clip * gain), surrogate)
+        dual = worse & (ratio > dual_clip)
+    low, high = worse & (ratio < 1.0 - clip_low), (gain > 0) & (ratio > 1.0 + clip_high)
+    return -(weights * surrogate).sum(), _statistics(ratio, weights, low=low, high=high, dual=dual)
+
+
+@torch.no_grad()
+def _statistics(ratio: Tensor, weights: Tensor, *, low: Tensor, high: Tensor, dual: Tensor | None) -> dict[str, Tensor]:
+    counted = torch.where(weights > 0, ratio, 0.0).flatten()
+    return {
+        "ratio_mean": (weights * ratio).sum(),
+        "clip_fraction_low": (weights * low).sum(),
+        "clip_fraction_high": (weights * high).sum(),
+        "clip_fraction_dual": weights.new_zeros(()) if dual is None else (weights * dual).sum(),
+        "ratio_max": counted.max() if len(counted) else counted.sum(),
+    }
+
+
+def _log_ratio(logps: Tensor, old_logps: Tensor, weights: Tensor) -> Tensor:
+    return torch.where(weights > 0, logps - old_logps, 0.0)  # (B, T), without what stands at padding
+
+
+def _ratio(log_ratio: Tensor) -> Tensor:
+    return log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+
+
+def _check(logps: Tensor, old_logps: Tensor, advantages: Tensor, weights: Tensor) -> None:
+    tensors = {"logps": logps, "old_logps": old_logps, "weights": weights}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if logps.ndim != 2 or len(set(shapes.values())) != 1:
+        raise ValueError(f"{', '.join(shapes)}: must have one shape (B, T), got {shapes}")
     if advantages.shape != logps.shape[:1]:
         raise ValueError(
             f"advantages: must have shape (B,) = {tuple(logps.shape[:1])} beside logps of shape "
             f"{tuple(logps.shape)}, got {tuple(advantages.shape)}"
         )
-    log_ratio = torch.where(weights > 0, logps - old_logps, 0.0)
-    ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()  # (B, T)
-    gain = advantages[:, None]  # (B, 1)
-    surrogate = torch.minimum(ratio * gain, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * gain)
-    stats = {
-        "clip_fraction_low": (ratio < 1.0 - clip_low) & (gain < 0),
-        "clip_fraction_high": (ratio > 1.0 + clip_high) & (gain > 0),
-        "ratio_mean": ratio,
-    }
-    return -(weights * surrogate).sum(), {name: (weights * value).sum().detach() for name, value in stats.items()}
 
 
-def k3_kl(logps: Tensor, reference_logps: Tensor, *, clamp: float | None = 10.0) -> Tensor:
-    """Estimate KL(policy || reference) token by token: exp(d) - d - 1, d = reference_logps - logps.
-
-    The k3 estimator of Schulman (2020), never negative and unbiased for samples of the policy. As in the released code,
-    d is held within ±20 and then the result within ±clamp; a token beyond either has no gradient.
-
-    Args:
-        logps: (B, T) log-probabilities under the policy that learns, in nats.
-        reference_logps: (B, T) the same under the frozen reference.
-        clamp: Largest value of one token, or None for no limit but that on d.
-
-    Returns:
-        (B, T) estimates in nats.
-
-    Raises:
-        ValueError: The shapes differ or are not (B, T), or ``clamp`` is not positive.
-    """
-    _check_same_shape(logps=logps, reference_logps=reference_logps)
-    if clamp is not None and clamp <= 0:
-        raise ValueError(f"clamp: must be positive or None, got {clamp}")
-    log_ratio = (reference_logps - logps).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    kl = torch.expm1(log_ratio) - log_ratio
-    return kl if clamp is None else kl.clamp(-clamp, clamp)
-
-
-def sequence_mean_weights(mask: Tensor) -> Tensor:
-    """Weights of published GRPO: the mean over each completion's tokens, then over the completions.
-
-    Args:
-        mask: (B, T) true at tokens that count.
-
-    Returns:
-        (B, T) mask / length / B, float32; a row without a token is all 0 and still counts in B.
-
-    Raises:
-        ValueError: ``mask`` is not (B, T).
-
-    Example:
-        >>> sequence_mean_weights(torch.tensor([[1, 1], [1, 0]])).tolist()
-        [[0.25, 0.25], [0.5, 0.0]]
-    """
-    _check_same_shape(mask=mask)
-    mask = mask.float()
-    return mask / mask.sum(1, keepdim=True).clamp(min=1.0) / max(len(mask), 1)
-
-
-def token_mean_weights(mask: Tensor) -> Tensor:
-    """Weights of a mean over all tokens of the batch, long completions counting for more.
-
-    Args:
-        mask: (B, T) true at tokens that count.
-
-    Returns:
-        (B, T) mask / sum of mask, float32; all 0 without a token.
-
-    Raises:
-        ValueError: ``mask`` is not (B, T).
-
-    Example:
-        >>> token_mean_weights(torch.tensor([[1, 1, 1], [1, 0, 0]])).tolist()
-        [[0.25, 0.25, 0.25], [0.25, 0.0, 0.0]]
-    """
-    _check_same_shape(mask=mask)
-    mask = mask.float()
-    return mask / mask.sum().clamp(min=1.0)
-
-
-def _check_same_shape(**tensors: Tensor) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if any(len(shape) != 2 for shape in shapes.values()) or len(set(shapes.values())) != 1:
-        raise ValueError(f"{', '.join(shapes)}: must have one shape (B, T), got {shapes}")
-
-
-def _check_clips(clip_low: float, clip_high: float) -> None:
+def _check_clips(clip_low: float, clip_high: float, dual_clip: float | None) -> None:
     if not 0.0 <= clip_low <= 1.0:
         raise ValueError(f"clip_low: must lie in [0, 1], got {clip_low}")
     if clip_high < 0.0:
         raise ValueError(f"clip_high: must not be negative, got {clip_high}")
+    if dual_clip is not None and dual_clip <= 1.0:
+        raise ValueError(f"dual_clip: must be above 1 or None, got {dual_clip}")

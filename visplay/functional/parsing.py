@@ -10,11 +10,10 @@ from visplay.types import Question
 DEFAULT_KINDS = ("multiple choice", "numerical", "regression")
 _PARTS = ("type", "question", "answer")
 _TAGLESS = r"[^<]*(?:<(?!/?[A-Za-z]\w*\s*/?>)[^<]*)*"
-_FORMAT = re.compile(
-    rf"\s*(?:<type>(?P<type>{_TAGLESS})</type>\s*)?"
-    rf"<question>(?P<question>{_TAGLESS})</question>\s*"
-    rf"(?:<answer>(?P<answer>{_TAGLESS})</answer>\s*)?"
-)
+_PART = {name: rf"<{name}>(?P<{name}>{_TAGLESS})</{name}>" for name in _PARTS}
+_FORMAT = re.compile(rf"\s*(?:{_PART['type']}\s*)?{_PART['question']}\s*(?:{_PART['answer']}\s*)?")
+_ANYWHERE = {name: re.compile(f"<{name}>(?P<part>.*?)</{name}>", re.DOTALL) for name in _PARTS}
+_THOUGHT = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -23,17 +22,21 @@ def parse_question(
     text: str,
     kinds: Collection[str] | None = DEFAULT_KINDS,
     require: Collection[str] = ("type", "question"),
+    *,
+    text_around: bool = False,
 ) -> Question | None:
     """Read a question in the required format (validity v of Eq. 7).
 
     The whole text is ``<type>..</type><question>..</question><answer>..</answer>``, each tag at most once and in this
-    order, with white space between and around; no part holds a tag. The question is never empty.
+    order, with white space between and around; no part holds a tag. The question is never empty. With ``text_around``
+    the first of each part counts wherever it stands, as in the released code.
 
     Args:
         text: What the Questioner wrote.
         kinds: Allowed types, without regard to case; None allows any type that is not empty.
         require: Parts that must be there and not empty, of "type", "question" and "answer"; ``("question",)`` is the
             paper's format. A type that is there must be allowed even where none is required.
+        text_around: Whether other text may stand before, between and after the parts.
 
     Returns:
         The question, its type in lower case ("" without one), or None when the text does not parse.
@@ -49,14 +52,12 @@ def parse_question(
     """
     if unknown := set(require) - set(_PARTS):
         raise ValueError(f"require: parts are among {_PARTS}, got {sorted(unknown)}")
-    match = _FORMAT.fullmatch(text)
-    if match is None:
-        return None
-    parts = {name: (match[name] or "").strip() for name in _PARTS}
+    found = _find_parts(text) if text_around else _match_parts(text)
+    parts = {name: (found.get(name) or "").strip() for name in _PARTS}
     if not all(parts[name] for name in {"question", *require}):
         return None
     kind = _fold(parts["type"])
-    if match["type"] is not None and not _is_allowed(kind, kinds):
+    if found.get("type") is not None and not _is_allowed(kind, kinds):
         return None
     return Question(text=parts["question"], kind=kind, answer=parts["answer"] or None)
 
@@ -81,6 +82,28 @@ def parse_boxed(text: str) -> str | None:
     start = boxes[-1].end()
     end = _find_closing_brace(text, start)
     return None if end is None else text[start:end].strip() or None
+
+
+def has_thought(text: str) -> bool:
+    r"""Whether an answer thinks in ``<think>...</think>`` and then has a box: the format of the released reward.
+
+    Example:
+        >>> has_thought(r"<think>one, two</think> so \boxed{2}"), has_thought(r"\boxed{2}")
+        (True, False)
+    """
+    return _THOUGHT.fullmatch(text.strip()) is not None
+
+
+def _match_parts(text: str) -> dict[str, str | None]:
+    """The parts of a text that is nothing else; none of them if it is."""
+    match = _FORMAT.fullmatch(text)
+    return {} if match is None else match.groupdict()
+
+
+def _find_parts(text: str) -> dict[str, str | None]:
+    """The first of each part, wherever it stands."""
+    found = {name: pattern.search(text) for name, pattern in _ANYWHERE.items()}
+    return {name: match and match["part"] for name, match in found.items()}
 
 
 def _find_closing_brace(text: str, start: int) -> int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-Role = Literal["questioner", "reasoner"]
+RoleName = Literal["questioner", "reasoner"]
 
 
 @dataclass(frozen=True)
@@ -20,29 +21,36 @@ class Phase:
     """
 
     iteration: int
-    role: Role
+    role: RoleName
 
     def __post_init__(self) -> None:
         """Refuse what is no phase."""
         if self.iteration < 1:
             raise ValueError(f"iteration: counts from 1, got {self.iteration}")
-        if self.role not in get_args(Role):
-            raise ValueError(f"role: must be one of {get_args(Role)}, got {self.role!r}")
+        if self.role not in get_args(RoleName):
+            raise ValueError(f"role: must be one of {get_args(RoleName)}, got {self.role!r}")
 
 
 FIRST_PHASE = Phase(iteration=1, role="questioner")
 
 
-def next_phase(phase: Phase) -> Phase:
+def next_phase(phase: Phase, turns: Sequence[RoleName] = ("questioner", "reasoner")) -> Phase:
     """Name the phase that follows: Questioner i, Reasoner i, Questioner i+1, ...
+
+    Args:
+        phase: The phase that ends.
+        turns: The roles that learn in an iteration, in their order.
 
     Example:
         >>> next_phase(next_phase(FIRST_PHASE))
         Phase(iteration=2, role='questioner')
+        >>> next_phase(Phase(1, "reasoner"), turns=["reasoner"])
+        Phase(iteration=2, role='reasoner')
     """
-    if phase.role == "questioner":
-        return Phase(iteration=phase.iteration, role="reasoner")
-    return Phase(iteration=phase.iteration + 1, role="questioner")
+    turn = turns.index(phase.role) + 1
+    if turn < len(turns):
+        return Phase(iteration=phase.iteration, role=turns[turn])
+    return Phase(iteration=phase.iteration + 1, role=turns[0])
 
 
 def permuted_indices(start: int, count: int, size: int, seed: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,27 +27,60 @@ def difficulty(confidence: Tensor) -> Tensor:
         >>> difficulty(torch.tensor([0.5, 0.75, 1.0])).tolist()
         [1.0, 0.5, 0.0]
     """
-    outside = ~((confidence >= 0) & (confidence <= 1))
-    if bool(outside.any()):
-        raise ValueError(f"confidence: shares must lie in [0, 1], got {confidence[outside].tolist()}")
+    _check_shares(confidence)
     return 1.0 - (2.0 * confidence - 1.0).abs()
 
 
-def redundancy(texts: Sequence[str], weight: float = 1.0) -> Tensor:
-    """Charge a question for those of its group that say the same: r_div = weight * |C(x_i)| / G (Eq. 6).
+def minority_difficulty(confidence: Tensor) -> Tensor:
+    """Pay for a question that splits the Reasoner as the released code does: min(c, 1 - c), half of Eq. 5.
 
     Args:
-        texts: The G questions written for one image.
-        weight: The paper's lambda.
+        confidence: Shares of the majority answer in [0, 1], any shape.
 
     Returns:
-        (G,) charges in (0, weight], float32.
+        0.5 where the Reasoner is split in half, 0 where it is unanimous; same shape.
+
+    Raises:
+        ValueError: A confidence lies outside [0, 1].
 
     Example:
-        >>> redundancy(["how many", "how many", "what colour", "which shape"]).tolist()
-        [0.5, 0.5, 0.25, 0.25]
+        >>> minority_difficulty(torch.tensor([0.5, 0.75, 1.0])).tolist()
+        [0.5, 0.25, 0.0]
     """
-    return torch.from_numpy(weight * cluster_shares(cluster(texts))).float()
+    _check_shares(confidence)
+    return torch.minimum(confidence, 1.0 - confidence)
+
+
+def group_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
+    """Share of a question's cluster in its own group: |C(x_i)| / G (Eq. 6 without its weight).
+
+    Args:
+        texts: (N, G) questions, G for each of N images; None where nothing parsed.
+
+    Returns:
+        (N, G) shares in [0, 1], float32; 0 where there is no question.
+
+    Example:
+        >>> group_redundancy([["how many", "how many", "what colour", None], ["how many", None, None, None]]).tolist()
+        [[0.5, 0.5, 0.25, 0.0], [0.25, 0.0, 0.0, 0.0]]
+    """
+    return torch.stack([_cluster_shares(group) for group in texts])
+
+
+def batch_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
+    """Share of a question's cluster in the whole batch: |C(x_i)| / (N·G), as in the released code.
+
+    Args:
+        texts: (N, G) questions, G for each of N images; None where nothing parsed.
+
+    Returns:
+        (N, G) shares in [0, 1], float32; 0 where there is no question.
+
+    Example:
+        >>> batch_redundancy([["how many", "how many", "what colour", None], ["how many", None, None, None]]).tolist()
+        [[0.375, 0.375, 0.125, 0.0], [0.375, 0.0, 0.0, 0.0]]
+    """
+    return _cluster_shares([text for group in texts for text in group]).view(len(texts), -1)
 
 
 def questioner_rewards(valid: Tensor, difficulty: Tensor, redundancy: Tensor) -> Tensor:
@@ -89,30 +122,85 @@ def signed_questioner_rewards(valid: Tensor, difficulty: Tensor, redundancy: Ten
     return torch.where(valid, difficulty, torch.full_like(difficulty, -1.0)) - redundancy
 
 
-def agreement(answers: Sequence[str | None], silver: str) -> Tensor:
-    """Pay an answer for agreeing with the silver answer: 1[y ≡ silver] (Eq. 10).
+def agreement(
+    answers: Sequence[str | None], silver: str, equivalence: Callable[[str, str], bool] = equivalent
+) -> Tensor:
+    """Find the answers that say the same as the silver answer: 1[y ≡ silver] (Eq. 10).
 
     Each distinct answer is graded once.
 
     Args:
         answers: G parsed answers; None did not parse.
         silver: The answer to agree with.
+        equivalence: A symmetric relation between normalised answers.
 
     Returns:
-        (G,) rewards, 0 or 1, float32.
+        (G,) 0 or 1, float32.
 
     Example:
         >>> agreement(["1/2", "0.50", None, "2"], silver="0.5").tolist()
         [1.0, 1.0, 0.0, 0.0]
     """
     forms = [None if answer is None else normalise_answer(answer) for answer in answers]
-    agrees = {form: form is not None and equivalent(form, silver) for form in dict.fromkeys(forms)}
+    gold = normalise_answer(silver)
+    agrees = {form: form is not None and equivalence(form, gold) for form in dict.fromkeys(forms)}
     return torch.tensor([float(agrees[form]) for form in forms])
 
 
+def agreement_rewards(agrees: Tensor, formatted: Tensor) -> Tensor:
+    """Pay an answer for agreeing, as published: r = 1[y ≡ silver] (Eq. 10).
+
+    Args:
+        agrees: (N, G) 0 or 1.
+        formatted: (N, G) bool, not used.
+
+    Returns:
+        (N, G) rewards, 0 or 1.
+    """
+    _check_same_shape(agrees=agrees, formatted=formatted)
+    return agrees
+
+
+def formatted_agreement_rewards(agrees: Tensor, formatted: Tensor) -> Tensor:
+    """Pay an answer for agreeing and for its form, as the released code does: 0.9·match + 0.1·format.
+
+    Args:
+        agrees: (N, G) 0 or 1.
+        formatted: (N, G) bool, whether the answer thinks in ``<think>`` and ends in a box.
+
+    Returns:
+        (N, G) rewards in [0, 1].
+
+    Example:
+        >>> formatted_agreement_rewards(torch.tensor([[1.0, 0.0]]), torch.tensor([[False, True]])).tolist()
+        [[0.8999999761581421, 0.10000000149011612]]
+    """
+    _check_same_shape(agrees=agrees, formatted=formatted)
+    return 0.9 * agrees + 0.1 * formatted
+
+
+def _cluster_shares(texts: Sequence[str | None]) -> Tensor:
+    """Share of all texts in each one's cluster, (n,); 0 where there is none."""
+    there = [index for index, text in enumerate(texts) if text is not None]
+    shares = torch.zeros(len(texts))
+    labels = cluster([text for text in texts if text is not None])
+    shares[there] = torch.from_numpy(cluster_shares(labels)).float() * len(there) / len(texts)
+    return shares
+
+
 def _check_parts(valid: Tensor, difficulty: Tensor, redundancy: Tensor) -> None:
-    shapes = [tuple(part.shape) for part in (valid, difficulty, redundancy)]
-    if valid.ndim != 2 or len(set(shapes)) != 1:
-        raise ValueError(f"valid, difficulty, redundancy: must share one shape (N, G), got {shapes}")
+    _check_same_shape(valid=valid, difficulty=difficulty, redundancy=redundancy)
     if valid.dtype != torch.bool:
         raise ValueError(f"valid: must be bool, got {valid.dtype}")
+
+
+def _check_same_shape(**parts: Tensor) -> None:
+    shapes = [tuple(part.shape) for part in parts.values()]
+    if len(shapes[0]) != 2 or len(set(shapes)) != 1:
+        raise ValueError(f"{', '.join(parts)}: must share one shape (N, G), got {shapes}")
+
+
+def _check_shares(confidence: Tensor) -> None:
+    outside = ~((confidence >= 0) & (confidence <= 1))
+    if bool(outside.any()):
+        raise ValueError(f"confidence: shares must lie in [0, 1], got {confidence[outside].tolist()}")

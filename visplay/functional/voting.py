@@ -10,10 +10,15 @@ from visplay.functional.grading import equivalent, normalise_answer
 from visplay.types import Vote
 
 
-def vote(answers: Sequence[str | None], equivalence: Callable[[str, str], bool] = equivalent) -> Vote:
+def vote(
+    answers: Sequence[str | None],
+    equivalence: Callable[[str, str], bool] = equivalent,
+    *,
+    count_unparsed: bool = False,
+) -> Vote:
     """Find the majority among K sampled answers (Eq. 4).
 
-    p(y) = (1/K) sum_j 1[y_j ≡ y]; the silver answer is the argmax and c its share, here among the PARSED answers.
+    p(y) = (1/K) sum_j 1[y_j ≡ y]; the silver answer is the argmax and c its share, by default among the PARSED answers.
     Equivalence is not transitive, so the classes are the connected components over distinct normalised answers. A class
     is named by its most frequent form, then the shortest, then the first in alphabetical order; ties between classes
     likewise. The result does not depend on the order of the answers.
@@ -21,6 +26,7 @@ def vote(answers: Sequence[str | None], equivalence: Callable[[str, str], bool] 
     Args:
         answers: K answers; None or blank did not parse and never votes.
         equivalence: A symmetric relation between normalised answers.
+        count_unparsed: Whether c is the share among all K answers, as Eq. 4 has it.
 
     Returns:
         The vote; answer None and confidence 0 when nothing parsed.
@@ -36,7 +42,8 @@ def vote(answers: Sequence[str | None], equivalence: Callable[[str, str], bool] 
     if not counts:
         return Vote(answer=None, confidence=0.0, counts=(), parsed=0, total=len(answers))
     answer, votes = counts[0]
-    return Vote(answer=answer, confidence=votes / parsed, counts=counts, parsed=parsed, total=len(answers))
+    confidence = votes / (len(answers) if count_unparsed else parsed)
+    return Vote(answer=answer, confidence=confidence, counts=counts, parsed=parsed, total=len(answers))
 
 
 def is_valid_vote(vote: Vote, min_parsed_share: float = 0.8) -> bool:

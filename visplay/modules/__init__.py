@@ -1,21 +1,29 @@
 """State: the policies, the learner, the two roles and the module that joins them."""
 
-from visplay.modules.grpo import GRPO, GRPOConfig
-from visplay.modules.questioner import Questioner
+from visplay.modules.collation import PromptTooLongError
+from visplay.modules.grpo import GRPO
+from visplay.modules.grpo_config import GRPOConfig
+from visplay.modules.questioner import Questioner, QuestionFormat, QuestionReward
 from visplay.modules.qwen2_5_vl import Qwen2_5_VL
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Role
+from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
-from visplay.modules.vlm import VLM, PromptTooLongError
+from visplay.modules.vlm import VLM
+from visplay.modules.voting import Voting
 
 __all__ = [
     "GRPO",
     "GRPOConfig",
+    "GRPOModule",
     "PromptTooLongError",
+    "QuestionFormat",
+    "QuestionReward",
     "Questioner",
     "Qwen2_5_VL",
     "Reasoner",
     "Role",
     "VLM",
     "VisPlay",
+    "Voting",
 ]

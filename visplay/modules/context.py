@@ -1,4 +1,4 @@
-"""Prompts and sequences as a VLM holds them between two calls."""
+"""Sequences as a VLM holds them between two calls."""
 
 from __future__ import annotations
 
@@ -71,27 +71,6 @@ class Context:
             copied.update(layer.keys[rows], layer.values[rows])
             cache.layers.append(copied)
         return Context(cache, self.mask[rows], self.next_position[rows])
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """N prompts as the model takes them, padded on the left.
-
-    Args:
-        input_ids: (N, P) ids, each picture's placeholder expanded to its number of image tokens.
-        mask: (N, P) bool, False at padding.
-        positions: Rotary positions in the family's own shape, last axis P.
-        next_position: (N,) position of the first completion token.
-        pixels: What the family's ``image_features`` takes, for the distinct pictures only; None without pictures.
-        image_index: For every placeholder run, in row order, the index of its picture among the distinct ones.
-    """
-
-    input_ids: Tensor
-    mask: Tensor
-    positions: Tensor
-    next_position: Tensor
-    pixels: Any
-    image_index: tuple[int, ...]
 
 
 def similar_lengths(lengths: Tensor) -> list[Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from visplay.functional.losses import sequence_mean_weights
+from visplay.functional.weights import sequence_mean_weights
 from visplay.types import Prompt, Rollout
 
 
@@ -22,9 +22,10 @@ class GroupBatch:
         prompt_tokens: (N,) tokens of each prompt, pictures expanded.
         token_ids: (N, G, T) ids, padded on the right.
         mask: (N, G, T) bool, False at padding.
-        advantages: (N, G).
-        weights: (N, G, T) share of each token in the loss of its update; 0 at padding.
+        finished: (N, G) bool, False where a completion was cut off at the token limit.
         sampled_logps: (N, G, T) log-probabilities that the engine reported.
+        advantages: (N, G); empty until they are known.
+        weights: (N, G, T) share of each token in the loss of its update; 0 at padding; empty until it is cut.
         old_logps: (N, G, T) before the first update of the step; None where the first update is the only one.
         reference_logps: (N, G, T) under the policy at the start of the phase; None without a KL term.
     """
@@ -33,14 +34,15 @@ class GroupBatch:
     prompt_tokens: Tensor
     token_ids: Tensor
     mask: Tensor
-    advantages: Tensor
+    finished: Tensor
     sampled_logps: Tensor
+    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
     old_logps: Tensor | None = None
     reference_logps: Tensor | None = None
 
     @classmethod
-    def collate(cls, rollout: Rollout, prompt_tokens: Sequence[int], advantages: Tensor) -> GroupBatch:
+    def collate(cls, rollout: Rollout, prompt_tokens: Sequence[int], device: torch.device | str = "cpu") -> GroupBatch:
         """Pad the completions of a rollout on the right."""
         width = max(len(c.token_ids) for group in rollout.completions for c in group)
         ids = [[list(c.token_ids) + [0] * (width - len(c.token_ids)) for c in g] for g in rollout.completions]
@@ -49,11 +51,15 @@ class GroupBatch:
         return cls(
             rollout.prompts,
             torch.tensor(prompt_tokens),
-            torch.tensor(ids, device=advantages.device),
-            torch.tensor(mask, device=advantages.device),
-            advantages,
-            torch.tensor(logps, device=advantages.device),
+            torch.tensor(ids, device=device),
+            torch.tensor(mask, device=device),
+            torch.tensor([[c.finished for c in group] for group in rollout.completions], device=device),
+            torch.tensor(logps, device=device),
         )
+
+    def with_advantages(self, advantages: Tensor) -> GroupBatch:
+        """The batch with advantages (N, G)."""
+        return replace(self, advantages=advantages.to(self.mask.device))
 
     def rows(self, start: int, stop: int) -> GroupBatch:
         """Take the prompts from ``start`` to ``stop`` with their groups."""
@@ -62,12 +68,24 @@ class GroupBatch:
         }
         return replace(self, prompts=self.prompts[start:stop], **tensors)
 
-    def split(self, prompts: int | None) -> Iterator[GroupBatch]:
-        """Cut into mini-batches; each carries the weights of its own loss."""
+    def split(
+        self,
+        prompts: int | None,
+        aggregation: Callable[[Tensor], Tensor] = sequence_mean_weights,
+        mask_cut_off: bool = False,
+    ) -> Iterator[GroupBatch]:
+        """Cut into mini-batches; each carries the weights of its own loss.
+
+        Args:
+            prompts: Prompts of a mini-batch; None takes all.
+            aggregation: Mask (B, T) of the tokens that count to their weights (B, T).
+            mask_cut_off: Whether completions that were cut off do not count.
+        """
         size = prompts or len(self.prompts)
         for start in range(0, len(self.prompts), size):
             mini = self.rows(start, start + size)
-            yield replace(mini, weights=sequence_mean_weights(mini.mask.flatten(0, 1)).view_as(mini.mask))
+            counted = mini.mask & mini.finished[..., None] if mask_cut_off else mini.mask
+            yield replace(mini, weights=aggregation(counted.flatten(0, 1)).view_as(mini.mask))
 
     def micro_batches(self, tokens: int) -> Iterator[GroupBatch]:
         """Cut into pieces of at most ``tokens`` padded tokens, one group at least; surplus padding is cut off."""

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
+
+Part = Literal["vision_tower", "projector", "language_model"]
+
+
+def check_loading(freeze: Collection[str], min_pixels: int | None, max_pixels: int | None) -> None:
+    """Refuse what no checkpoint could be loaded with.
+
+    Raises:
+        ValueError: An unknown part, nothing left to train, or limits that contradict each other.
+    """
+    parts = set(get_args(Part))
+    if set(freeze) - parts or set(freeze) == parts:
+        raise ValueError(f"freeze: some of {sorted(parts)}, not all, got {sorted(freeze)}")
+    low, high = min_pixels or 1, max_pixels or 2**62
+    if not 1 <= low <= high:
+        raise ValueError(f"min_pixels={min_pixels}, max_pixels={max_pixels}: need 1 <= min_pixels <= max_pixels")
 
 
 def load_model(path: str, revision: str | None, attn_implementation: str) -> Any:

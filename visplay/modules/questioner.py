@@ -3,18 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from visplay.functional.diagnosis import mean_margin, own_answer_agreement, repeated_share
 from visplay.functional.parsing import DEFAULT_KINDS, parse_question
-from visplay.functional.rewards import difficulty, questioner_rewards, redundancy
-from visplay.functional.voting import is_valid_vote
-from visplay.modules.grpo import GRPOConfig
+from visplay.functional.rewards import difficulty, group_redundancy, questioner_rewards
+from visplay.modules.grpo_config import GRPOConfig
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Judgement, Record, Role, distinct_keys
+from visplay.modules.vlm import VLM
 from visplay.prompts import ASK, Template
-from visplay.types import Completion, Prompt, Question, Rollout, UnlabeledImage, Vote
+from visplay.types import Completion, Engine, Prompt, Question, Rollout, UnlabeledImage, Vote
+
+
+@dataclass(frozen=True)
+class QuestionFormat:
+    """What must parse for a question to be valid, see ``visplay.functional.parse_question``.
+
+    Args:
+        kinds: Allowed question types; null allows any.
+        require: Parts that must be there, of "type", "question" and "answer"; the paper asks for "question" alone.
+        text_around: Whether other text may stand around the parts.
+    """
+
+    kinds: Collection[str] | None = DEFAULT_KINDS
+    require: Collection[str] = ("type", "question")
+    text_around: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown part."""
+        self.parse("")
+
+    def parse(self, text: str) -> Question | None:
+        """The question, or None if it does not have the required form."""
+        return parse_question(text, self.kinds, self.require, text_around=self.text_around)
+
+
+@dataclass(frozen=True)
+class QuestionReward:
+    """How a question is paid; a function is named by its import path.
+
+    Args:
+        difficulty: Confidences to r_unc: ``difficulty`` (Eq. 5) or ``minority_difficulty`` (released code).
+        redundancy: Questions (N, G) to shares (N, G): ``group_redundancy`` (Eq. 6) or ``batch_redundancy``.
+        redundancy_weight: λ of Eq. 6.
+        combine: Valid, r_unc and r_div, each (N, G), to rewards (N, G): ``questioner_rewards`` (Eq. 8) or
+            ``signed_questioner_rewards`` (released code).
+    """
+
+    difficulty: Callable[[Tensor], Any] = difficulty
+    redundancy: Callable[[Sequence[Sequence[str | None]]], Any] = group_redundancy
+    redundancy_weight: float = 1.0
+    combine: Callable[[Tensor, Tensor, Tensor], Any] = questioner_rewards
 
 
 class Questioner(Role):
@@ -23,78 +67,106 @@ class Questioner(Role):
     Args:
         grpo: Settings of learning and sampling.
         template: The prompt.
-        kinds: Allowed question types; null allows any.
-        redundancy_weight: λ of Eq. 6.
-        reward: Combines valid, difficulty and redundancy, each (N, G), into rewards (N, G).
-        min_parsed_share: A question with a smaller share of parsed answers is invalid.
-
-    Attributes:
-        jury: The Reasoner that votes; given by the module that owns the role.
+        format: What must parse.
+        reward: How a question is paid.
+        jury: The Reasoner that votes, with a model of its own, for a Questioner that is fitted alone.
+        vlm: The policy of a Questioner that is fitted alone.
+        seed: Root of every draw of a Questioner that is fitted alone.
     """
 
     name = "questioner"
+    jury: Reasoner
 
     def __init__(
         self,
         grpo: GRPOConfig = GRPOConfig(),  # noqa: B008 (frozen)
         template: Template = ASK,
-        kinds: Collection[str] | None = DEFAULT_KINDS,
-        redundancy_weight: float = 1.0,
-        reward: Callable[[Tensor, Tensor, Tensor], Tensor] = questioner_rewards,
-        min_parsed_share: float = 0.8,
+        format: QuestionFormat = QuestionFormat(),  # noqa: B008 (frozen)
+        reward: QuestionReward = QuestionReward(),  # noqa: B008 (frozen)
+        jury: Reasoner | None = None,
+        vlm: VLM | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__(template, grpo)
-        self.kinds = None if kinds is None else frozenset(kinds)
-        self.redundancy_weight = redundancy_weight
+        super().__init__(template, grpo, vlm, seed)
+        self.format = format
         self.reward = reward
-        self.min_parsed_share = min_parsed_share
-        self.jury: Reasoner
+        if jury is not None:
+            self.jury = jury
 
-    def prompts(self, items: Sequence[UnlabeledImage]) -> list[Prompt]:
+    def judged_by(self, jury: Reasoner) -> None:
+        """Take a Reasoner as the jury, without making it a part of this module: it has an owner."""
+        self.__dict__["jury"] = jury
+
+    @property
+    def validated(self) -> None:
+        """A Questioner does not answer."""
+        return
+
+    def configure_model(self) -> None:
+        """Load the policy and freeze the jury.
+
+        Raises:
+            ValueError: There is no jury.
+        """
+        super().configure_model()
+        if not hasattr(self, "jury"):
+            raise ValueError("jury: a Questioner that is fitted alone needs a Reasoner to judge it, got null")
+        self.jury.configure_model()
+        self.jury.vlm.requires_grad_(False)
+
+    def attach_engine(self, engine: Engine) -> None:
+        """Keep a handle on the engine, for the jury too."""
+        super().attach_engine(engine)
+        if "jury" in self._modules:
+            self.jury.attach_engine(engine)
+
+    def prompts(self, items: Sequence[UnlabeledImage], template: Template | None = None) -> list[Prompt]:
         """Ask about each image."""
         keyed = zip(distinct_keys(items), items, strict=True)
-        return [self.vlm.encode(key, self.template, item.image) for key, item in keyed]
+        return [self.vlm.encode(key, template or self.template, item.image) for key, item in keyed]
 
     def parse(self, completion: Completion) -> Question | None:
         """The question, or None if the completion was cut off or does not have the required form."""
-        return parse_question(completion.text, self.kinds) if completion.finished else None
+        return self.format.parse(completion.text) if completion.finished else None
 
     def ask(self, rollout: Rollout) -> list[list[Question | None]]:
         """The questions of a rollout, (N, G)."""
         return [[self.parse(completion) for completion in group] for group in rollout.completions]
 
-    def is_valid(self, vote: Vote | None) -> bool:
-        """Whether a question parsed and enough of its answers did."""
-        return vote is not None and is_valid_vote(vote, self.min_parsed_share)
-
     def judge(self, items: Sequence[UnlabeledImage], rollout: Rollout, seed: int) -> Judgement:
-        """Reward questions (N, G) by the jury's disagreement and by how common they are in their group."""
-        questions = self.ask(rollout)  # (N, G)
-        with self.learner.clock("votes"):
-            votes = self.jury.vote_on(items, questions, seed)  # (N, G)
-        valid = torch.tensor([[self.is_valid(vote) for vote in group] for group in votes])
-        hardness = difficulty(torch.tensor([[vote.confidence if vote else 0.0 for vote in g] for g in votes]))
-        shares = torch.stack([_cluster_shares(group) for group in questions])
-        repetition = self.redundancy_weight * shares
-        rewards = self.reward(valid, hardness, repetition)  # (N, G)
+        """Reward questions (N, G) by the jury's disagreement and by how common they are."""
+        questions, jury = self.ask(rollout), self.jury  # (N, G)
+        with self.clock("votes"):
+            votes = jury.vote_on(items, questions, seed)  # (N, G)
+        valid = torch.tensor([[jury.is_valid(vote) for vote in group] for group in votes])
+        shares = self.reward.redundancy([[q.text if q else None for q in group] for group in questions])
+        repetition = self.reward.redundancy_weight * shares
+        hardness = self.reward.difficulty(torch.tensor([[v.confidence if v else 0.0 for v in g] for g in votes]))
+        rewards = self.reward.combine(valid, hardness, repetition)  # (N, G)
         statistics = {
             "valid_share": float(valid.float().mean()),
-            "parsed_share": float((shares > 0).float().mean()),
             "difficulty": _mean_where(hardness, valid),
             "redundancy": _mean_where(repetition, valid),
-            "clusters": float(sum(1 / (shares[shares > 0] * shares.shape[1])) / len(shares)),
         }
+        statistics |= describe_questions(questions, votes, jury.equivalent)
         return Judgement(rewards, statistics, _records(items, rollout, questions, votes, rewards))
 
 
-def _cluster_shares(questions: Sequence[Question | None]) -> Tensor:
-    """Share of the group in each question's cluster, (G,); 0 where there is no question."""
-    asked = [index for index, question in enumerate(questions) if question is not None]
-    shares = torch.zeros(len(questions))
-    if asked:
-        among_asked = redundancy([question.text for question in questions if question is not None])
-        shares[asked] = among_asked.float() * len(asked) / len(questions)
-    return shares
+def describe_questions(
+    questions: Sequence[Sequence[Question | None]],
+    votes: Sequence[Sequence[Vote | None]],
+    equivalence: Callable[[str, str], bool],
+) -> dict[str, float]:
+    """What questions (N, G) and the votes on them look like, see ``visplay.functional.diagnosis``."""
+    texts = [[question.text for question in group if question is not None] for group in questions]
+    asked = [question for group in questions for question in group]
+    held = [vote for group in votes for vote in group]
+    own = own_answer_agreement(asked, held, equivalence)
+    return {
+        "parsed_share": sum(map(len, texts)) / len(asked),
+        "repeated_share": sum(repeated_share(group) * len(group) for group in texts) / max(sum(map(len, texts)), 1),
+        "vote_margin": mean_margin(held),
+    } | ({} if own is None else {"own_answer_agreement": own})
 
 
 def _mean_where(values: Tensor, where: Tensor) -> float:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from visplay.modules.loading import Part
 from visplay.modules.vlm import VLM
 
 
@@ -44,6 +45,28 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
         """One token per merged block of patches."""
         processor = self.processor.image_processor
         return processor.get_number_of_image_patches(image.height, image.width) // processor.merge_size**2
+
+    @property
+    def most_image_tokens(self) -> int:
+        """The largest area over the area of one token."""
+        processor = self.processor.image_processor
+        return processor.size["longest_edge"] // (processor.patch_size * processor.merge_size) ** 2
+
+    def limit_pixels(self, min_pixels: int | None, max_pixels: int | None) -> None:
+        """Set the processor's areas; pictures are scaled to a multiple of a token's side in between."""
+        size = dict(self.processor.image_processor.size)
+        size["shortest_edge"] = min_pixels or size["shortest_edge"]
+        size["longest_edge"] = max_pixels or size["longest_edge"]
+        self.processor.image_processor.size = size
+
+    def parts(self) -> dict[Part, Sequence[nn.Module]]:
+        """Blocks of the vision tower, its merger, and the text model with its head."""
+        visual = self.model.model.visual
+        return {
+            "vision_tower": (visual.patch_embed, visual.blocks),
+            "projector": (visual.merger,),
+            "language_model": (self.model.model.language_model, self.model.lm_head),
+        }
 
     def process_images(self, images: Sequence[Image]) -> Patches:
         """Resize pictures and cut them into patches."""

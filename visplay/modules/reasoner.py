@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from visplay.functional.parsing import parse_boxed
-from visplay.functional.rewards import agreement
-from visplay.functional.voting import vote
-from visplay.modules.grpo import GRPOConfig
+from visplay.functional.grading import equivalent
+from visplay.functional.parsing import has_thought, parse_boxed
+from visplay.functional.rewards import agreement, agreement_rewards
+from visplay.functional.voting import is_valid_vote, vote
+from visplay.modules.grpo_config import GRPOConfig
 from visplay.modules.role import Judgement, Record, Role, distinct_keys
+from visplay.modules.vlm import VLM
+from visplay.modules.voting import Voting
 from visplay.prompts import ANSWER, Template
-from visplay.types import Completion, Example, Prompt, Question, Rollout, UnlabeledImage, Vote
+from visplay.types import Completion, Example, Prompt, Question, Rollout, Sampling, UnlabeledImage, Vote, derive_seed
 
 
 class Reasoner(Role):
@@ -21,7 +26,11 @@ class Reasoner(Role):
     Args:
         grpo: Settings of learning and sampling.
         template: The prompt; ``{question}`` is filled in.
-        votes: K, answers sampled per question.
+        voting: How it votes while it judges the Questioner.
+        reward: Agreement and form of answers, each (N, G), to rewards (N, G): ``agreement_rewards`` (Eq. 10) or
+            ``formatted_agreement_rewards`` (released code).
+        vlm: The policy of a Reasoner that is fitted alone, or that judges a Questioner that is.
+        seed: Root of every draw of a Reasoner that is fitted alone.
     """
 
     name = "reasoner"
@@ -30,17 +39,25 @@ class Reasoner(Role):
         self,
         grpo: GRPOConfig = GRPOConfig(),  # noqa: B008 (frozen)
         template: Template = ANSWER,
-        votes: int = 10,
+        voting: Voting = Voting(),  # noqa: B008 (frozen)
+        reward: Callable[[Tensor, Tensor], Any] = agreement_rewards,
+        vlm: VLM | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__(template, grpo)
-        if votes < 2:
-            raise ValueError(f"votes: {votes} must be at least 2, or every vote is unanimous")
-        self.votes = votes
+        super().__init__(template, grpo, vlm, seed)
+        self.voting = voting
+        self.reward = reward
+        self.equivalent: Callable[[str, str], bool] = equivalent
 
-    def prompts(self, items: Sequence[Example]) -> list[Prompt]:
+    @property
+    def validated(self) -> Reasoner:
+        """This Reasoner."""
+        return self
+
+    def prompts(self, items: Sequence[Example], template: Template | None = None) -> list[Prompt]:
         """Ask each example's question."""
-        keyed = zip(distinct_keys(items), items, strict=True)
-        return [self.vlm.encode(key, self.template, item.image, question=item.problem) for key, item in keyed]
+        template, keyed = template or self.template, zip(distinct_keys(items), items, strict=True)
+        return [self.vlm.encode(key, template, item.image, question=item.problem) for key, item in keyed]
 
     def parse(self, completion: Completion) -> str | None:
         """The boxed answer, or None if there is none or the completion was cut off."""
@@ -56,20 +73,39 @@ class Reasoner(Role):
         """Answer each example's question ``n`` times; None where an answer does not parse."""
         return self.answers(self.rollout(items, n, seed, temperature))
 
+    def answer_blind(self, items: Sequence[Example], seed: int) -> list[str | None]:
+        """Answer each example's question greedily, without its picture."""
+        keyed = zip(distinct_keys(items), items, strict=True)
+        prompts = [self.vlm.encode(key, self.template, None, question=item.problem) for key, item in keyed]
+        sampled = self.engine.generate(self.vlm, prompts, self.sampling(1, seed, temperature=0.0))
+        return [self.parse(completion) for (completion,) in sampled]
+
     def judge(self, items: Sequence[Example], rollout: Rollout, seed: int) -> Judgement:
         """Reward answers (N, G) that agree with the example's answer."""
         answers = self.answers(rollout)  # (N, G)
-        rewards = torch.stack([agreement(a, item.answer) for a, item in zip(answers, items, strict=True)])
+        agrees = torch.stack(
+            [agreement(a, item.answer, self.equivalent) for a, item in zip(answers, items, strict=True)]
+        )
+        formatted = torch.tensor([[c.finished and has_thought(c.text) for c in g] for g in rollout.completions])
+        rewards = self.reward(agrees, formatted)  # (N, G)
         parsed = [answer is not None for group in answers for answer in group]
         statistics = {
             "parsed_share": sum(parsed) / len(parsed),
-            "agreement": float(rewards.mean()),
+            "agreement": float(agrees.mean()),
             "confidence": sum(item.score for item in items) / len(items),
         }
         return Judgement(rewards, statistics, _records(items, rollout, rewards.tolist()))
 
+    def is_valid(self, vote: Vote | None, voting: Voting | None = None) -> bool:
+        """Whether there is a vote and enough of its answers parsed."""
+        return vote is not None and is_valid_vote(vote, (voting or self.voting).min_parsed_share)
+
     def vote_on(
-        self, images: Sequence[UnlabeledImage], questions: Sequence[Sequence[Question | None]], seed: int
+        self,
+        images: Sequence[UnlabeledImage],
+        questions: Sequence[Sequence[Question | None]],
+        seed: int,
+        voting: Voting | None = None,
     ) -> list[list[Vote | None]]:
         """Hold a vote of K answers on every question.
 
@@ -77,19 +113,39 @@ class Reasoner(Role):
             images: N pictures.
             questions: (N, G); None is not voted on.
             seed: Root of all draws.
+            voting: How; None is ``self.voting``.
 
         Returns:
             (N, G) votes; None where there is no question, or one too long for the context.
         """
+        voting = voting or self.voting
+        sampling = self._vote_sampling(voting, seed)
         prompts: dict[tuple[int, int], Prompt] = {}
         for n, (key, item, group) in enumerate(zip(distinct_keys(images), images, questions, strict=True)):
             for g, question in enumerate(group):
                 if question is not None:
-                    prompts[n, g] = self.vlm.encode(f"{key}#{g}", self.template, item.image, question=question.text)
-        prompts = {place: p for place, p in prompts.items() if self.vlm.fits(p, self.config.max_new_tokens)}
-        sampled = self.engine.generate(self.vlm, list(prompts.values()), self.sampling(self.votes, seed))
-        held = {place: vote([self.parse(c) for c in group]) for place, group in zip(prompts, sampled, strict=True)}
+                    template = voting.template or self.template
+                    prompts[n, g] = self.vlm.encode(f"{key}#{g}", template, item.image, question=question.text)
+        prompts = {place: p for place, p in prompts.items() if self.vlm.fits(p, sampling.max_new_tokens)}
+        sampled = self.engine.generate(self.vlm, list(prompts.values()), sampling)
+        held = {place: self._count(group, voting) for place, group in zip(prompts, sampled, strict=True)}
         return [[held.get((n, g)) for g in range(len(group))] for n, group in enumerate(questions)]
+
+    def _vote_sampling(self, voting: Voting, seed: int) -> Sampling:
+        """This role's sampling with what the stage's voting sets."""
+        c = self.config
+        return Sampling(
+            voting.votes,
+            c.max_new_tokens if voting.max_new_tokens is None else voting.max_new_tokens,
+            c.temperature,
+            c.top_p if voting.top_p is None else voting.top_p,
+            c.top_k if voting.top_k is None else voting.top_k,
+            derive_seed(seed, self.name),
+        )
+
+    def _count(self, completions: Sequence[Completion], voting: Voting) -> Vote:
+        answers = [self.parse(completion) for completion in completions]
+        return vote(answers, self.equivalent, count_unparsed=voting.count_unparsed)
 
 
 def _records(items: Sequence[Example], rollout: Rollout, rewards: Sequence[Sequence[float]]) -> tuple[Record, ...]:
@@ -100,7 +156,7 @@ def _records(items: Sequence[Example], rollout: Rollout, rewards: Sequence[Seque
     )
 
 
-def _silver_vote(item: Example) -> Vote:
-    """The vote that the example's answer came from."""
+def _silver_vote(item: Example) -> Vote | None:
+    """The vote that the example's answer came from; None for a gold answer."""
     total = sum(count for _, count in item.votes)
-    return Vote(item.answer, item.score, item.votes, total, total)
+    return Vote(item.answer, item.score, item.votes, total, total) if item.votes else None

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from lightning import LightningModule
+import torch
 from PIL.Image import Image
 from torch import Tensor
 from torch.optim import AdamW
 
 from visplay.clock import Clock
 from visplay.modules.group_batch import GroupBatch
-from visplay.modules.grpo import GRPO, GRPOConfig
+from visplay.modules.grpo import GRPO
+from visplay.modules.grpo_config import GRPOConfig
+from visplay.modules.training import GRPOModule
 from visplay.modules.vlm import VLM
 from visplay.prompts import Template
 from visplay.types import Engine, Example, Prompt, Rollout, Sampling, UnlabeledImage, Vote, derive_seed
+
+if TYPE_CHECKING:
+    from visplay.functional.phases import RoleName
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,13 @@ class Judgement:
     statistics: dict[str, float]
     records: tuple[Record, ...]
 
+    def join(self, further: Judgement) -> Judgement:
+        """These groups and then the others; statistics are weighed by the number of groups."""
+        share = len(self.rewards) / (len(self.rewards) + len(further.rewards))
+        both = {n: share * v + (1 - share) * further.statistics.get(n, v) for n, v in self.statistics.items()}
+        statistics = further.statistics | both
+        return Judgement(torch.cat([self.rewards, further.rewards]), statistics, self.records + further.records)
+
 
 def distinct_keys(items: Sequence[UnlabeledImage | Example]) -> list[str]:
     """Keys of a batch; an item that comes again (a small collection) is told apart by a number.
@@ -72,25 +84,56 @@ def distinct_keys(items: Sequence[UnlabeledImage | Example]) -> list[str]:
     return keys
 
 
-class Role(LightningModule, ABC):
-    """A policy with a job; the arguments that every role has.
+class Role(GRPOModule):
+    """A policy with a job, fitted alone or by the ``VisPlay`` that owns it; the arguments that every role has.
 
     Args:
         template: The prompt.
         grpo: Settings of learning and sampling.
+        vlm: The policy, for a role that is fitted alone; else the owner gives it.
+        seed: Root of every draw, for a role that is fitted alone.
 
     Attributes:
-        vlm: The policy; given by the module that owns the role.
+        vlm: The policy.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[RoleName]
 
-    def __init__(self, template: Template, grpo: GRPOConfig) -> None:
-        super().__init__()
+    def __init__(self, template: Template, grpo: GRPOConfig, vlm: VLM | None, seed: int) -> None:
+        super().__init__(seed)
         self.template = template
-        self.learner = GRPO(grpo, Clock())
-        self.vlm: VLM
+        self.learner = GRPO(grpo, self.clock)
         self._engine: Engine | None = None
+        if vlm is not None:
+            self.adopt(vlm, self.clock)
+
+    @property
+    def turns(self) -> tuple[RoleName, ...]:
+        """This role alone."""
+        return (self.name,)
+
+    @property
+    def role(self) -> Role:
+        """This role."""
+        return self
+
+    def configure_model(self) -> None:
+        """Load the policy.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if not hasattr(self, "vlm"):
+            raise ValueError(f"vlm: a {type(self).__name__} that is fitted alone needs a model, got null")
+        self.vlm.load()
+
+    def configure_optimizers(self) -> AdamW:
+        """The policy's optimiser."""
+        return self.make_optimizer()
+
+    def active_optimizer(self) -> AdamW:
+        """The policy's optimiser."""
+        return self.optimizers()
 
     @property
     def config(self) -> GRPOConfig:
@@ -112,7 +155,7 @@ class Role(LightningModule, ABC):
         """Take a policy of one's own and the clock of the run."""
         vlm.name = self.name
         self.vlm = vlm
-        self.learner.clock = clock
+        self.clock = self.learner.clock = clock
 
     def attach_engine(self, engine: Engine) -> None:
         """Keep a handle on the engine."""
@@ -136,20 +179,27 @@ class Role(LightningModule, ABC):
         temperature = c.temperature if temperature is None else temperature
         return Sampling(n, c.max_new_tokens, temperature, c.top_p, c.top_k, derive_seed(seed, self.name))
 
-    def rollout(self, items: Sequence, n: int, seed: int, temperature: float | None = None) -> Rollout:
-        """Sample ``n`` completions for each item; ``temperature`` overrides the setting."""
-        prompts = self.prompts(items)
+    def rollout(
+        self,
+        items: Sequence,
+        n: int,
+        seed: int,
+        temperature: float | None = None,
+        template: Template | None = None,
+    ) -> Rollout:
+        """Sample ``n`` completions for each item; ``temperature`` and ``template`` override the settings."""
+        prompts = self.prompts(items, template)
         completions = self.engine.generate(self.vlm, prompts, self.sampling(n, seed, temperature))
         return Rollout(tuple(prompts), tuple(tuple(group) for group in completions))
 
-    def collate(self, rollout: Rollout, advantages: Tensor) -> GroupBatch:
-        """The rollout and its advantages (N, G) as tensors where the policy is."""
+    def collate(self, rollout: Rollout) -> GroupBatch:
+        """The rollout as tensors where the policy is."""
         tokens = [self.vlm.prompt_tokens(prompt) for prompt in rollout.prompts]
-        return GroupBatch.collate(rollout, tokens, advantages.to(self.vlm.device))
+        return GroupBatch.collate(rollout, tokens, self.vlm.device)
 
     @abstractmethod
-    def prompts(self, items: Sequence) -> list[Prompt]:
-        """One prompt per item."""
+    def prompts(self, items: Sequence, template: Template | None = None) -> list[Prompt]:
+        """One prompt per item; ``template`` overrides the setting."""
 
     @abstractmethod
     def judge(self, items: Sequence, rollout: Rollout, seed: int) -> Judgement:

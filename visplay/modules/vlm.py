@@ -7,8 +7,10 @@ What a model family needs beyond this lives in a subclass, one family a file.
 
 from __future__ import annotations
 
+import copy
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,13 @@ from transformers import DynamicCache
 
 from visplay.functional.logps import token_logps
 from visplay.modules.attention import GROUPED_SDPA
-from visplay.modules.context import Context, PromptBatch, similar_lengths
-from visplay.modules.loading import load_model, load_processor
+from visplay.modules.collation import PromptBatch, collate
+from visplay.modules.context import Context, similar_lengths
+from visplay.modules.loading import Part, check_loading, load_model, load_processor
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
 
-
-class PromptTooLongError(ValueError):
-    """A prompt, with its pictures expanded, does not fit the model's context."""
+logger = logging.getLogger(__name__)
 
 
 class VLM(nn.Module, ABC):
@@ -40,6 +41,10 @@ class VLM(nn.Module, ABC):
         revision: Hub revision; ignored for a directory.
         attn_implementation: Attention implementation that transformers offers, or ``grouped_sdpa``; null takes the
             latter on a machine without CUDA, and transformers' "sdpa" with it.
+        freeze: Parts that do not learn.
+        min_pixels: A smaller picture is scaled up to this area; null takes the checkpoint's.
+        max_pixels: A larger picture is scaled down to this area; null takes the checkpoint's. The area decides how many
+            tokens a picture becomes: see ``image_tokens``.
 
     Attributes:
         name: Which policy this is; set by the owner.
@@ -49,11 +54,23 @@ class VLM(nn.Module, ABC):
 
     banned_token_ids: Tensor
 
-    def __init__(self, path: str, revision: str | None = None, attn_implementation: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        revision: str | None = None,
+        attn_implementation: str | None = None,
+        freeze: Collection[Part] = (),
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
         super().__init__()
+        check_loading(freeze, min_pixels, max_pixels)
         self.path = path
         self.revision = revision
         self.attn_implementation = attn_implementation
+        self.freeze = frozenset(freeze)
+        self.min_pixels = min_pixels
+        self.max_pixels = max_pixels
         self.name = "policy"
         self.version = 0
         self.model: Any = None
@@ -64,14 +81,38 @@ class VLM(nn.Module, ABC):
 
         Raises:
             FileNotFoundError: ``path`` is a directory without a model or without a processor.
+            ValueError: A picture of ``max_pixels`` has more tokens than the context.
         """
         if self.model is not None:
             return
         self.processor = load_processor(self.path, self.revision)
-        attention = self.attn_implementation or ("sdpa" if torch.cuda.is_available() else GROUPED_SDPA)
-        self.model = load_model(self.path, self.revision, attention)
+        self.model = self._load_model()
         ids = torch.tensor(self._banned_token_ids(), dtype=torch.long)
         self.register_buffer("banned_token_ids", ids, persistent=False)
+        self.limit_pixels(self.min_pixels, self.max_pixels)
+        if self.most_image_tokens >= self.context_tokens:
+            raise ValueError(
+                f"max_pixels: a picture may take {self.most_image_tokens} tokens, and the context has "
+                f"{self.context_tokens}; give a smaller max_pixels (null is the checkpoint's)"
+            )
+        logger.info("%s: at most %d tokens per picture", self.path, self.most_image_tokens)
+        for part in self.freeze:
+            for module in self.parts()[part]:
+                module.requires_grad_(False)
+
+    def _load_model(self) -> Any:
+        attention = self.attn_implementation or ("sdpa" if torch.cuda.is_available() else GROUPED_SDPA)
+        return load_model(self.path, self.revision, attention)
+
+    def frozen_copy(self) -> VLM:
+        """A frozen copy of the policy as it is now."""
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+    def base(self) -> VLM:
+        """A frozen copy with the weights of the checkpoint that this policy started from."""
+        fresh = copy.deepcopy(self, {id(self.model): None})  # everything but the weights
+        fresh.model = self._load_model().to(self.device)
+        return fresh.requires_grad_(False).eval()
 
     # What a family says of itself.
 
@@ -85,9 +126,22 @@ class VLM(nn.Module, ABC):
     def context_tokens(self) -> int:
         """Most tokens a sequence may have, pictures expanded."""
 
+    @property
+    @abstractmethod
+    def most_image_tokens(self) -> int:
+        """Tokens of a picture of the largest area."""
+
     @abstractmethod
     def image_tokens(self, image: Image) -> int:
         """How many tokens a picture becomes."""
+
+    @abstractmethod
+    def limit_pixels(self, min_pixels: int | None, max_pixels: int | None) -> None:
+        """Set the areas that pictures are scaled to; None leaves the checkpoint's."""
+
+    @abstractmethod
+    def parts(self) -> dict[Part, Sequence[nn.Module]]:
+        """The modules of each part that can be frozen."""
 
     @abstractmethod
     def process_images(self, images: Sequence[Image]) -> Any:
@@ -143,9 +197,10 @@ class VLM(nn.Module, ABC):
         """Control tokens a policy must never sample: all special ones but the stop tokens."""
         return sorted({*self.tokenizer.all_special_ids, self.image_token_id} - set(self.stop_token_ids))
 
-    def encode(self, key: str, template: Template, image: Image, **fields: str) -> Prompt:
-        """Make a prompt of one picture and a template's text."""
-        return Prompt(key, encode_prompt(self.tokenizer, template, images=1, **fields), (image,))
+    def encode(self, key: str, template: Template, image: Image | None, **fields: str) -> Prompt:
+        """Make a prompt of one picture, or none, and a template's text."""
+        images = () if image is None else (image,)
+        return Prompt(key, encode_prompt(self.tokenizer, template, images=len(images), **fields), images)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion, control tokens left out."""
@@ -160,43 +215,8 @@ class VLM(nn.Module, ABC):
         return self.prompt_tokens(prompt) + max_new_tokens <= self.context_tokens
 
     def collate(self, prompts: Sequence[Prompt]) -> PromptBatch:
-        """Expand placeholders and pad on the left; each distinct picture is processed once.
-
-        Raises:
-            PromptTooLongError: A prompt exceeds ``context_tokens``.
-            ValueError: A prompt has not one placeholder per picture.
-        """
-        distinct = {id(image): image for prompt in prompts for image in prompt.images}
-        place = {identity: index for index, identity in enumerate(distinct)}
-        pixels = self.process_images(list(distinct.values())) if distinct else None
-        rows = [self._expand(prompt) for prompt in prompts]
-        width = max(len(row) for row in rows)
-        input_ids = torch.tensor([[self.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
-        image_index = tuple(place[id(image)] for prompt in prompts for image in prompt.images)
-        positions = self.prompt_positions(input_ids, mask, pixels, image_index)
-        next_position = positions.reshape(-1, *input_ids.shape).masked_fill(~mask, -1).amax((0, 2)) + 1
-        to = self.device
-        return PromptBatch(input_ids.to(to), mask.to(to), positions.to(to), next_position.to(to), pixels, image_index)
-
-    def _expand(self, prompt: Prompt) -> list[int]:
-        """Repeat each placeholder as many times as its picture has tokens."""
-        image_tokens = [self.image_tokens(image) for image in prompt.images]
-        if prompt.token_ids.count(self.image_token_id) != len(image_tokens):
-            raise ValueError(
-                f"prompt {prompt.key!r}: {prompt.token_ids.count(self.image_token_id)} image placeholders for "
-                f"{len(image_tokens)} pictures; one each is needed"
-            )
-        counts = iter(image_tokens)
-        row: list[int] = []
-        for token in prompt.token_ids:
-            row += [token] * (next(counts) if token == self.image_token_id else 1)
-        if len(row) > self.context_tokens:
-            raise PromptTooLongError(
-                f"prompt {prompt.key!r}: {len(row)} tokens ({sum(image_tokens)} of them pictures) exceed the context "
-                f"of {self.context_tokens}; lower the image processor's max_pixels or shorten the template"
-            )
-        return row
+        """Expand placeholders and pad on the left, see ``visplay.modules.collation.collate``."""
+        return collate(self, prompts)
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Context]:
         """Read N prompts.
@@ -241,7 +261,13 @@ class VLM(nn.Module, ABC):
         return logits.index_fill(-1, self.banned_token_ids, torch.finfo(torch.float32).min)
 
     def logps(
-        self, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor, temperature: float = 1.0
+        self,
+        prompts: Sequence[Prompt],
+        token_ids: Tensor,
+        mask: Tensor,
+        temperature: float = 1.0,
+        *,
+        entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Score G completions of each of N prompts, teacher-forced, as they were sampled.
 
@@ -250,6 +276,7 @@ class VLM(nn.Module, ABC):
             token_ids: (N, G, T) completion ids, padded on the right.
             mask: (N, G, T) bool, False at padding.
             temperature: Temperature the completions were sampled with.
+            entropy_gradient: Whether the entropies carry a gradient.
 
         Returns:
             Log-probabilities of the tokens and entropies of their distributions, both (N, G, T) in nats; 0 at padding.
@@ -270,6 +297,7 @@ class VLM(nn.Module, ABC):
             ids.flatten()[where],
             temperature=temperature,
             banned=self.banned_token_ids,
+            entropy_gradient=entropy_gradient,
         )
         logps, entropies = (s.new_zeros(n * g * t).index_put((where,), s).view(n, g, t) for s in scores)
         return logps, entropies

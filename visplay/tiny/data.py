@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from visplay.data.benchmark import Benchmark
-from visplay.data.module import SelfPlayData
-from visplay.tiny.images import silver_accuracy, write_images
+from visplay.data.generated import write_examples
+from visplay.data.module import LabelledSource, SelfPlayData
+from visplay.data.tables import Columns
+from visplay.tiny.images import labelled_examples, silver_accuracy, write_images
 from visplay.tiny.splits import compositional, hallucination, heldout
 from visplay.types import Example
 
@@ -36,7 +39,8 @@ class TinyWorld(SelfPlayData):
         heldout_questions: int = 640,
         validation_batch_size: int = 64,
     ) -> None:
-        super().__init__(cache if images is None else images, validation_batch_size)
+        super().__init__(cache if images is None else images, validation_batch_size=validation_batch_size)
+        self.cache = Path(cache)
         self.renders = images is None
         self.n_images = n_images
         self.image_seed = image_seed
@@ -46,7 +50,7 @@ class TinyWorld(SelfPlayData):
     def prepare_data(self) -> None:
         """Render the images, unless a folder of pictures was given."""
         if self.renders:
-            write_images(self.images_path, self.n_images, self.image_seed)
+            write_images(self.cache, self.n_images, self.image_seed)
 
     def benchmarks(self) -> Sequence[Benchmark]:
         """Held-out questions, unseen combinations, and questions about what is not there."""
@@ -56,6 +60,39 @@ class TinyWorld(SelfPlayData):
         """Share of silver answers that are true; None if no picture is of the small world."""
         rows = [(example.image_id, example.problem, example.answer) for example in examples]
         return silver_accuracy(rows, self.n_images, self.image_seed).accuracy
+
+
+class LabelledTinyWorld(TinyWorld):
+    """The same images with questions and true answers, to train a Reasoner with labels: the upper bound of self-play.
+
+    Args:
+        questions_per_image: Labelled questions about each image.
+        silver: A data set that an earlier run generated, to mix in.
+        silver_share: Its share.
+        **tiny_world: Arguments of ``TinyWorld``.
+    """
+
+    def __init__(
+        self,
+        questions_per_image: int = 2,
+        silver: str | Path | None = None,
+        silver_share: float = 0.5,
+        **tiny_world: Any,
+    ) -> None:
+        super().__init__(**tiny_world)
+        self.questions_per_image = questions_per_image
+        self.silver_path = silver
+        self.silver_share = silver_share
+        name = f"{self.cache.name}-labelled-{self.n_images}-{self.image_seed}-{questions_per_image}.parquet"
+        self.labelled_path = self.cache.with_name(name)
+        self.labelled_source = LabelledSource(str(self.labelled_path), columns=Columns(key="key"))
+
+    def prepare_data(self) -> None:
+        """Render the images, and write the labelled questions once."""
+        super().prepare_data()
+        path = self.labelled_path
+        if not path.is_file():
+            write_examples(path, labelled_examples(self.n_images, self.image_seed, self.questions_per_image))
 
 
 @cache

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from visplay.functional.grading import equivalent
-from visplay.tiny.questions import solve
+from visplay.tiny.questions import pose, solve
 from visplay.tiny.world import Scene, render, sample_scene
-from visplay.types import derive_seed
+from visplay.types import Example, derive_seed
 
 
 def write_images(folder: str | Path, n: int, seed: int) -> Path:
@@ -51,6 +51,25 @@ def write_images(folder: str | Path, n: int, seed: int) -> Path:
     for name in wanted.keys() - present:
         _write(wanted[name], folder / name)
     return folder
+
+
+def labelled_examples(n: int, seed: int, questions_per_image: int) -> list[Example]:
+    """The same images with questions of every family and true answers, for training with labels as an upper bound.
+
+    Args:
+        n: Number of images.
+        seed: Seed of the scenes.
+        questions_per_image: Questions about each.
+    """
+    examples = []
+    for scene, image in _draw(n, seed):
+        name = image_name(image)
+        for index in range(questions_per_image):
+            key = f"{name}#{index}"
+            posed = pose(scene, np.random.default_rng(derive_seed("tiny", "labelled", seed, key)))
+            answer, kind = posed.solution.answer, posed.family.kind
+            examples.append(Example(key, image, posed.text, answer, problem_type=kind, image_id=name))
+    return examples
 
 
 def image_name(image: Image.Image) -> str:

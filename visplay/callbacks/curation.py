@@ -1,0 +1,232 @@
+"""Between the phases: questions are asked, voted on and curated, and become a data set on the disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+from lightning import Trainer
+
+from visplay.callbacks.logging import log_histogram, log_scalars
+from visplay.data.draws import Draws
+from visplay.data.generated import GeneratedDataset, Ledger, write_examples
+from visplay.functional.curation import confidence_histogram, keep_in_band, relax_band
+from visplay.functional.diagnosis import fold_question, mean_margin, own_answer_agreement, repeated_share
+from visplay.modules.visplay import VisPlay
+from visplay.modules.voting import Voting
+from visplay.prompts import Template
+from visplay.types import Example, Proposal, Vote
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Curation:
+    """How the data set of an iteration is generated.
+
+    Args:
+        images: Pictures asked about in each iteration, from a seeded permutation that advances.
+        questions_per_image: Questions asked about each.
+        low: Least confidence of a question that is kept (Eq. 9).
+        high: Highest confidence of a question that is kept.
+        min_kept: Fewer kept questions than this are too few.
+        on_too_few: What happens then: "continue" with what there is, "relax" the band until there are enough, or "stop"
+            with an error. Without a single question every run stops.
+        template: The Questioner's prompt in this stage; null takes its own.
+        voting: How the Reasoner votes in this stage; null takes what it does while it judges.
+        images_per_batch: Pictures asked about side by side.
+    """
+
+    images: int = 1000
+    questions_per_image: int = 8
+    low: float = 0.25
+    high: float = 0.75
+    min_kept: int = 1
+    on_too_few: Literal["continue", "relax", "stop"] = "continue"
+    template: Template | None = None
+    voting: Voting | None = None
+    images_per_batch: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse an empty band or an empty collection."""
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"low, high: need 0 <= low <= high <= 1, got low={self.low}, high={self.high}")
+        if min(self.images, self.questions_per_image, self.images_per_batch, self.min_kept) < 1:
+            raise ValueError(
+                "curation: images, questions_per_image, images_per_batch and min_kept must be at least 1, got "
+                f"{self.images}, {self.questions_per_image}, {self.images_per_batch} and {self.min_kept}"
+            )
+
+
+class TooFewQuestionsError(RuntimeError):
+    """Curation left nothing, or too little, to train on."""
+
+
+class Curator:
+    """Makes the data set of an iteration.
+
+    The file lies in the run's folder and is recorded in a ledger, so that one that is finished is not made again by the
+    same policies with the same settings.
+
+    Args:
+        config: How.
+        trainer: Knows the run's folder and loggers.
+        module: Asks and votes.
+    """
+
+    def __init__(self, config: Curation, trainer: Trainer, module: VisPlay) -> None:
+        self.config = config
+        self.trainer = trainer
+        self.module = module
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self.ledger = Ledger(self.folder / "ledger.json")
+
+    def generate(self, images: Draws) -> tuple[GeneratedDataset, dict[str, Any]]:
+        """The data set of the present iteration, made unless it is there already, and its record in the ledger.
+
+        Args:
+            images: Moves on by the pictures that the data set was made of.
+
+        Raises:
+            TooFewQuestionsError: Nothing, or too little, is left to train on.
+        """
+        stage, made_by = self._stage(), self._made_by(images)
+        record = self.ledger.get(stage)
+        if record is None or record["made_by"] != made_by:
+            path = self.folder / "generated" / f"{stage}.parquet"
+            examples, statistics = self._curate(images, stage)
+            write_examples(path, examples)
+            facts = {"made_by": made_by, "statistics": statistics, "position": images.position}
+            record = self.ledger.record(stage, path, **facts)
+        images.position = record["position"]
+        return GeneratedDataset(record["path"]), record
+
+    def _stage(self) -> str:
+        name = f"iteration-{self.module.phase.iteration}"
+        return f"{name}-repeat-{self.module.attempt}" if self.module.attempt else name
+
+    def _made_by(self, images: Draws) -> dict[str, Any]:
+        """What the data set follows from, as plain values; one that was made by anything else is not taken."""
+        module = self.module
+        return {
+            "seed": module.stage_seed("curation"),
+            "position": images.position,
+            "curation": asdict(self.config),
+            "voting": asdict(module.reasoner.voting),
+            "policies": [module.questioner.vlm.fingerprint(), module.reasoner.vlm.fingerprint()],
+        }
+
+    def _curate(self, images: Draws, stage: str) -> tuple[list[Example], dict[str, float]]:
+        """Ask, vote, and keep what lies in the band."""
+        proposals = self._propose(images)
+        jury = self.module.reasoner
+        votes = [p.vote if jury.is_valid(p.vote, self.config.voting) else None for p in proposals]
+        kept, band = self._choose(votes)
+        iteration = self.module.phase.iteration
+        examples = [as_example(f"{iteration}/{index}", proposals[index], iteration) for index in kept]
+        statistics = self._describe(proposals, votes, kept) | dict(zip(("low", "high"), band, strict=True))
+        statistics |= _describe_duplicates(examples, self._asked_before(stage))
+        self._log(statistics, [vote.confidence for vote in votes if vote is not None])
+        return examples, statistics
+
+    def _propose(self, images: Draws) -> list[Proposal]:
+        proposals: list[Proposal] = []
+        c, module = self.config, self.module
+        for start in range(0, c.images, c.images_per_batch):
+            module.clock.note = f"{start}/{c.images} images"
+            chunk = images.draw(min(c.images_per_batch, c.images - start))
+            seed = module.stage_seed("curation", start)
+            proposals += module.propose(chunk, c.questions_per_image, seed, c.template, c.voting)
+        module.clock.note = ""
+        return proposals
+
+    def _choose(self, votes: Sequence[Vote | None]) -> tuple[list[int], tuple[float, float]]:
+        """Indices of the questions to keep, and the band that they lie in."""
+        c = self.config
+        band = (c.low, c.high)
+        kept = keep_in_band(votes, *band, min_parsed_share=0.0)
+        if len(kept) < c.min_kept and c.on_too_few == "relax":
+            band = relax_band(votes, *band, c.min_kept, min_parsed_share=0.0)
+            kept = keep_in_band(votes, *band, min_parsed_share=0.0)
+        if len(kept) < c.min_kept:
+            logger.warning("too few questions: %s", self._why_few(votes, len(kept)))
+        if not kept or (len(kept) < c.min_kept and c.on_too_few == "stop"):
+            raise TooFewQuestionsError(self._why_few(votes, len(kept)))
+        return kept, band
+
+    def _why_few(self, votes: Sequence[Vote | None], kept: int) -> str:
+        held = [vote for vote in votes if vote is not None]
+        if not held:
+            return (
+                f"none of the {len(votes)} questions is valid: they do not parse (see `format` and the prompt), are "
+                "too long for the context, or too few of their answers parse (see `min_parsed_share`)"
+            )
+        tenths = confidence_histogram(held).tolist()
+        return (
+            f"{kept or 'none'} of the {len(held)} valid questions (min_kept={self.config.min_kept}) has a confidence "
+            f"between low={self.config.low} and high={self.config.high}; confidences by tenths from 0 to 1: {tenths}; "
+            "widen the band, set on_too_few to relax, or ask about more images"
+        )
+
+    def _describe(
+        self, proposals: Sequence[Proposal], votes: Sequence[Vote | None], kept: Sequence[int]
+    ) -> dict[str, float]:
+        confidences = [vote.confidence for vote in votes if vote is not None]
+        chosen = [proposals[index] for index in kept]
+        own = own_answer_agreement([p.question for p in chosen], [p.vote for p in chosen], self._equivalent)
+        return {
+            "asked": len(votes),
+            "valid_share": len(confidences) / len(votes),
+            "mean_confidence": float(np.mean(confidences)) if confidences else 0.0,
+            "kept": len(kept),
+            "kept_share": len(kept) / len(votes),
+            "vote_margin": mean_margin([p.vote for p in chosen]),
+        } | ({} if own is None else {"own_answer_agreement": own})
+
+    def _equivalent(self, a: str, b: str) -> bool:
+        return self.module.reasoner.equivalent(a, b)
+
+    def _asked_before(self, stage: str) -> set[str]:
+        """Folded questions of the data sets that the run has made before."""
+        paths = [path for name, path in self.ledger.files().items() if name != stage]
+        tables = [pq.read_table(path, columns=["problem"]) for path in paths]
+        return {fold_question(text) for table in tables for text in table["problem"].to_pylist()}
+
+    def _log(self, statistics: dict[str, float], confidences: Sequence[float]) -> None:
+        iteration = self.module.phase.iteration
+        timed = {f"{stage}_seconds": seconds for stage, seconds in self.module.clock.drain().items()}
+        log_scalars(self.trainer, "curation", statistics | timed, iteration)
+        log_histogram(self.trainer, "curation/confidence", confidences, iteration)
+        logger.info("iteration %d: kept %d of %d questions", iteration, statistics["kept"], statistics["asked"])
+
+
+def as_example(key: str, proposal: Proposal, iteration: int) -> Example:
+    """A proposal that was kept: its vote gave an answer."""
+    question, vote = proposal.question, proposal.vote
+    if question is None or vote is None or vote.answer is None:
+        raise ValueError(f"proposal {key}: only a question with a silver answer can become an example, got {proposal}")
+    return Example(
+        key=key,
+        image=proposal.image.image,
+        problem=question.text,
+        answer=vote.answer,
+        problem_type=question.kind,
+        score=vote.confidence,
+        votes=vote.counts,
+        image_id=proposal.image.key,
+        iteration=iteration,
+    )
+
+
+def _describe_duplicates(examples: Sequence[Example], asked_before: set[str]) -> dict[str, float]:
+    """Questions asked twice about one picture, and questions whose words earlier iterations asked already."""
+    before = [fold_question(example.problem) in asked_before for example in examples]
+    return {
+        "duplicate_share": repeated_share([f"{example.image_id}\n{example.problem}" for example in examples]),
+        "seen_before_share": sum(before) / len(before),
+    }

@@ -1,0 +1,78 @@
+"""Measures that cost forward passes or generations of their own; without this callback none of them is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning import Callback, Trainer
+
+from visplay.callbacks.logging import log_scalars
+from visplay.callbacks.self_play import SelfPlay
+from visplay.data.draws import Draws
+from visplay.data.generated import GeneratedDataset
+from visplay.functional.kl import k3_kl
+from visplay.modules.role import Role
+from visplay.modules.training import GRPOModule
+from visplay.modules.vlm import VLM
+from visplay.types import Example, Rollout, derive_seed
+
+
+class Diagnostics(Callback):
+    """Watches how far a policy has moved, and whether its questions need their image.
+
+    Args:
+        kl_every_n_steps: Steps between two measurements of the divergence of the policy that sampled from the policy at
+            the start of the phase and from the base; 0 for none. Costs a copy of the weights each, and a forward pass.
+        blind_questions: Generated questions that are answered without their image, greedily; 0 for none.
+    """
+
+    def __init__(self, kl_every_n_steps: int = 5, blind_questions: int = 128) -> None:
+        for name, value in (("kl_every_n_steps", kl_every_n_steps), ("blind_questions", blind_questions)):
+            if value < 0:
+                raise ValueError(f"{name}: {value} must not be negative")
+        self.kl_every_n_steps = kl_every_n_steps
+        self.blind_questions = blind_questions
+        self._references: dict[str, VLM] = {}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Keep the weights to compare with; answer the phase's new questions without their images."""
+        if self.kl_every_n_steps:
+            policy = pl_module.role.vlm
+            self._references = {"phase_start": policy.frozen_copy(), "base": policy.base()}
+        self_play = next((c for c in trainer.callbacks if isinstance(c, SelfPlay)), None)
+        if self.blind_questions and self_play and self_play.dataset and pl_module.phase.role == "reasoner":
+            share = self._answer_blind(pl_module, GeneratedDataset(self_play.dataset))
+            log_scalars(trainer, "curation", {"answerable_without_image_share": share}, pl_module.phase.iteration)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int
+    ) -> None:
+        """Log the divergence of the policy that sampled this step."""
+        if not self._references or pl_module.result is None or batch_idx % self.kl_every_n_steps:
+            return
+        rollout = pl_module.result.rollout
+        kl = {f"kl_to_{name}": _divergence(pl_module.role, rollout, p) for name, p in self._references.items()}
+        pl_module.log_role(kl)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Let the weights go."""
+        self._references = {}
+
+    def _answer_blind(self, module: GRPOModule, examples: GeneratedDataset) -> float:
+        """Share of generated questions whose silver answer is given without a look at the picture."""
+        reasoner = module.validated
+        assert reasoner is not None, "a Reasoner phase has a Reasoner"
+        seed = derive_seed(module.seed, "blind")
+        drawn: list[Example] = Draws(examples, seed).draw(min(self.blind_questions, len(examples)))
+        answers = reasoner.answer_blind(drawn, seed)
+        right = [a is not None and reasoner.equivalent(a, e.answer) for a, e in zip(answers, drawn, strict=True)]
+        return sum(right) / len(right)
+
+
+def _divergence(role: Role, rollout: Rollout, reference: VLM) -> float:
+    """Mean k3 estimate over the tokens of a rollout, nats per token, of the policy that sampled from the reference."""
+    batch = role.collate(rollout)
+    reference_logps = role.learner.score(reference, batch)
+    kl = k3_kl(batch.sampled_logps.flatten(0, 1), reference_logps.flatten(0, 1)).view_as(batch.mask)
+    return float(kl[batch.mask].mean())

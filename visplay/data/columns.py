@@ -1,0 +1,220 @@
+"""Pictures from a cell of a table, whatever its shape: struct, bytes, base64 text, path, picture or a list of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from visplay.data.decoding import DECODE_ERRORS, FORMATS, ImageLimits, decode_image, describe_error, load_image, to_rgb
+
+SHAPES = (
+    "a struct of bytes and path, bytes, base64 text, the path of a file, a PIL image, a list of these, or null for none"
+)
+
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_ANY_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+# How encoded files of FORMATS begin; a BMP's four reserved bytes are zero.
+_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|II\+\0|MM\0\+", re.DOTALL
+)
+_SHOWN_CHARACTERS = 60
+
+
+def read_pictures(
+    value: object,
+    folder: str | Path | None = None,
+    limits: ImageLimits | None = ImageLimits(),  # noqa: B008 (frozen)
+) -> tuple[Image.Image, ...]:
+    """Decode the pictures of one cell to upright RGB.
+
+    Args:
+        value: The cell, see ``SHAPES``. Text is base64 when it says so (``data:image/png;base64,...``) or when all of
+            it is base64 of a file of a known format; all other text is a path. Of a struct the bytes count, and the
+            path only where there are none. A null in a list is no picture.
+        folder: Where relative paths start; without it they are refused.
+        limits: Checked by the header of each picture before it is decoded; None for no limits.
+
+    Returns:
+        The pictures, in order; none for an empty cell.
+
+    Raises:
+        ValueError: If the cell has another shape, or one of its pictures does not decode or breaks a limit.
+
+    Example:
+        >>> read_pictures([Image.new("L", (9, 8)), None])[0].getpixel((0, 0))
+        (0, 0, 0)
+    """
+    return tuple(read_picture(picture, folder, limits) for picture in split_pictures(value))
+
+
+def count_pictures(value: object) -> int:
+    """Count the pictures of one cell without decoding them.
+
+    Raises:
+        ValueError: If the cell has none of the ``SHAPES``.
+
+    Example:
+        >>> count_pictures(None), count_pictures("a.png"), count_pictures([b"...", None, {"path": "a.png"}])
+        (0, 1, 2)
+    """
+    return len(split_pictures(value))
+
+
+def split_pictures(value: object) -> tuple[Any, ...]:
+    """Take a cell apart into the cells of its single pictures, undecoded, each fit for ``read_picture``.
+
+    Raises:
+        ValueError: If the cell has none of the ``SHAPES``.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(picture for part in value for picture in split_pictures(part))
+    if isinstance(value, Mapping):
+        if not {"bytes", "path"} & value.keys():
+            raise ValueError(f"a struct of {sorted(map(str, value))}; a cell must hold {SHAPES}")
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if value is None or (isinstance(value, str) and not value):
+        return ()
+    if not isinstance(value, bytes | bytearray | memoryview | str | Path | Image.Image):
+        raise ValueError(f"{_show(value)}; a cell must hold {SHAPES}")
+    return (value,)
+
+
+def read_picture(
+    value: object,
+    folder: str | Path | None = None,
+    limits: ImageLimits | None = ImageLimits(),  # noqa: B008 (frozen)
+) -> Image.Image:
+    """Decode one picture that ``split_pictures`` gave, see ``read_pictures``.
+
+    Raises:
+        ValueError: If it does not decode or breaks a limit; the message tells what was found.
+    """
+    try:
+        if isinstance(value, Image.Image):
+            return _convert(value, limits)
+        if isinstance(value, bytes | bytearray | memoryview):
+            return decode_image(bytes(value), limits)
+        if (data := _decode_base64(value)) is not None:
+            return decode_image(data, limits)
+        return load_image(_locate(value, folder), limits)
+    except DECODE_ERRORS as error:
+        raise ValueError(f"{_show(value)}: {describe_error(error)}") from error
+
+
+def find_column(names: list[str], wanted: str | None) -> str:
+    """Choose the column of pictures: the wanted one, or the first of images, image, img, picture, pictures.
+
+    Raises:
+        ValueError: If there is none; the message lists the columns.
+    """
+    candidates = ("images", "image", "img", "picture", "pictures") if wanted is None else (wanted,)
+    for name in candidates:
+        if name in names:
+            return name
+    raise ValueError(f"{' or '.join(map(repr, candidates))} is none of its columns {names}")
+
+
+def count_per_row(column: pa.ChunkedArray) -> np.ndarray:
+    """Count the pictures of every cell of a column, as ``count_pictures``, from its null bits and offsets alone.
+
+    Returns:
+        One count per row, int64; the bytes of the pictures are not read, so a memory-mapped column stays on the disk.
+
+    Raises:
+        ValueError: If the column's type holds no pictures.
+
+    Example:
+        >>> count_per_row(pa.chunked_array([[[b"x", None], None], [[b"x", b"y"]]])).tolist()
+        [1, 0, 2]
+    """
+    return np.concatenate([np.zeros(0, np.int64), *(_count(chunk) for chunk in column.chunks)])
+
+
+def _count(array: pa.Array) -> np.ndarray:
+    kind = array.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(array), np.int64)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        parents = np.asarray(pc.list_parent_indices(array), dtype=np.int64)
+        return np.bincount(parents, weights=_count(pc.list_flatten(array)), minlength=len(array)).astype(np.int64)
+    return np.asarray(_present(array)).astype(np.int64)
+
+
+def _present(array: pa.Array) -> pa.Array:
+    kind = array.type
+    if pa.types.is_struct(kind) and {"bytes", "path"} & {field.name for field in kind}:
+        parts = [_present(pc.struct_field(array, field.name)) for field in kind if field.name in ("bytes", "path")]
+        return parts[0] if len(parts) == 1 else pc.or_(*parts)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pc.fill_null(pc.greater(pc.binary_length(array), 0), False)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind):
+        return pc.is_valid(array)
+    raise ValueError(f"a column of {kind} holds no pictures; a cell must hold {SHAPES}")
+
+
+def _convert(image: Image.Image, limits: ImageLimits | None) -> Image.Image:
+    if limits is not None:
+        limits.check(*image.size)
+    return to_rgb(image)
+
+
+def _decode_base64(text: object) -> bytes | None:
+    """The bytes of a picture that is base64 text, or None if the text is something else."""
+    if not isinstance(text, str):
+        return None
+    if prefix := _DATA_URL.match(text):
+        return base64.b64decode(_pad(text[prefix.end() :]), validate=True)
+    if not _has_signature(text):
+        return None
+    body = "".join(text.split())
+    return base64.b64decode(_pad(body)) if _BASE64.fullmatch(body) else None
+
+
+def _has_signature(text: str) -> bool:
+    try:
+        return bool(_SIGNATURE.match(base64.b64decode(text.lstrip()[:24], validate=True)))
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _pad(text: str) -> str:
+    body = "".join(text.split()).rstrip("=")
+    return body + "=" * (-len(body) % 4)
+
+
+def _locate(value: object, folder: str | Path | None) -> Path:
+    text = str(value)
+    if _ANY_URL.match(text):
+        raise ValueError(f"a web address is not fetched; a cell must hold {SHAPES}")
+    path = Path(text)
+    if not path.is_absolute() and folder is None:
+        raise ValueError("a relative path, and there is no folder that it starts from")
+    try:
+        path = Path(folder or "", path)
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"neither base64 of a picture ({', '.join(FORMATS)}) nor a file: {describe_error(error)}"
+        ) from error
+    return path
+
+
+def _show(value: object) -> str:
+    """What was found, in a few words."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    if isinstance(value, Image.Image):
+        return f"picture {value.mode} {value.width}x{value.height}"
+    text = value if isinstance(value, str) else str(value)
+    shown = repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+    return f"text {shown}" if isinstance(value, str) else f"{type(value).__name__} {shown}"

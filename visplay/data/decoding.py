@@ -1,0 +1,266 @@
+"""Pictures from bytes that nobody vouches for: limits by the header before anything is decoded, then upright RGB."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base as ExifTag
+from PIL.TiffImagePlugin import TiffImageFile
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+# What Pillow raises on broken files. Warning is among them because another thread may turn warnings into errors.
+DECODE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SHOWN_BYTES = 16
+# Pictures above this area are decoded one at a time, however many threads there are; smaller ones take 64 MiB at most.
+_LARGE_PIXELS = 2**24
+# Modes other than RGB are converted in strips of about this area, so that intermediate copies stay small.
+_STRIP_PIXELS = 2**20
+_one_large_picture = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What a picture must keep to, judged by its header before anything is decoded.
+
+    Args:
+        min_side_pixels: Least length of the shorter side.
+        max_pixels: Greatest area. Pillow's own limit (about 179 million pixels) applies as well.
+        max_aspect_ratio: Greatest ratio of the sides, longer to shorter; Qwen2.5-VL's processor refuses more than 200.
+
+    Raises:
+        ValueError: If a limit is below 1.
+
+    Example:
+        >>> ImageLimits(max_pixels=100).check(20, 10)
+        Traceback (most recent call last):
+        ValueError: 20x10 pixels; max_pixels is 100
+    """
+
+    min_side_pixels: int = 8
+    max_pixels: int = 2**26
+    max_aspect_ratio: float = 200.0
+
+    def __post_init__(self) -> None:
+        """Check the limits themselves."""
+        for name, value in vars(self).items():
+            if not value >= 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
+
+    def check(self, width: int, height: int) -> None:
+        """Refuse a picture of this size in pixels.
+
+        Raises:
+            ValueError: If it breaks a limit, with the size and the limit.
+        """
+        short, long = sorted((width, height))
+        if short < self.min_side_pixels:
+            raise ValueError(f"{width}x{height} pixels; min_side_pixels is {self.min_side_pixels}")
+        if width * height > self.max_pixels:
+            raise ValueError(f"{width}x{height} pixels; max_pixels is {self.max_pixels}")
+        if long > self.max_aspect_ratio * short:
+            raise ValueError(f"{width}x{height} pixels; max_aspect_ratio is {self.max_aspect_ratio}")
+
+
+def load_image(path: Path, limits: ImageLimits | None = None) -> Image.Image:
+    """Decode an image file to upright 8-bit RGB, see ``to_rgb``; the first frame of an animation.
+
+    Args:
+        path: A regular file; others, which might block or never end, are not opened.
+        limits: Checked before anything is decoded; None for no limits but Pillow's.
+
+    Raises:
+        OSError, ValueError or another of ``DECODE_ERRORS``: If it cannot be read, breaks a limit or is no sound image.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("not a regular file")
+    with path.open("rb") as file:
+        return _decode(file, limits)
+
+
+def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
+    """Decode an image file held in memory to upright 8-bit RGB, as ``load_image`` does.
+
+    Raises:
+        OSError, ValueError or another of ``DECODE_ERRORS``: If the bytes are not a sound image of one of ``FORMATS``,
+            or break a limit.
+    """
+    return _decode(BytesIO(data), limits)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any picture into upright 8-bit RGB without metadata; the picture given is left as it is, but loaded.
+
+    The EXIF orientation is applied, transparent parts become white, 16-bit grey is scaled to 8 bits, and grey of
+    32 bits or in floating point, whose white is not defined, is stretched from its darkest to its brightest pixel.
+
+    Raises:
+        ValueError: If Pillow knows no way to RGB, for example from grey with premultiplied alpha.
+
+    Example:
+        >>> to_rgb(Image.new("LA", (2, 1), (0, 0))).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    image.load()
+    orientation = _orientation(image)
+    rgb = _flatten(image)
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    rgb.info = {}  # an orientation or colour key kept here would act a second time when the picture is saved
+    return rgb
+
+
+def describe_error(error: BaseException) -> str:
+    """One line for a reason: the error's type and message."""
+    return f"{type(error).__name__}: {error}"
+
+
+class _Silence:
+    """Ignores warnings as long as any thread is inside; ``warnings.catch_warnings`` alone is not made for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._caught = warnings.catch_warnings(action="ignore")
+                self._caught.__enter__()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._caught.__exit__(None, None, None)
+
+
+# What a picture's odd metadata warns about must neither fill the log nor, where warnings are errors, cost the picture.
+_silence = _Silence()
+
+
+def _decode(file: BinaryIO, limits: ImageLimits | None) -> Image.Image:
+    with _silence(), _open(file) as image:
+        if limits is not None:
+            limits.check(*image.size)
+            _check_tiles(image, limits)
+        with _turn(image):
+            return to_rgb(image)
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        head = file.read(_SHOWN_BYTES)
+        raise UnidentifiedImageError(f"cannot identify the image; its first bytes are {head!r}") from None
+
+
+def _check_tiles(image: Image.Image, limits: ImageLimits) -> None:
+    """A small TIFF may name tiles of any size, and each is decoded whole."""
+    if isinstance(image, TiffImageFile):
+        width, height = image.tag_v2.get(ExifTag.TileWidth, 1), image.tag_v2.get(ExifTag.TileLength, 1)
+        if width * height > limits.max_pixels:
+            raise ValueError(f"tiles of {width}x{height} pixels; max_pixels is {limits.max_pixels}")
+
+
+def _turn(image: Image.Image) -> AbstractContextManager:
+    return _one_large_picture if image.width * image.height > _LARGE_PIXELS else nullcontext()
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(ExifTag.Orientation)
+    except DECODE_ERRORS:
+        return None  # broken metadata of a sound picture
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _by_strips(image, _flatten_16_bit)
+    if image.mode in {"I", "F"}:
+        return _flatten_unbounded(image)
+    if image.has_transparency_data:
+        return _by_strips(image, _flatten_transparent)
+    return image.convert("RGB")
+
+
+def _by_strips(image: Image.Image, flatten: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    rgb = Image.new("RGB", image.size)
+    for box in _strips(image):
+        rgb.paste(flatten(image.crop(box)), box)
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    rows = max(1, _STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _flatten_transparent(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _flatten_16_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.uint32)
+    levels = ((values * 255 + 32767) // 65535).astype(np.uint8)
+    levels[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(levels).convert("RGB")
+
+
+def _flatten_unbounded(image: Image.Image) -> Image.Image:
+    extremes = [(values.min(), values.max()) for values in (_finite(image.crop(box)) for box in _strips(image))]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    scale = 255.0 / (high - low) if high > low else 0.0
+
+    def stretch(strip: Image.Image) -> Image.Image:
+        return Image.fromarray(np.rint((_finite(strip) - low) * scale).astype(np.uint8)).convert("RGB")
+
+    return _by_strips(image, stretch)
+
+
+def _finite(image: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)

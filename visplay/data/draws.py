@@ -1,0 +1,152 @@
+"""Items of a collection in a seeded order that goes on where it stopped, and the batches of a phase made of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from visplay.data.images import UnusableItemError
+from visplay.functional.phases import permuted_indices
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_REASONS = 5
+
+
+class Collection(Protocol):
+    """A collection of known size."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def __getitem__(self, index: int) -> Any:
+        """One item, or ``UnusableItemError``."""
+
+
+class Drawable(Protocol):
+    """Anything that gives the next items."""
+
+    def draw(self, count: int) -> list:
+        """The next ``count`` items."""
+
+
+class Draws:
+    """Draws items in a seeded order; every item comes once before any repeats.
+
+    An item that turns out unusable is counted, and the next one takes its place.
+
+    Args:
+        items: A collection.
+        seed: Of the order.
+        position: Where in the order to begin.
+
+    Attributes:
+        position: Where in the order the next draw begins.
+        skipped: Unusable items met so far, reason by key.
+
+    Raises:
+        ValueError: The collection is empty.
+
+    Example:
+        >>> draws = Draws(["a", "b", "c"], seed=0)
+        >>> sorted(draws.draw(2) + draws.draw(1)), draws.position
+        (['a', 'b', 'c'], 3)
+    """
+
+    def __init__(self, items: Collection, seed: int, position: int = 0) -> None:
+        if len(items) == 0:
+            raise ValueError("items: must not be empty")
+        self.items = items
+        self.seed = seed
+        self.position = position
+        self.skipped: dict[str, str] = {}
+
+    def draw(self, count: int) -> list:
+        """The next ``count`` items.
+
+        Raises:
+            ValueError: Every item of the collection is unusable.
+        """
+        drawn: list = []
+        missed = 0
+        while len(drawn) < count:
+            missing = count - len(drawn)
+            for index in permuted_indices(self.position, missing, len(self.items), self.seed):
+                try:
+                    drawn.append(self.items[index])
+                    missed = 0
+                except UnusableItemError as error:
+                    self._skip(error)
+                    missed += 1
+            self.position += missing
+            if missed >= len(self.items):
+                raise ValueError(f"items: none of the {len(self.items)} can be used, for example {self._examples()}")
+        return drawn
+
+    def _skip(self, error: UnusableItemError) -> None:
+        if error.key not in self.skipped:
+            self.skipped[error.key] = error.reason
+            logger.warning("skipped %s: %s (%d so far)", error.key, error.reason, len(self.skipped))
+
+    def _examples(self) -> str:
+        return "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[:_SHOWN_REASONS])
+
+
+@dataclass
+class MixedDraws:
+    """Draws from two sources in a fixed proportion, spread evenly over any run of items.
+
+    Args:
+        first: Source of ``share`` of the items.
+        second: Source of the others.
+        share: In [0, 1].
+        position: Items drawn so far.
+
+    Example:
+        >>> mixed = MixedDraws(Draws(["a"], seed=0), Draws(["b"], seed=0), share=0.25)
+        >>> "".join(mixed.draw(8))
+        'bbbabbba'
+    """
+
+    first: Drawable
+    second: Drawable
+    share: float
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share: must lie in [0, 1], got {self.share}")
+
+    def draw(self, count: int) -> list:
+        """The next ``count`` items."""
+        places = range(self.position, self.position + count)
+        from_first = [math.floor((place + 1) * self.share) > math.floor(place * self.share) for place in places]
+        self.position += count
+        first, second = iter(self.first.draw(sum(from_first))), iter(self.second.draw(count - sum(from_first)))
+        return [next(first if taken else second) for taken in from_first]
+
+
+class PhaseBatches:
+    """The batches of a phase, drawn one by one.
+
+    Args:
+        draws: Where the items come from.
+        steps: Batches.
+        size: Items of a batch.
+    """
+
+    def __init__(self, draws: Drawable, steps: int, size: int) -> None:
+        self.draws = draws
+        self.steps = steps
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Sequence]:
+        for _ in range(self.steps):
+            yield self.draws.draw(self.size)

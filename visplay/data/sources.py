@@ -1,0 +1,258 @@
+"""Tables from wherever they lie: parquet and arrow files, a saved data set, or the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HTTPError
+from pyarrow.dataset import ParquetFragmentScanOptions
+
+ALLOWED = (
+    "give a .parquet or .arrow file, a pattern of such files, a folder that holds them or that save_to_disk wrote, "
+    "or a name on the Hugging Face Hub, owner/name or owner/name@split"
+)
+
+_KINDS = {".parquet": "parquet", ".arrow": "arrow"}
+_HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<split>[\w.]+))?")
+_WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+# Otherwise Arrow reads a parquet file ahead of its conversion, and memory grows with the file.
+_READ_AHEAD_BYTES = 2**20
+_LIBRARY_ERRORS = (DatasetsError, HTTPError, OSError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a source turned out to be.
+
+    Args:
+        kind: ``parquet``, ``arrow``, ``saved`` (by ``save_to_disk``) or ``hub``.
+        path: The file, pattern, folder or name on the Hub.
+        split: The split to read; None for the only one.
+        name: Short and stable, for keys: the file's stem, the folder's name or the name on the Hub.
+        folder: Where relative paths in the table start; None for the Hub.
+        files: The files of each split, for ``parquet`` and ``arrow``.
+    """
+
+    kind: str
+    path: str
+    split: str | None
+    name: str
+    folder: Path | None
+    files: dict[str, list[str]]
+
+
+def open_table(source: str | Path, split: str | None = "train", revision: str | None = None) -> datasets.Dataset:
+    """Open a table memory-mapped; its pictures stay encoded, as structs of bytes and path.
+
+    A parquet file is converted once, a row group at a time, to a file of the ``datasets`` cache, which is then mapped.
+    Code that a data set brings along is never run.
+
+    Args:
+        source: A .parquet or .arrow file, a pattern of such files, a folder that holds them (searched recursively, but
+            for hidden ones) or that ``save_to_disk`` wrote, or a name on the Hugging Face Hub: ``owner/name``, or
+            ``owner/name@split``. What exists here is never asked of the Hub.
+        split: Name of a split; None for the only one. A file or a pattern is the split ``train``. Files in a folder
+            belong to the split whose name is a word of their path (``test-0.parquet``, ``val/0.arrow``), else to
+            ``train``.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        FileNotFoundError: If there is no such file and it is no name on the Hub.
+        OSError: If the Hub cannot be reached or has no such data set.
+        ValueError: If ``source`` is something else, is damaged or has no rows, or there is no such split.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> datasets.Dataset.from_dict({"problem": ["How many?"]}).save_to_disk(folder)
+        >>> open_table(folder)[0]
+        {'problem': 'How many?'}
+    """
+    return open_origin(find_origin(source, split), revision)
+
+
+def find_origin(source: str | Path, split: str | None = "train") -> Origin:
+    """Tell what a source is, without opening it; see ``open_table``.
+
+    Raises:
+        FileNotFoundError: If there is no such file and it is no name on the Hub.
+        ValueError: If it is neither, or there is no such split.
+    """
+    if split is not None and not re.fullmatch(r"[\w.]+", split):
+        raise ValueError(f"split: {split!r} must be the name of a split, without a slice, or None for the only one")
+    text = str(source)
+    if os.path.isdir(text):
+        return _find_in_folder(Path(text), split)
+    if os.path.exists(text):
+        return _find_files(text, [text], split)
+    if glob.has_magic(text):
+        return _find_files(text, sorted(filter(os.path.isfile, glob.glob(text, recursive=True))), split)
+    hub = _HUB_NAME.fullmatch(text)
+    if hub is None or Path(text).suffix in _KINDS:
+        raise FileNotFoundError(f"source: {text!r} does not exist; {ALLOWED}")
+    split = hub["split"] or split
+    return Origin("hub", hub["name"], split, hub["name"], None, {})
+
+
+def open_origin(origin: Origin, revision: str | None = None) -> datasets.Dataset:
+    """Open what ``find_origin`` found, see ``open_table``; the table knows the name of its split."""
+    split, table = _pick_split(origin, _load(origin, revision))
+    pa.default_memory_pool().release_unused()  # what a conversion took
+    if not len(table):
+        raise ValueError(f"source: {origin.path!r} must hold at least one row, got none")
+    info = table.info.copy()
+    info.features = datasets.Features({name: _undecoded(kind) for name, kind in table.features.items()})
+    return datasets.Dataset(table.data, info=info, split=datasets.NamedSplit(split))
+
+
+def list_files(folder: str | Path) -> list[str]:
+    """Paths of all files below a folder, sorted, without hidden ones; links to folders are not followed."""
+    return sorted(_walk(folder))
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` wrote this folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is a table by its extension."""
+    return Path(path).suffix.lower() in _KINDS
+
+
+def _find_in_folder(folder: Path, split: str | None) -> Origin:
+    name = folder.resolve().name
+    if is_saved(folder):
+        return Origin("saved", str(folder), split, name, folder, {})
+    files = [path for path in list_files(folder) if is_table(path)]
+    if not files:
+        raise ValueError(f"source: the folder {str(folder)!r} holds neither parquet nor arrow files; {ALLOWED}")
+    splits: dict[str, list[str]] = {}
+    for path in files:
+        splits.setdefault(_split_of(os.path.relpath(path, folder)), []).append(path)
+    split = _check_split(str(folder), split, list(splits))
+    return Origin(_kind(str(folder), splits[split]), str(folder), split, name, folder, splits)
+
+
+def _find_files(pattern: str, files: list[str], split: str | None) -> Origin:
+    if not files:
+        raise FileNotFoundError(f"source: no file matches {pattern!r}; {ALLOWED}")
+    split = _check_split(pattern, split, ["train"])
+    kind = _kind(pattern, files)
+    folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
+    return Origin(kind, pattern, split, _stem(pattern), folder, {split: files})
+
+
+def _kind(source: str, files: list[str]) -> str:
+    suffixes = sorted({Path(file).suffix.lower() for file in files})
+    if len(suffixes) > 1:
+        raise ValueError(f"source: {source!r} holds files of several kinds, {suffixes}; {ALLOWED}")
+    if suffixes[0] not in _KINDS:
+        raise ValueError(f"source: {source!r} is neither a parquet nor an arrow file; {ALLOWED}")
+    return _KINDS[suffixes[0]]
+
+
+def _split_of(path: str) -> str:
+    words = re.split(r"[\W_\d]+", os.path.splitext(path)[0].lower())
+    return next((_WORDS[word] for word in reversed(words) if word in _WORDS), "train")
+
+
+def _check_split(source: str, split: str | None, known: list[str]) -> str:
+    if split is None and len(known) == 1:
+        return known[0]
+    if split not in known:
+        raise ValueError(f"split: {split!r} is no split of {source!r}; it has {sorted(known)}")
+    return split
+
+
+def _stem(pattern: str) -> str:
+    """The last part of a path or pattern that tells something."""
+    path = Path(os.path.abspath(pattern))
+    return next((part for part in (path.stem, *reversed(path.parts[:-1])) if re.search(r"\w", part)), path.stem)
+
+
+def _load(origin: Origin, revision: str | None) -> Any:
+    try:
+        if origin.kind == "hub":
+            return datasets.load_dataset(origin.path, revision=revision, split=origin.split)
+        if origin.kind == "saved":
+            return datasets.load_from_disk(origin.path)
+        return _load_files(origin)
+    except IndexError:
+        return datasets.Dataset.from_dict({})  # so the library fails on a saved table without rows
+    except _LIBRARY_ERRORS as error:
+        raise _explain(origin, error) from error
+
+
+def _load_files(origin: Origin) -> datasets.Dataset:
+    split = str(origin.split)
+    files = origin.files[split]
+    options = {}
+    if origin.kind == "parquet":
+        if not any(pq.read_metadata(file).num_rows for file in files):
+            return datasets.Dataset.from_dict({}, split=split)  # the library's message about this is unclear
+        options["fragment_scan_options"] = ParquetFragmentScanOptions(
+            use_buffered_stream=True, buffer_size=_READ_AHEAD_BYTES, pre_buffer=False, page_checksum_verification=True
+        )
+    literal = [glob.escape(os.path.abspath(file)) for file in files]
+    return datasets.load_dataset(origin.kind, data_files={split: literal}, split=split, **options)
+
+
+def _explain(origin: Origin, error: Exception) -> Exception:
+    cause = f"{type(error).__name__}: {error}"
+    if error.__cause__ is not None:
+        cause += f" ({type(error.__cause__).__name__}: {error.__cause__})"
+    if origin.kind != "hub":
+        return ValueError(f"source: {origin.path!r} cannot be read as a table: {cause}")
+    kind = ValueError if isinstance(error, ValueError) else OSError
+    return kind(
+        f"source: {origin.path!r} is no path here, and as a name on the Hub (split {origin.split!r}) it cannot be "
+        f"loaded: {cause}; {ALLOWED}"
+    )
+
+
+def _pick_split(origin: Origin, loaded: Any) -> tuple[str, datasets.Dataset]:
+    if isinstance(loaded, datasets.DatasetDict):
+        split = _check_split(origin.path, origin.split, list(loaded))
+        return split, loaded[split]
+    return _check_split(origin.path, origin.split, [str(loaded.split or "train")]), loaded
+
+
+def _undecoded(feature: Any) -> Any:
+    """The same feature with every image left as it is stored."""
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(mode=feature.mode, decode=False)
+    if isinstance(feature, dict):
+        return {name: _undecoded(part) for name, part in feature.items()}
+    if isinstance(feature, datasets.LargeList):
+        return datasets.LargeList(_undecoded(feature.feature))
+    if isinstance(feature, datasets.List):
+        return datasets.List(_undecoded(feature.feature), length=feature.length)
+    return feature
+
+
+def _walk(folder: str | Path) -> Iterator[str]:
+    for top, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from (os.path.join(top, name) for name in names if not name.startswith("."))

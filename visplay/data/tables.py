@@ -1,0 +1,299 @@
+"""Unlabeled images and labelled questions from a table; a row keeps its number in the source, whatever its neighbours.
+
+Nothing is decoded before an item is asked for. A bad item raises ``UnusableItemError``; no other item moves.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL.Image import Image
+from torch.utils.data import Dataset
+
+from visplay.data.columns import count_per_row, find_column, read_picture, split_pictures
+from visplay.data.images import EXTENSIONS, ImageFolder, ImageLimits, UnusableItemError
+from visplay.data.sources import Origin, find_origin, is_saved, is_table, list_files, open_origin
+from visplay.types import Example, UnlabeledImage
+
+_PLACEHOLDER = re.compile(r"<image>[ \t]*\n?")
+_SHOWN_KEYS = 5
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a labelled table holds what.
+
+    Args:
+        problem: The question, text.
+        answer: The gold answer; numbers and booleans become text.
+        images: The picture, in any shape that ``read_pictures`` takes; None for the first of images, image, img,
+            picture, pictures.
+        key: Identity of the row, different in every row; None to take the name of the source and the row number.
+        problem_type: Kind of the question. A table without a column of the default name has no kinds; so it is with
+            None.
+    """
+
+    problem: str = "problem"
+    answer: str = "answer"
+    images: str | None = None
+    key: str | None = None
+    problem_type: str | None = "problem_type"
+
+
+class ImageTable(Dataset[UnlabeledImage]):
+    """Unlabeled images of a table, one item per picture.
+
+    An item's key is ``name:row``, or ``name:row#i`` in a row with several pictures: the name of the source (stem of the
+    file, name of the folder, name on the Hub; with ``@split`` unless that is ``train``), the number of the row in it
+    and of the picture in the row, from 0. Rows without a picture are no items, and their numbers stay unused.
+
+    Args:
+        source: See ``open_table``.
+        split: See ``open_table``.
+        revision: See ``open_table``.
+        column: Column of the pictures; None for the first of images, image, img, picture, pictures.
+        limits: What a picture must keep to, judged by its header before it is decoded.
+
+    Raises:
+        OSError: If there is no such source.
+        ValueError: If the source is no table, or has no such column or no picture.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        split: str | None = "train",
+        revision: str | None = None,
+        column: str | None = None,
+        limits: ImageLimits = ImageLimits(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.limits = limits
+        self._origin = find_origin(source, split)
+        table = open_origin(self._origin, revision)
+        self._name = _key_prefix(self._origin, table)
+        self.column = _find_pictures(self._origin, table, column, "column")
+        self._table = table.select_columns([self.column])
+        self._counts = _count_rows(self._origin, table, self.column)
+        self._rows = np.repeat(np.arange(len(table)), self._counts)
+        self._firsts = np.cumsum(self._counts) - self._counts
+
+    def __len__(self) -> int:
+        """Number of pictures, good or bad."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> UnlabeledImage:
+        """Decode one picture.
+
+        Raises:
+            IndexError: If there is no such index.
+            UnusableItemError: If the picture does not decode or breaks the limits.
+        """
+        index = range(len(self))[index]
+        row = int(self._rows[index])
+        place = int(index - self._firsts[row])
+        key = f"{self._name}:{row}#{place}" if self._counts[row] > 1 else f"{self._name}:{row}"
+        try:
+            picture = split_pictures(self._table[row][self.column])[place]
+            return UnlabeledImage(key, read_picture(picture, self._origin.folder, self.limits))
+        except ValueError as error:
+            raise UnusableItemError(key, str(error)) from error
+
+
+class LabelledTable(Dataset[Example]):
+    """Questions with gold answers, one picture each; item i is row i of the table.
+
+    The key is ``name:row`` as in ``ImageTable``, or what the key column says; ``image_id`` is always ``name:row``. The
+    score is that of a column ``score``, else 1.0. Placeholders ``<image>`` are taken out of the question.
+
+    Args:
+        source: See ``open_table``.
+        split: See ``open_table``.
+        revision: See ``open_table``.
+        columns: Which column holds what.
+        limits: What a picture must keep to, judged by its header before it is decoded.
+
+    Raises:
+        OSError: If there is no such source.
+        ValueError: If the source is no table or lacks a column, or a key is missing or not unique.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        split: str | None = "train",
+        revision: str | None = None,
+        columns: Columns = Columns(),  # noqa: B008 (frozen)
+        limits: ImageLimits = ImageLimits(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.columns = columns
+        self.limits = limits
+        self._origin = find_origin(source, split)
+        table = open_origin(self._origin, revision)
+        self._name = _key_prefix(self._origin, table)
+        self._images = _find_pictures(self._origin, table, columns.images, "columns.images")
+        _count_rows(self._origin, table, self._images)
+        _check_columns(self._origin, table.column_names, columns)
+        self._keys = None if columns.key is None else _read_keys(self._origin, table, columns.key)
+        names = {columns.problem, columns.answer, columns.problem_type, self._images, "score"}
+        self._table = table.select_columns([name for name in table.column_names if name in names])
+
+    def __len__(self) -> int:
+        """Number of rows, good or bad."""
+        return len(self._table)
+
+    def key(self, index: int) -> str:
+        """Identity of a row, good or bad.
+
+        Raises:
+            IndexError: If there is no such index.
+        """
+        row = range(len(self))[index]
+        return f"{self._name}:{row}" if self._keys is None else self._keys[row]
+
+    def __getitem__(self, index: int) -> Example:
+        """Read one row.
+
+        Raises:
+            IndexError: If there is no such index.
+            UnusableItemError: If the row has no question, no answer, no picture or several, or its picture does not
+                decode or breaks the limits.
+        """
+        key = self.key(index)
+        row = range(len(self))[index]
+        try:
+            return self._example(key, f"{self._name}:{row}", self._table[row])
+        except ValueError as error:
+            raise UnusableItemError(key, str(error)) from error
+
+    def _example(self, key: str, image_id: str, row: dict[str, Any]) -> Example:
+        columns = self.columns
+        problem = _PLACEHOLDER.sub("", _read_text(row, columns.problem)).strip()
+        answer = _read_text(row, columns.answer)
+        for name, text in ((columns.problem, problem), (columns.answer, answer)):
+            if not text:
+                raise ValueError(f"no {name}: {row[name]!r}")
+        return Example(
+            key=key,
+            image=self._picture(row[self._images]),
+            problem=problem,
+            answer=answer,
+            problem_type=_read_text(row, columns.problem_type),
+            score=_read_score(row.get("score")),
+            image_id=image_id,
+        )
+
+    def _picture(self, cell: object) -> Image:
+        pictures = split_pictures(cell)
+        if len(pictures) != 1:
+            raise ValueError(f"{len(pictures)} pictures; a row must have one")
+        return read_picture(pictures[0], self._origin.folder, self.limits)
+
+
+def open_images(
+    source: str | Path,
+    split: str | None = "train",
+    revision: str | None = None,
+    column: str | None = None,
+    limits: ImageLimits = ImageLimits(),  # noqa: B008 (frozen)
+) -> ImageFolder | ImageTable:
+    """Open unlabeled images: a folder of image files, or else a table.
+
+    Args:
+        source: A folder searched recursively for image files, or what ``open_table`` takes.
+        split: Of a table, see ``open_table``.
+        revision: Of a table, see ``open_table``.
+        column: Of a table, see ``ImageTable``.
+        limits: What a picture must keep to, judged by its header before it is decoded.
+
+    Raises:
+        OSError: If there is no such source.
+        ValueError: If a folder holds image files and tables as well, or nothing usable; see also ``ImageTable``.
+
+    Example:
+        >>> import tempfile, PIL.Image
+        >>> folder = tempfile.mkdtemp()
+        >>> PIL.Image.new("RGB", (9, 8)).save(f"{folder}/a.png")
+        >>> open_images(folder)[0].key
+        'a.png'
+    """
+    folder = Path(source)
+    if not folder.is_dir() or is_saved(folder):
+        return ImageTable(source, split, revision, column, limits)
+    files = list_files(folder)
+    table = next(filter(is_table, files), None)
+    picture = next((file for file in files if Path(file).suffix.lower() in EXTENSIONS), None)
+    if table is not None and picture is not None:
+        raise ValueError(
+            f"source: the folder {str(folder)!r} holds image files ({picture!r}) and tables ({table!r}); "
+            "give a folder of one of them, or a pattern such as folder/*.parquet"
+        )
+    if table is not None:
+        return ImageTable(source, split, revision, column, limits)
+    return ImageFolder(folder, limits)
+
+
+def _key_prefix(origin: Origin, table: datasets.Dataset) -> str:
+    return origin.name if table.split == "train" else f"{origin.name}@{table.split}"
+
+
+def _find_pictures(origin: Origin, table: datasets.Dataset, column: str | None, argument: str) -> str:
+    try:
+        return find_column(table.column_names, column)
+    except ValueError as error:
+        raise ValueError(f"{argument}: no pictures in {origin.path!r}: {error}") from error
+
+
+def _count_rows(origin: Origin, table: datasets.Dataset, column: str) -> np.ndarray:
+    try:
+        counts = count_per_row(table.data.column(column))
+    except ValueError as error:
+        raise ValueError(f"source: {origin.path!r}, column {column!r}: {error}") from error
+    if not counts.any():
+        raise ValueError(f"source: {origin.path!r}, column {column!r} must hold at least one picture, got none")
+    return counts
+
+
+def _check_columns(origin: Origin, names: list[str], columns: Columns) -> None:
+    wanted = {"problem": columns.problem, "answer": columns.answer, "key": columns.key}
+    if columns.problem_type != Columns.problem_type:
+        wanted["problem_type"] = columns.problem_type
+    for argument, name in wanted.items():
+        if name is not None and name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"columns.{argument}: {origin.path!r} has no column {name!r}, only {names}{hint}")
+
+
+def _read_keys(origin: Origin, table: datasets.Dataset, column: str) -> list[str]:
+    values = table.data.column(column).to_pylist()
+    keys = ["" if value is None else str(value).strip() for value in values]
+    if missing := [row for row, key in enumerate(keys) if not key]:
+        raise ValueError(f"columns.key: {column!r} of {origin.path!r} is empty in the rows {missing[:_SHOWN_KEYS]}")
+    if repeated := [key for key, count in Counter(keys).items() if count > 1]:
+        raise ValueError(
+            f"columns.key: {column!r} of {origin.path!r} must differ in every row; {len(repeated)} keys are repeated: "
+            f"{repeated[:_SHOWN_KEYS]}"
+        )
+    return keys
+
+
+def _read_text(row: dict[str, Any], column: str | None) -> str:
+    value = None if column is None else row.get(column)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str | Number):
+        raise ValueError(f"{column} is a {type(value).__name__}, not text or a number")
+    return str(value).strip()
+
+
+def _read_score(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 1.0

@@ -1,0 +1,76 @@
+"""What questions and their votes look like: figures for a person to watch, never a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from visplay.functional.grading import equivalent, normalise_answer
+from visplay.types import Question, Vote
+
+
+def fold_question(text: str) -> str:
+    """The form in which two questions count as the same: lower case, white space collapsed.
+
+    Example:
+        >>> fold_question(" How  many Dots?")
+        'how many dots?'
+    """
+    return " ".join(text.lower().split())
+
+
+def repeated_share(texts: Sequence[str], before: Collection[str] = ()) -> float:
+    """Share of questions that were asked already, earlier in the sequence or in ``before``.
+
+    Args:
+        texts: Questions in the order they were asked.
+        before: Folded texts of questions asked at other times, see ``fold_question``.
+
+    Returns:
+        The share in [0, 1]; 0 without questions.
+
+    Example:
+        >>> repeated_share(["How many?", "how  many?", "Which one?", "Where?"], before={"where?"})
+        0.5
+    """
+    seen, repeated = set(before), 0
+    for text in map(fold_question, texts):
+        repeated += text in seen
+        seen.add(text)
+    return repeated / len(texts) if texts else 0.0
+
+
+def mean_margin(votes: Sequence[Vote | None]) -> float:
+    """Mean lead of the majority over the runner-up, as a share of the parsed answers; 0 without votes.
+
+    Args:
+        votes: None where no vote was held.
+
+    Example:
+        >>> mean_margin([Vote("a", 0.75, (("a", 3), ("b", 1)), 4, 4), None])
+        0.5
+    """
+    margins = [vote.margin for vote in votes if vote is not None and vote.answer is not None]
+    return sum(margins) / len(margins) if margins else 0.0
+
+
+def own_answer_agreement(
+    questions: Sequence[Question | None],
+    votes: Sequence[Vote | None],
+    equivalence: Callable[[str, str], bool] = equivalent,
+) -> float | None:
+    """Share of questions whose silver answer is the one that the Questioner believes in.
+
+    Args:
+        questions: With or without an answer of their own; None did not parse.
+        votes: One per question; None where none was held.
+        equivalence: A symmetric relation between normalised answers.
+
+    Returns:
+        The share among the questions that have both answers; None if there are none.
+    """
+    both = [
+        equivalence(normalise_answer(question.answer), vote.answer)
+        for question, vote in zip(questions, votes, strict=True)
+        if question is not None and question.answer is not None and vote is not None and vote.answer is not None
+    ]
+    return sum(both) / len(both) if both else None
