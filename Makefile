@@ -30,8 +30,9 @@ lint: install ## check style and types
 
 check: lint test ## the gate: lint, then test
 
-bench: install ## measure the training loop
+bench: install ## measure the training loop and grading
 	$(BIN)/python -m benchmarks.loop $(ARGS)
+	$(BIN)/python -m benchmarks.grading
 
 clean: ## delete caches and build folders; .venv/ and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

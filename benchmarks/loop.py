@@ -63,7 +63,7 @@ def measure(rounds: int) -> dict[str, tuple[float, float]]:
     reasoner.learner.begin_phase(reasoner.vlm, optimizer)
     rollout = reasoner.rollout(examples, GROUP, seed=0)
     rewards = torch.rand(PROMPTS, GROUP, generator=torch.Generator().manual_seed(0))
-    batch = reasoner.collate(rollout, group_advantages(rewards))
+    batch = reasoner.collate(rollout).with_advantages(group_advantages(rewards))
     batch = reasoner.learner._score_before(reasoner.vlm, batch)
     (mini,) = batch.split(None)
     optimizer.step = lambda: None  # the weights stay, so that every round does the same work

@@ -1,6 +1,7 @@
 """The command of ``make demo``, smaller: through the command line, the real engine and the embedded base."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -43,18 +44,18 @@ def fit(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["visplay"])
 
-    def fit(name, *arguments):
+    def fit(name, *arguments, configs=("tiny",), small=SMALL):
         run(
             [
                 "fit",
-                "--config=configs/tiny.yaml",
+                *(f"--config=configs/{config}.yaml" for config in configs),
                 f"--trainer.logger.save_dir={tmp_path / name}",
                 f"--data.cache={tmp_path / 'images'}",
-                *SMALL,
+                *small,
                 *arguments,
             ]
         )
-        return tmp_path / name / "tiny" / "version_0"
+        return tmp_path / name / configs[0].replace("_", "-") / "version_0"
 
     return fit
 
@@ -85,11 +86,56 @@ def test_demo(fit, capsys):
         assert f"{role}/samples" in events.Tags()["images"]
     assert [event.step for event in events.Scalars("reasoner/reward")] == [1, 2, 3]
     assert max(event.value for event in events.Scalars("reasoner/logp_gap_max")) < 1e-4
-    assert {"questioner/votes_seconds", "questioner/clusters", "curation/kept_share"} <= scalars
+    assert {"questioner/votes_seconds", "reasoner/graded_different", "curation/kept_share"} <= scalars
     assert "curation/confidence" in events.Tags()["histograms"]
 
     again = fit("b", f"--ckpt_path={folder / 'checkpoints' / 'phase-00.ckpt'}")
     assert json.loads((again / "summary.json").read_text()) == rows
+
+
+def _scalars(folder):
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events.Tags()["scalars"]
+
+
+ALONE = ["--data.n_images=60", "--model.grpo.steps=2"]
+
+
+def test_every_metric_is_documented(fit):
+    """With all that can be switched on; val/ measures are named by their last part."""
+    documented = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "docs/metrics.md").read_text()))
+    logged = _scalars(fit("all", "--trainer.callbacks+=visplay.callbacks.Diagnostics"))
+    stages = {"questions_seconds", "votes_seconds"}
+    names = {tag.split("/")[1] for tag in logged if "/" in tag and not tag.startswith("val/")} - stages
+    assert {"kl_to_base", "answerable_without_image_share", "graded_equal_text"} <= names
+    assert names <= documented, names - documented
+    measures = {tag.split("/")[1].split("_", 1)[1] for tag in logged if tag.startswith("val/")}
+    assert measures <= documented
+
+
+def test_the_released_column_runs(fit):
+    plain = "{system: null, user: '{question}'}"  # the small model knows no other prompt
+    folder = fit(
+        "released",
+        *(f"--model.reasoner.{key}={plain}" for key in ("template", "voting.template")),
+        f"--self_play.curation.voting.template={plain}",
+        configs=("tiny", "released_code"),
+    )
+    assert json.loads((folder / "summary.json").read_text())[1]["kept"] > 0
+    assert "questioner/clip_fraction_dual" in _scalars(folder)
+
+
+def test_the_reasoner_alone(fit):
+    data = ["--data.heldout_questions=48", "--data.heldout_votes=2", "--self_play.iterations=2"]
+    folder = fit("reasoner", *data, configs=("tiny_labelled",), small=ALONE)
+    assert [row["iteration"] for row in json.loads((folder / "summary.json").read_text())] == [0, 1, 2]
+    assert {"reasoner/reward", "val/heldout_greedy"} <= set(_scalars(folder))
+
+
+def test_the_questioner_alone(fit):
+    scalars = _scalars(fit("questioner", configs=("tiny_questioner",), small=ALONE))
+    assert {"questioner/reward", "questioner/vote_margin", "questioner/own_answer_agreement"} <= set(scalars)
 
 
 def test_the_photographs_that_scikit_learn_ships(fit, tmp_path):

@@ -178,7 +178,7 @@ class Curator:
     ) -> dict[str, float]:
         confidences = [vote.confidence for vote in votes if vote is not None]
         chosen = [proposals[index] for index in kept]
-        own = own_answer_agreement([p.question for p in chosen], [p.vote for p in chosen], self._equivalent)
+        own = own_answer_agreement([p.question for p in chosen], [p.vote for p in chosen], self.module.reasoner.grader)
         return {
             "asked": len(votes),
             "valid_share": len(confidences) / len(votes),
@@ -187,9 +187,6 @@ class Curator:
             "kept_share": len(kept) / len(votes),
             "vote_margin": mean_margin([p.vote for p in chosen]),
         } | ({} if own is None else {"own_answer_agreement": own})
-
-    def _equivalent(self, a: str, b: str) -> bool:
-        return self.module.reasoner.equivalent(a, b)
 
     def _asked_before(self, stage: str) -> set[str]:
         """Folded questions of the data sets that the run has made before."""
@@ -200,7 +197,8 @@ class Curator:
     def _log(self, statistics: dict[str, float], confidences: Sequence[float]) -> None:
         iteration = self.module.phase.iteration
         timed = {f"{stage}_seconds": seconds for stage, seconds in self.module.clock.drain().items()}
-        log_scalars(self.trainer, "curation", statistics | timed, iteration)
+        graded = {f"graded_{outcome}": n for outcome, n in self.module.reasoner.grader.drain_outcomes().items()}
+        log_scalars(self.trainer, "curation", statistics | timed | graded, iteration)
         log_histogram(self.trainer, "curation/confidence", confidences, iteration)
         logger.info("iteration %d: kept %d of %d questions", iteration, statistics["kept"], statistics["asked"])
 

@@ -66,7 +66,7 @@ class Diagnostics(Callback):
         seed = derive_seed(module.seed, "blind")
         drawn: list[Example] = Draws(examples, seed).draw(min(self.blind_questions, len(examples)))
         answers = reasoner.answer_blind(drawn, seed)
-        right = [a is not None and reasoner.equivalent(a, e.answer) for a, e in zip(answers, drawn, strict=True)]
+        right = [a is not None and reasoner.grader(a, e.answer) for a, e in zip(answers, drawn, strict=True)]
         return sum(right) / len(right)
 
 

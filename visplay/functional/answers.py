@@ -9,6 +9,7 @@ from functools import lru_cache
 from visplay.functional.quantities import write_number
 from visplay.functional.units import spell_cased_unit, split_unit
 
+MAX_CHARACTERS = 1000  # a longer answer is compared as it is
 _CACHED_TEXTS = 65536
 _OPTION = re.compile(r"(?:(?:option|choice|answer)\s+)?[(\[]?(?P<letter>[a-z])[)\].:]?")
 _LABELLED = re.compile(
@@ -144,6 +145,9 @@ def normalise_answer(text: str) -> str:
         >>> [normalise_answer(text) for text in ("1,000.0", "(B)", r"$\text{ Yes.}$", "50 percent", r"\Delta t")]
         ['1000', 'b', 'yes', '50 %', '\\Delta t']
     """
+    text = text.strip()
+    if len(text) > MAX_CHARACTERS:
+        return text
     text = _clean(text.translate(_FULL_WIDTH).translate(_PUNCTUATION))
     if option := _OPTION.fullmatch(text):
         return option["letter"]

@@ -16,6 +16,8 @@ _TIME_LIMIT_SECONDS = 5
 _MAX_CHARACTERS = 200
 _CACHED_TEXTS = 16384
 _CLEARLY_DIFFERENT = 1e-4
+_SAME = 1e-11
+_EXACT_BELOW = 1e4
 
 _MATHEMATICAL = re.compile(r"(?=.*[0-9\\+\-*/^_=<>π∞√])[A-Za-z0-9\s\\{}()\[\]+\-*/^_=<>.,|!&'π∞√×·÷≤≥]*")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]*matrix\}|\\[A-Za-z]+")
@@ -40,7 +42,10 @@ _TO_LATEX = tuple(
     )
 )
 _TOKEN = re.compile(r"\s*(\\[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|[A-Za-z]|[-+*/^(){}])")
-_TUPLE = re.compile(r"[(\[](?P<parts>[^,()\[\]]+(?:,[^,()\[\]]+)+)[)\]]")
+_LETTER = re.compile("[A-Za-z]")
+_NOT_POLYNOMIAL = re.compile(r"sqrt|√|frac|/|÷|\\div|\^\s*(?![0-9]|\{\s*[0-9]+\s*\})")
+_PART = r"[^,()\[\]{}=<>]+"
+_LIST = re.compile(rf"(?:(?P<opening>\\?[({{\[])|(?=.*, ))(?P<parts>{_PART}(?:,{_PART})+)(?<!\\)(?:\\?[)}}\]])?")
 _NOT_SIMPLE = re.compile(r"(?<![\\A-Za-z])(?:sin|cos|tan|log|ln|exp|max|min|and|or)(?![A-Za-z])|[0-9.]\s*\\[dt]?frac")
 _CONSTANTS = {"i": 1j, "e": 2.718281828459045, "\\pi": 3.141592653589793}
 
@@ -61,14 +66,32 @@ def is_refuted(a: str, b: str) -> bool:
         >>> is_refuted(r"2\sqrt{3}", r"\sqrt{13}"), is_refuted(r"2\sqrt{3}", r"\sqrt{12}"), is_refuted("x+1", "x-1")
         (True, False, True)
     """
-    tuples = _TUPLE.fullmatch(a), _TUPLE.fullmatch(b)
-    if tuples[0] and tuples[1]:
-        parts, others = (match["parts"].split(",") for match in tuples if match)
-        return len(parts) == len(others) and any(map(is_refuted, parts, others))
+    lists = _LIST.fullmatch(a), _LIST.fullmatch(b)
+    if lists[0] and lists[1]:
+        return _is_list_refuted(lists[0], lists[1])
     one, other = _evaluate(a), _evaluate(b)
     if one is None or other is None:
-        return False
+        return (one is not None and "\\pm" in b) or (other is not None and "\\pm" in a)  # two values are not one
     return abs(one - other) > _CLEARLY_DIFFERENT * max(1.0, abs(one), abs(other))
+
+
+def is_confirmed(a: str, b: str) -> bool:
+    r"""Whether two constants, or two polynomials, agree at a point so closely that they are the same.
+
+    Roots and quotients of variables are left out: sqrt(x^2) is not x, x/x not 1. So are large values, which floats
+    cannot tell apart, and letters in both cases, which a point does not tell apart.
+
+    Example:
+        >>> is_confirmed(r"2\sqrt{3}", r"\sqrt{12}"), is_confirmed("x(x+1)", "x+x^2"), is_confirmed(r"\pi", "3.141593")
+        (True, True, False)
+    """
+    one, other = _evaluate(a), _evaluate(b)
+    if one is None or other is None or max(abs(one), abs(other)) > _EXACT_BELOW:
+        return False
+    letters = set(_LETTER.findall(_COMMAND.sub(" ", _to_latex(a) + _to_latex(b))))
+    if letters and (_NOT_POLYNOMIAL.search(a + " " + b) or len(letters) > len({letter.lower() for letter in letters})):
+        return False
+    return abs(one - other) <= _SAME * max(1.0, abs(one))
 
 
 def same_mathematics(a: str, b: str) -> bool:
@@ -86,6 +109,18 @@ def verify(a: str, b: str, time_limit_seconds: int | None) -> bool:
 
     parsed = [_parse(text, time_limit_seconds) for text in _tell_cases_apart(a, b)]
     return any(math_verify(gold, text, timeout_seconds=time_limit_seconds) for gold, text in (parsed, parsed[::-1]))
+
+
+def _is_list_refuted(one: re.Match[str], other: re.Match[str]) -> bool:
+    """Tuples part by part; in other lists a part without any counterpart refutes."""
+    parts, others = one["parts"].split(","), other["parts"].split(",")
+    if one["opening"] == other["opening"] == "(" and len(parts) == len(others):
+        return any(map(is_refuted, parts, others))
+    return any(
+        all(is_refuted(part, match) for match in matches)
+        for some, matches in ((parts, others), (others, parts))
+        for part in some
+    )
 
 
 def _is_balanced(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,14 +13,19 @@ from visplay.functional.voting import vote
 
 
 class _Share(Metric):
-    """Share of answers for which a condition holds; NaN before the first one."""
+    """Share of answers for which a condition holds; NaN before the first one.
+
+    Args:
+        equivalence: Whether two answers say the same.
+    """
 
     full_state_update = False
     count: Tensor
     total: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, equivalence: Callable[[str, str], bool] = equivalent) -> None:
         super().__init__()
+        self.equivalence = equivalence
         self.add_state("count", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -41,6 +46,9 @@ class _Share(Metric):
 class AnswerAccuracy(_Share):
     """Share of answers equivalent to the gold answer; one that did not parse is wrong.
 
+    Args:
+        equivalence: Whether two answers say the same.
+
     Example:
         >>> metric = AnswerAccuracy()
         >>> metric.update(["2.0", None], ["2", "3"])
@@ -49,17 +57,20 @@ class AnswerAccuracy(_Share):
     """
 
     def _holds(self, prediction: str | None, gold: str) -> bool:
-        return prediction is not None and equivalent(prediction, gold)
+        return prediction is not None and self.equivalence(prediction, gold)
 
 
 class WrongClaimRate(_Share):
     """Share of answers that claim something, and something else than the gold answer.
 
     On questions about what is not in the picture this is the rate of hallucination.
+
+    Args:
+        equivalence: Whether two answers say the same.
     """
 
     def _holds(self, prediction: str | None, gold: str) -> bool:
-        return prediction is not None and not equivalent(prediction, gold)
+        return prediction is not None and not self.equivalence(prediction, gold)
 
 
 class BenchmarkMetrics:
@@ -68,13 +79,15 @@ class BenchmarkMetrics:
     Args:
         name: Name of the benchmark.
         votes: Answers sampled per question besides the greedy one; 0 for none.
+        equivalence: Whether two answers say the same.
     """
 
-    def __init__(self, name: str, votes: int) -> None:
+    def __init__(self, name: str, votes: int, equivalence: Callable[[str, str], bool] = equivalent) -> None:
         self.name = name
         self.votes = votes
-        self.greedy, self.wrong_claims = AnswerAccuracy(), WrongClaimRate()
-        self.sampled, self.majority = AnswerAccuracy(), AnswerAccuracy()
+        self.equivalence = equivalence
+        self.greedy, self.wrong_claims = AnswerAccuracy(equivalence), WrongClaimRate(equivalence)
+        self.sampled, self.majority = AnswerAccuracy(equivalence), AnswerAccuracy(equivalence)
 
     def update_greedy(self, answers: Sequence[str | None], golds: Sequence[str]) -> None:
         """Add one greedy answer per question."""
@@ -85,7 +98,7 @@ class BenchmarkMetrics:
         """Add K sampled answers per question; their majority is graded too."""
         for group, gold in zip(answers, golds, strict=True):
             self.sampled.update(group, [gold] * len(group))
-        self.majority.update([vote(group).answer for group in answers], golds)
+        self.majority.update([vote(group, self.equivalence).answer for group in answers], golds)
 
     def compute(self) -> dict[str, float]:
         """Every measure under ``benchmark_measure``."""

@@ -92,10 +92,12 @@ class Questioner(Role):
         self.reward = reward
         if jury is not None:
             self.jury = jury
+            self.grader = jury.grader
 
     def judged_by(self, jury: Reasoner) -> None:
         """Take a Reasoner as the jury, without making it a part of this module: it has an owner."""
         self.__dict__["jury"] = jury
+        self.grader = jury.grader
 
     @property
     def validated(self) -> None:
@@ -148,7 +150,7 @@ class Questioner(Role):
             "difficulty": _mean_where(hardness, valid),
             "redundancy": _mean_where(repetition, valid),
         }
-        statistics |= describe_questions(questions, votes, jury.equivalent)
+        statistics |= describe_questions(questions, votes, jury.grader)
         return Judgement(rewards, statistics, _records(items, rollout, questions, votes, rewards))
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visplay.functional.grading import equivalent
 from visplay.functional.parsing import has_thought, parse_boxed
 from visplay.functional.rewards import agreement, agreement_rewards
 from visplay.functional.voting import is_valid_vote, vote
+from visplay.grader import Grader
 from visplay.modules.grpo_config import GRPOConfig
 from visplay.modules.role import Judgement, Record, Role, distinct_keys
 from visplay.modules.vlm import VLM
@@ -31,6 +31,7 @@ class Reasoner(Role):
             ``formatted_agreement_rewards`` (released code).
         vlm: The policy of a Reasoner that is fitted alone, or that judges a Questioner that is.
         seed: Root of every draw of a Reasoner that is fitted alone.
+        grading_seconds: Time limit of one comparison of answers; undecided, they differ.
     """
 
     name = "reasoner"
@@ -43,11 +44,12 @@ class Reasoner(Role):
         reward: Callable[[Tensor, Tensor], Any] = agreement_rewards,
         vlm: VLM | None = None,
         seed: int = 0,
+        grading_seconds: float = 2.0,
     ) -> None:
         super().__init__(template, grpo, vlm, seed)
         self.voting = voting
         self.reward = reward
-        self.equivalent: Callable[[str, str], bool] = equivalent
+        self.grader = Grader(grading_seconds)
 
     @property
     def validated(self) -> Reasoner:
@@ -83,9 +85,7 @@ class Reasoner(Role):
     def judge(self, items: Sequence[Example], rollout: Rollout, seed: int) -> Judgement:
         """Reward answers (N, G) that agree with the example's answer."""
         answers = self.answers(rollout)  # (N, G)
-        agrees = torch.stack(
-            [agreement(a, item.answer, self.equivalent) for a, item in zip(answers, items, strict=True)]
-        )
+        agrees = torch.stack([agreement(a, item.answer, self.grader) for a, item in zip(answers, items, strict=True)])
         formatted = torch.tensor([[c.finished and has_thought(c.text) for c in g] for g in rollout.completions])
         rewards = self.reward(agrees, formatted)  # (N, G)
         parsed = [answer is not None for group in answers for answer in group]
@@ -145,7 +145,7 @@ class Reasoner(Role):
 
     def _count(self, completions: Sequence[Completion], voting: Voting) -> Vote:
         answers = [self.parse(completion) for completion in completions]
-        return vote(answers, self.equivalent, count_unparsed=voting.count_unparsed)
+        return vote(answers, self.grader, count_unparsed=voting.count_unparsed)
 
 
 def _records(items: Sequence[Example], rollout: Rollout, rewards: Sequence[Sequence[float]]) -> tuple[Record, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from visplay.clock import Clock
+from visplay.grader import Grader
 from visplay.modules.group_batch import GroupBatch
 from visplay.modules.grpo import GRPO
 from visplay.modules.grpo_config import GRPOConfig
@@ -95,9 +96,11 @@ class Role(GRPOModule):
 
     Attributes:
         vlm: The policy.
+        grader: Compares answers.
     """
 
     name: ClassVar[RoleName]
+    grader: Grader
 
     def __init__(self, template: Template, grpo: GRPOConfig, vlm: VLM | None, seed: int) -> None:
         super().__init__(seed)

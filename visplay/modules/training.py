@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from visplay.clock import Clock
+from visplay.functional.grading import equivalent
 from visplay.functional.phases import FIRST_PHASE, Phase
 from visplay.metrics import BenchmarkMetrics
 from visplay.modules.grpo import StepResult
@@ -96,7 +97,9 @@ class GRPOModule(LightningModule, ABC):
             self.refill,
         )
         self.phase_step += 1
-        self.log_role(self.result.statistics | self.result.judgement.statistics | self._speed(self.result.rollout))
+        graded = {f"graded_{outcome}": float(n) for outcome, n in self.role.grader.drain_outcomes().items()}
+        statistics = self.result.statistics | self.result.judgement.statistics
+        self.log_role(statistics | graded | self._speed(self.result.rollout))
 
     def log_role(self, statistics: dict[str, float]) -> None:
         """Log ``role/metric`` on the role's own step axis."""
@@ -117,7 +120,8 @@ class GRPOModule(LightningModule, ABC):
     def on_validation_epoch_start(self) -> None:
         """Start the measures of every benchmark afresh."""
         loaders = self.trainer.val_dataloaders or []
-        self._measures = [BenchmarkMetrics(loader.dataset.name, loader.dataset.votes) for loader in loaders]
+        grader = self.validated.grader if self.validated else equivalent
+        self._measures = [BenchmarkMetrics(loader.dataset.name, loader.dataset.votes, grader) for loader in loaders]
 
     def validation_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer the batch greedily and, where the benchmark asks for it, by sampling."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from visplay.functional.logps import token_logps
 from visplay.modules.attention import GROUPED_SDPA
 from visplay.modules.collation import PromptBatch, collate
 from visplay.modules.context import Context, similar_lengths
+from visplay.modules.family import Family
 from visplay.modules.loading import Part, check_loading, load_model, load_processor
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
@@ -30,7 +30,7 @@ from visplay.types import Prompt
 logger = logging.getLogger(__name__)
 
 
-class VLM(nn.Module, ABC):
+class VLM(Family):
     """A vision-language model as a policy.
 
     The constructor only stores; ``load`` reads the weights. Weights are kept in float32 (an update of 1e-6 would be
@@ -113,63 +113,6 @@ class VLM(nn.Module, ABC):
         fresh = copy.deepcopy(self, {id(self.model): None})  # everything but the weights
         fresh.model = self._load_model().to(self.device)
         return fresh.requires_grad_(False).eval()
-
-    # What a family says of itself.
-
-    @property
-    @abstractmethod
-    def image_token_id(self) -> int:
-        """Id of the placeholder that stands for a picture."""
-
-    @property
-    @abstractmethod
-    def context_tokens(self) -> int:
-        """Most tokens a sequence may have, pictures expanded."""
-
-    @property
-    @abstractmethod
-    def most_image_tokens(self) -> int:
-        """Tokens of a picture of the largest area."""
-
-    @abstractmethod
-    def image_tokens(self, image: Image) -> int:
-        """How many tokens a picture becomes."""
-
-    @abstractmethod
-    def limit_pixels(self, min_pixels: int | None, max_pixels: int | None) -> None:
-        """Set the areas that pictures are scaled to; None leaves the checkpoint's."""
-
-    @abstractmethod
-    def parts(self) -> dict[Part, Sequence[nn.Module]]:
-        """The modules of each part that can be frozen."""
-
-    @abstractmethod
-    def process_images(self, images: Sequence[Image]) -> Any:
-        """Turn pictures into what ``image_features`` takes."""
-
-    @abstractmethod
-    def image_features(self, pixels: Any) -> Sequence[Tensor]:
-        """Run the vision tower: one (tokens, H) tensor per picture."""
-
-    @abstractmethod
-    def prompt_positions(self, input_ids: Tensor, mask: Tensor, pixels: Any, image_index: Sequence[int]) -> Tensor:
-        """Rotary positions of prompts, last two axes (N, P)."""
-
-    @abstractmethod
-    def text_positions(self, positions: Tensor) -> Tensor:
-        """Give (B, T) text positions the family's own shape."""
-
-    def language_model(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Run the language model on (B, T, H) embeddings after what the cache holds; returns (B, T, H)."""
-        return self.model.model.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=None if bool(mask.all()) else mask.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-
-    # What follows from it.
 
     @property
     def tokenizer(self) -> Any:
