@@ -126,10 +126,12 @@ def test_the_released_column_runs(fit):
     assert "questioner/clip_fraction_dual" in _scalars(folder)
 
 
-def test_the_reasoner_alone(fit):
-    data = ["--data.heldout_questions=48", "--data.heldout_votes=2", "--self_play.iterations=2"]
-    folder = fit("reasoner", *data, configs=("tiny_labelled",), small=ALONE)
-    assert [row["iteration"] for row in json.loads((folder / "summary.json").read_text())] == [0, 1, 2]
+def test_the_reasoner_alone_learns_from_labels(fit):
+    data = ["--data.heldout_questions=96", "--data.heldout_votes=4", "--data.n_images=200", "--self_play.iterations=2"]
+    folder = fit("reasoner", *data, "--model.grpo.steps=5", configs=("tiny_labelled",), small=())
+    rows = json.loads((folder / "summary.json").read_text())
+    assert [row["iteration"] for row in rows] == [0, 1, 2]
+    assert rows[2]["heldout_sampled"] > rows[0]["heldout_sampled"] + 0.08
     assert {"reasoner/reward", "val/heldout_greedy"} <= set(_scalars(folder))
 
 
