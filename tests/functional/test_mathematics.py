@@ -61,7 +61,7 @@ def test_confirmed_by_a_point(a, b, confirmed):
         ("-2^2", "4", True),
         ("(x+1)^2", "x^2+2x+1", False),
         ("(1, 2, x)", "(1, 3, x)", True),
-        ("[0,1)", "(0,1)", False),
+        ("[0,1)", "(0,1)", True),
         ("(3,4)", "(4,3)", True),
         (r"\{1,2\}", r"\{1,2,3\}", True),
         ("2, 3", "3, 2", False),
@@ -96,3 +96,30 @@ def test_works_outside_the_main_thread():
     with ThreadPoolExecutor(1) as pool:
         graded = list(pool.map(lambda pair: equivalent(*pair), pairs))
     assert graded == [equal for _, _, equal in MATHEMATICS]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [
+        ("[1, 2]", r"1 \le x \le 2", True),
+        ("(1, 2]", r"1 < x \leq 2", True),
+        ("(1, 2)", "1 < x < 2", True),
+        ("[1/2, 2)", r"0.5 ≤ y < 2", True),
+        ("[1, 2)", r"1 \le x \le 2", False),
+        ("(1, 2)", "[1, 2]", False),
+        ("[1, 2]", "[1, 3]", False),
+        ("[83, 64)", r"83 \le x \le 64", False),
+        ("[2, 1]", "[1, 2]", False),
+        ("(24, 41)", "24, 41", True),
+        ("(24, 41)", "41, 24", False),
+        ("24, 41", "41, 24", True),
+    ],
+)
+def test_intervals_and_tuples(a, b, equal):
+    assert equivalent(a, b) is equal
+    assert equivalent(b, a) is equal
+
+
+def test_intervals_with_numbers_need_no_mathematics():
+    assert equivalent("[1, 2]", r"1 \le x \le 2", verify=lambda *_: pytest.fail("asked"))
+    assert not equivalent("[1, 2)", r"1 \le x \le 2", verify=lambda *_: pytest.fail("asked"))

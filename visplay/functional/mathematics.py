@@ -46,6 +46,11 @@ _LETTER = re.compile("[A-Za-z]")
 _NOT_POLYNOMIAL = re.compile(r"sqrt|√|frac|/|÷|\\div|\^\s*(?![0-9]|\{\s*[0-9]+\s*\})")
 _PART = r"[^,()\[\]{}=<>]+"
 _LIST = re.compile(rf"(?:(?P<opening>\\?[({{\[])|(?=.*, ))(?P<parts>{_PART}(?:,{_PART})+)(?<!\\)(?:\\?[)}}\]])?")
+_INTERVAL = re.compile(rf"(?P<opening>[(\[])(?P<low>{_PART}),(?P<high>{_PART})(?P<closing>[)\]])")
+_BELOW = r"\s*(?P<{}><|≤|\\leq?(?![A-Za-z]))\s*"
+_CHAIN = re.compile(
+    rf"(?P<low>{_PART}?){_BELOW.format('opening')}(?P<variable>[A-Za-z]){_BELOW.format('closing')}(?P<high>{_PART})"
+)
 _NOT_SIMPLE = re.compile(r"(?<![\\A-Za-z])(?:sin|cos|tan|log|ln|exp|max|min|and|or)(?![A-Za-z])|[0-9.]\s*\\[dt]?frac")
 _CONSTANTS = {"i": 1j, "e": 2.718281828459045, "\\pi": 3.141592653589793}
 
@@ -66,6 +71,9 @@ def is_refuted(a: str, b: str) -> bool:
         >>> is_refuted(r"2\sqrt{3}", r"\sqrt{13}"), is_refuted(r"2\sqrt{3}", r"\sqrt{12}"), is_refuted("x+1", "x-1")
         (True, False, True)
     """
+    if intervals := _read_intervals(a, b):
+        (sides, ends), (other_sides, other_ends) = intervals
+        return sides != other_sides or any(map(is_refuted, ends, other_ends))
     lists = _LIST.fullmatch(a), _LIST.fullmatch(b)
     if lists[0] and lists[1]:
         return _is_list_refuted(lists[0], lists[1])
@@ -85,6 +93,9 @@ def is_confirmed(a: str, b: str) -> bool:
         >>> is_confirmed(r"2\sqrt{3}", r"\sqrt{12}"), is_confirmed("x(x+1)", "x+x^2"), is_confirmed(r"\pi", "3.141593")
         (True, True, False)
     """
+    if intervals := _read_intervals(a, b):
+        (sides, ends), (other_sides, other_ends) = intervals
+        return sides == other_sides and all(map(is_confirmed, ends, other_ends))
     one, other = _evaluate(a), _evaluate(b)
     if one is None or other is None or max(abs(one), abs(other)) > _EXACT_BELOW:
         return False
@@ -112,15 +123,33 @@ def verify(a: str, b: str, time_limit_seconds: int | None) -> bool:
 
 
 def _is_list_refuted(one: re.Match[str], other: re.Match[str]) -> bool:
-    """Tuples part by part; in other lists a part without any counterpart refutes."""
+    """Tuples part by part, (1, 2) and 1, 2 likewise; in other lists a part without any counterpart refutes."""
     parts, others = one["parts"].split(","), other["parts"].split(",")
-    if one["opening"] == other["opening"] == "(" and len(parts) == len(others):
+    openings = {one["opening"], other["opening"]}
+    if "(" in openings and openings <= {"(", None} and len(parts) == len(others):
         return any(map(is_refuted, parts, others))
     return any(
         all(is_refuted(part, match) for match in matches)
         for some, matches in ((parts, others), (others, parts))
         for part in some
     )
+
+
+def _read_intervals(a: str, b: str) -> list[tuple[tuple[bool, bool], tuple[str, str]]] | None:
+    """Which ends belong to two intervals, and the ends; None unless both are, and not both may be pairs, (1, 2).
+
+    Two chains of inequalities may be about two variables, which is not for a rule to judge.
+    """
+    matches = [_INTERVAL.fullmatch(text) or _CHAIN.fullmatch(text) for text in (a, b)]
+    if None in matches:
+        return None
+    found = [match for match in matches if match is not None]
+    pairs = [match["opening"] == "(" and match["closing"] == ")" for match in found]
+    chains = ["variable" in match.groupdict() for match in found]
+    if all(pairs) or all(chains):
+        return None
+    closed = [tuple(match[end] not in ("(", ")", "<") for end in ("opening", "closing")) for match in found]
+    return [((first, last), (m["low"], m["high"])) for (first, last), m in zip(closed, found, strict=True)]
 
 
 def _is_balanced(text: str) -> bool:
