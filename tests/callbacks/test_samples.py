@@ -3,7 +3,7 @@ import pytest
 from helpers import plain_picture
 
 from visplay.callbacks import SampleLogger
-from visplay.callbacks.samples import _extremes, _table, draw_panel
+from visplay.callbacks.samples import _extremes, _lines, _table, draw_panel
 from visplay.modules.role import Record
 from visplay.types import Vote
 
@@ -25,6 +25,12 @@ def test_a_panel_shows_the_picture_and_text(size):
 
 def test_a_panel_of_what_did_not_parse_or_is_long():
     assert draw_panel(_record(problem=None, text="x " * 5000, vote=None)).size == draw_panel(_record()).size
+
+
+def test_a_panel_names_the_silver_or_the_gold_answer():
+    assert "silver: 3   confidence: 0.75" in _lines(_record())
+    labelled = Record(plain_picture(1), "How many?", "4", 0.0, None, "3")
+    assert _lines(labelled)[-2:] == ["gold: 3", "reward: +0.000"]
 
 
 def test_worst_and_best_of_each_group_are_shown():

@@ -108,6 +108,7 @@ def test_reasoner_rewards_agreement(base):
     judgement = reasoner.judge(examples, reasoner.rollout(examples, 4, seed=0), seed=0)
     assert judgement.rewards.tolist() == [[1, 0, 1, 0], [0, 0, 1, 1]]
     assert judgement.statistics == {"parsed_share": 6 / 8, "agreement": 0.5, "confidence": 0.625}
+    assert [record.gold for record in judgement.records] == [None] * 4 + ["5.0"] * 4  # no votes: a label
     assert judgement.records[0].vote.counts == (("1", 2), ("2", 2))
 
 

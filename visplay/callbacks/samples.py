@@ -69,6 +69,8 @@ def _lines(record: Record) -> list[str]:
     if record.vote is not None:
         counts = ", ".join(f"{name} x{count}" for name, count in record.vote.counts[:6])
         lines += [f"votes: {counts}", f"silver: {record.vote.answer}   confidence: {record.vote.confidence:.2f}"]
+    if record.gold is not None:
+        lines.append(f"gold: {record.gold}")
     return [*lines, f"reward: {record.reward:+.3f}"]
 
 

@@ -150,7 +150,9 @@ class Reasoner(Role):
 
 def _records(items: Sequence[Example], rollout: Rollout, rewards: Sequence[Sequence[float]]) -> tuple[Record, ...]:
     return tuple(
-        Record(item.image, item.problem, completion.text, reward, _silver_vote(item))
+        Record(
+            item.image, item.problem, completion.text, reward, _silver_vote(item), None if item.votes else item.answer
+        )
         for item, completions, row in zip(items, rollout.completions, rewards, strict=True)
         for completion, reward in zip(completions, row, strict=True)
     )

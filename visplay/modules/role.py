@@ -37,6 +37,7 @@ class Record:
         text: The completion.
         reward: Its reward.
         vote: The votes on the question, or those that gave the silver answer; None if none were held.
+        gold: The answer to agree with where it is a label; None where it is a silver answer, or there is none.
     """
 
     image: Image
@@ -44,6 +45,7 @@ class Record:
     text: str
     reward: float
     vote: Vote | None
+    gold: str | None = None
 
 
 @dataclass(frozen=True)
