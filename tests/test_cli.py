@@ -116,6 +116,21 @@ def test_bad_value_names_the_argument(parse, capsys):
     assert "votes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--model.reasoner.voting.votes=1", "votes: 1 must be at least 2"),
+        ("--model.questioner.grpo.group_size=1", "group_size: 1 must be at least 2"),
+        ("--model.questioner.format.require=[poem]", "require: parts are among"),
+        ("--self_play.curation.low=0.9", "low, high: need 0 <= low <= high <= 1, got low=0.9, high=0.8"),
+    ],
+)
+def test_a_value_that_a_constructor_refuses_ends_with_its_words(parse, capsys, argument, message):
+    with pytest.raises(SystemExit, match="2"):
+        parse("--config", TINY, argument)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_help_is_quick_and_loads_nothing_heavy(capsys):
     main(["--help"])
     assert "visplay fit --config" in capsys.readouterr().out

@@ -70,11 +70,25 @@ class VisPlayCLI(LightningCLI):
         parser.add_lightning_class_args(SelfPlay, "self_play")
         parser.link_arguments("self_play.iterations", "trainer.max_epochs", compute_fn=_epochs)
 
+    def instantiate_classes(self) -> None:
+        """Build what is configured; where a constructor refuses a value, the command ends with its words."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            self.parser.exit(2, f"error: {_root(error)}\n")
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The trainer's methods on offer."""
         arguments = {"model", "dataloaders", "datamodule"}
         return {"fit": arguments | {"train_dataloaders", "val_dataloaders"}, "validate": arguments}
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error began with."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
 
 
 def _epochs(iterations: int) -> int:
