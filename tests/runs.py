@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers import Scripted, picture_number, plain_picture
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+from helpers import Scripted, picture_number, plain_picture
 from visplay.callbacks import Curation, SelfPlay
 from visplay.data.module import SelfPlayData
 from visplay.modules import GRPOConfig, Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, VisPlay, Voting

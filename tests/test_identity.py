@@ -4,10 +4,10 @@ import random
 import re
 from tempfile import TemporaryDirectory
 
-from helpers import Scripted, picture_number, plain_picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers import Scripted, picture_number, plain_picture
 from visplay.callbacks.curation import Curation, as_example
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws

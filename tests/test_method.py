@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Scripted, plain_picture
 
+from helpers import Scripted, plain_picture
 from visplay.cli import VisPlayCLI, run
 from visplay.clock import Clock
 from visplay.functional import keep_in_band

@@ -75,7 +75,7 @@ class VisPlayCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            self.parser.exit(2, f"error: {_root(error)}\n")
+            self.parser.exit(2, f"error: {_first(error)}\n")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -84,15 +84,17 @@ class VisPlayCLI(LightningCLI):
         return {"fit": arguments | {"train_dataloaders", "val_dataloaders"}, "validate": arguments}
 
 
-def _root(error: BaseException) -> BaseException:
-    """What an error began with."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
+def _first(error: ValueError) -> ValueError:
+    """The first refusal among the errors that led to this one."""
+    first, cause = error, error.__cause__ or error.__context__
+    while cause is not None:
+        first = cause if isinstance(cause, ValueError) else first
+        cause = cause.__cause__ or cause.__context__
+    return first
 
 
 def _epochs(iterations: int) -> int:
-    """One epoch is one phase; an iteration has two."""
+    """One epoch is one phase; an iteration has two. ``SelfPlay`` corrects it for a role alone and for repeats."""
     return 2 * iterations
 
 

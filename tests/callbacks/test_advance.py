@@ -38,9 +38,15 @@ def test_validation_gain_by_hand():
     rule = ValidationGain("val/greedy")
     report = _report(scores={"val/greedy": 0.75}, scores_before={"val/greedy": 0.5})
     assert rule.measure(report) == 0.25
-    assert rule.measure(_report(QUESTIONER)) is None
+    assert rule.measure(_report(QUESTIONER, scores={"val/greedy": 0.75}, scores_before={"val/greedy": 0.5})) is None
     with pytest.raises(KeyError, match=r"'val/greedy' was not measured; validation gave \['val/other'\]"):
-        rule.measure(_report(scores={"val/other": 1.0}))
+        rule.measure(_report(scores={"val/other": 1.0}, scores_before={"val/other": 1.0}))
+
+
+def test_a_phase_that_was_not_validated_is_not_judged_by_validation():
+    rule = ValidationGain("val/greedy")
+    assert rule.decide(_report(scores_before={"val/greedy": 0.5})) == "advance"
+    assert rule.decide(_report(scores={"val/greedy": 0.5})) == "advance"
 
 
 @pytest.mark.parametrize(

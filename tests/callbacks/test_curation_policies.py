@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import Scripted, picture_number
 
+from helpers import Scripted, picture_number
 from runs import CURATION, fit, script
 from visplay.callbacks import SelfPlay, TooFewQuestionsError
 from visplay.data.generated import read_examples

@@ -1,6 +1,6 @@
 import pytest
-from helpers import Scripted, picture_number
 
+from helpers import Scripted, picture_number
 from runs import STEPS, fit, script
 from visplay.callbacks import Curation, Diagnostics, RolloutEngine, SelfPlay, TransformersRollout
 from visplay.data.generated import read_examples

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import Scripted, picture_number
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from runs import CONFIG, CURATION, STEPS, N, fit, make_module, script, write_pictures
+from helpers import Scripted, picture_number, plain_picture
+from runs import CONFIG, CURATION, STEPS, N, fit, make_module, make_trainer, script, write_pictures
 from visplay.callbacks import RewardGain, SelfPlay, ValidationGain
 from visplay.callbacks.advance import AdvanceRule
 from visplay.data.benchmark import Benchmark
@@ -95,7 +95,7 @@ def test_validation_follows_the_reasoner_and_a_rule_may_ask_for_it(tmp_path):
     measure, rule.measure = rule.measure, lambda report: scores.append(report.scores) or measure(report)
     data = Validated(write_pictures(tmp_path / "images"))
     trainer, module, _ = fit(tmp_path, data=data, self_play=SelfPlay(2, CURATION, rule), num_sanity_val_steps=-1)
-    assert all(set(s) == {"val/mine_greedy", "val/mine_wrong_claims"} for s in scores)
+    assert [set(s) for s in scores] == [set(), {"val/mine_greedy", "val/mine_wrong_claims"}] * 2
     lines = (tmp_path / "run" / "version_0" / "metrics.csv").read_text().splitlines()
     column = lines[0].split(",").index("val/mine_greedy")
     assert sum(bool(line.split(",")[column]) for line in lines[1:]) == 3  # the base and two iterations
@@ -142,6 +142,16 @@ def test_a_reasoner_alone_learns_from_labels(tmp_path, monkeypatch):
     assert self_play.phase == Phase(3, "reasoner")
 
 
+def test_a_questioner_alone_cannot_be_validated(tmp_path):
+    jury = Reasoner(CONFIG, ANSWER, vlm=_vlm())
+    questioner = Questioner(CONFIG, ASK, jury=jury, vlm=_vlm())
+    data = Validated(write_pictures(tmp_path / "images"))
+    data.benchmarks = lambda: [Benchmark("mine", [Example("a", plain_picture(1), "What is 1?", "1")])]
+    trainer = make_trainer(tmp_path, Scripted(script), SelfPlay(1))
+    with pytest.raises(ValueError, match="validate: a Questioner alone does not answer"):
+        trainer.validate(questioner, datamodule=data)
+
+
 def test_labels_are_mixed_with_silver_answers_in_the_given_share(tmp_path, monkeypatch):
     seen = _keys(Reasoner, monkeypatch)
     silver = _labelled(tmp_path / "silver.parquet", 4)
@@ -185,8 +195,21 @@ def test_what_a_role_alone_lacks(tmp_path, module, message):
         fit(tmp_path, module=module())
 
 
+def test_iterations_between_two_validations_are_not_judged_by_the_last_one(tmp_path):
+    rule = ValidationGain("val/mine_greedy", least=0.0)
+    data = Validated(write_pictures(tmp_path / "images"))
+    self_play = SelfPlay(2, CURATION, rule, validate_every=2)
+    fit(tmp_path, data=data, self_play=self_play, num_sanity_val_steps=-1)
+    # nothing is gained, and only the second iteration is validated: it alone is repeated
+    assert self_play.repeats == 1
+    assert self_play.phases_done == 5
+
+
 def test_self_play_needs_images(tmp_path):
     with pytest.raises(ValueError, match="images: a Questioner asks about unlabeled images"):
         fit(tmp_path, module=make_module(), data=SelfPlayData())
+    silver = _labelled(tmp_path / "silver.parquet")
+    with pytest.raises(ValueError, match="silver: self-play generates its own data set, got .*silver.parquet"):
+        fit(tmp_path, data=SelfPlayData(write_pictures(tmp_path / "images"), silver=silver))
     with pytest.raises(ValueError, match=r"silver_share: must lie in \[0, 1\], got 2"):
         SelfPlayData(silver_share=2)

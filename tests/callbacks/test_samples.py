@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from helpers import plain_picture
 
+from helpers import plain_picture
 from visplay.callbacks import SampleLogger
 from visplay.callbacks.samples import _extremes, _lines, _table, draw_panel
 from visplay.modules.role import Record

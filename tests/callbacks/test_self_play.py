@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Scripted, picture_number
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from helpers import Scripted, picture_number
 from runs import CURATION, STEPS, N, fit, make_module, script, write_pictures
 from visplay.callbacks import Curation, SelfPlay, TooFewQuestionsError, TransformersRollout
 from visplay.data.generated import read_examples
 from visplay.data.module import SelfPlayData
-from visplay.modules import VisPlay, Voting
+from visplay.modules import QuestionFormat, VisPlay, Voting
 from visplay.tiny.images import write_images
 
 
@@ -96,6 +96,13 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
     module.reasoner.voting = Voting(votes=2)
     self_play._batches(trainer, module)
     assert len(engine.calls) > before, "other settings must not take over the data set"
+    before = len(engine.calls)
+    module.questioner.format = QuestionFormat(kinds={"numerical", "poem"})
+    self_play._batches(trainer, module)
+    assert len(engine.calls) > before
+    before = len(engine.calls)
+    self_play._batches(trainer, module)
+    assert len(engine.calls) == before, "the same set of kinds is the same"
     with torch.no_grad():
         module.reasoner.vlm.head_weight[0, 0] += 1
     before = len(engine.calls)

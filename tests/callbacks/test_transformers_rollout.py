@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers import plain_picture
 
+from helpers import plain_picture
 from visplay.callbacks import TransformersRollout
 from visplay.tiny import ANSWER
 from visplay.types import Sampling

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from io import BytesIO
 from pathlib import Path
 
-import datasets
-import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,18 +13,6 @@ from PIL import Image
 from visplay.data.images import UnusableItemError
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-
-
-def go_offline(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """No network, and a cache of this test's own."""
-
-    def refuse(_, address):
-        raise AssertionError(f"connects to {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
 
 
 def encode(number: int = 0, size: tuple[int, int] = (12, 10)) -> bytes:

@@ -1,6 +1,6 @@
 import pytest
-from helpers import plain_picture
 
+from helpers import plain_picture
 from visplay.data.benchmark import Benchmark
 from visplay.data.module import SelfPlayData
 from visplay.tiny.data import TinyWorld

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.rows import STRUCT, encode, go_offline, keys, rows, struct, write
 from torch.utils.data import DataLoader
 
+from data.rows import STRUCT, encode, keys, rows, struct, write
 from visplay.data.images import UnusableItemError
 from visplay.data.sources import open_table
 from visplay.data.tables import ImageTable, LabelledTable
@@ -34,17 +34,6 @@ opened = read_mebibytes("VmRSS")
 facts = len(images), len(labelled), images[399].key, labelled[399].problem
 print(json.dumps([facts, converted - start, opened - converted]))
 """
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch, tmp_path):
-    go_offline(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture
-def path(tmp_path):
-    pq.write_table(rows(5), tmp_path / "rows.parquet")
-    return tmp_path / "rows.parquet"
 
 
 class TestOpenTable:

@@ -5,24 +5,13 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.rows import STRUCT, encode, go_offline, keys, number, rows, struct, unusable, write
 from PIL import Image
 
+from data.rows import STRUCT, encode, keys, number, rows, struct, unusable, write
 from visplay.data.generated import write_examples
 from visplay.data.images import ImageFolder, ImageLimits
 from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch, tmp_path):
-    go_offline(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture
-def path(tmp_path):
-    pq.write_table(rows(5), tmp_path / "rows.parquet")
-    return tmp_path / "rows.parquet"
 
 
 def shapes(folder: Path) -> dict[str, pa.Array]:

@@ -9,8 +9,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.zoo import ZOO, build_zoo
 
+from data.zoo import ZOO, build_zoo
 from visplay.data.images import ImageFolder, UnusableItemError
 from visplay.data.tables import ImageTable
 

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import Scripted, plain_picture
 
+from helpers import Scripted, plain_picture
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.modules import GRPOConfig, Reasoner

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import Scripted, plain_picture
 
+from helpers import Scripted, plain_picture
 from visplay.clock import Clock
 from visplay.functional import (
     FixedLengthWeights,
@@ -38,7 +38,7 @@ TEXTS = ["\\boxed{1}", "\\boxed{2}", "<think>a1</think>\\boxed{1}", "\\boxed{red
 
 
 class Counted(Reasoner):
-    """Pays the share of even token ids, but 0 for every completion about a plain 'flat' question."""
+    """Pays the share of odd token ids, but 0 for every completion about a plain 'flat' question."""
 
     def judge(self, items, rollout, seed):
         shares = [

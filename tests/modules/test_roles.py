@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers import Scripted, picture_number, plain_picture
 
+from helpers import Scripted, picture_number, plain_picture
 from visplay.clock import Clock
 from visplay.functional import signed_questioner_rewards
 from visplay.modules import GRPOConfig, Questioner, QuestionReward, Reasoner, Voting

@@ -179,8 +179,11 @@ def test_pixel_limits_decide_how_many_tokens_a_picture_becomes():
 
 
 def test_pixel_limits_that_cannot_be(monkeypatch):
-    with pytest.raises(ValueError, match=r"min_pixels=9, max_pixels=4: need 1 <= min_pixels <= max_pixels"):
-        Qwen2_5_VL(str(BASE), min_pixels=9, max_pixels=4)
+    for pixels in ({"min_pixels": 9, "max_pixels": 4}, {"min_pixels": 0}, {"max_pixels": 0}):
+        with pytest.raises(ValueError, match=r"min_pixels=\w+, max_pixels=\w+: need 1 <= min_pixels <= max_pixels"):
+            Qwen2_5_VL(str(BASE), **pixels)
+    with pytest.raises(ValueError, match="with the checkpoint's they are 99999 and 3136; give both"):
+        Qwen2_5_VL(str(BASE), min_pixels=99999).load()
     with pytest.raises(ValueError, match=r"max_pixels: a picture may take \d+ tokens, and the context has \d+"):
         Qwen2_5_VL(str(BASE), max_pixels=14**2 * 10**6).load()
 

@@ -24,8 +24,8 @@ class PhaseReport:
         attempt: How often it has been repeated already.
         history: The logged statistics of its steps.
         curation: What the data set of the iteration is like; empty before the first one.
-        scores: The last validation, ``val/benchmark_measure``; empty if there was none.
-        scores_before: The last validation before the phase.
+        scores: The validation of this phase, ``val/benchmark_measure``; empty if there was none.
+        scores_before: The last validation before the phase; empty if there was none.
     """
 
     phase: Phase
@@ -131,12 +131,12 @@ class ValidationGain(AdvanceRule):
         self.metric = metric
 
     def measure(self, report: PhaseReport) -> float | None:
-        """The score after a Reasoner phase less the one before it; None for a Questioner phase.
+        """The score after a Reasoner phase less the last one before it; None where either was not validated.
 
         Raises:
             KeyError: Validation measures no such thing.
         """
-        if report.phase.role != "reasoner":
+        if report.phase.role != "reasoner" or not report.scores or not report.scores_before:
             return None
         for scores in (report.scores, report.scores_before):
             if self.metric not in scores:

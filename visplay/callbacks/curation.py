@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from visplay.callbacks.logging import log_histogram, log_scalars
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset, Ledger, write_examples
 from visplay.functional.curation import confidence_histogram, keep_in_band, relax_band
-from visplay.functional.diagnosis import fold_question, mean_margin, own_answer_agreement, repeated_share
+from visplay.functional.diagnosis import describe_votes, fold_question, repeated_share
 from visplay.modules.visplay import VisPlay
 from visplay.modules.voting import Voting
 from visplay.prompts import Template
@@ -112,14 +113,18 @@ class Curator:
 
     def _made_by(self, images: Draws) -> dict[str, Any]:
         """What the data set follows from, as plain values; one that was made by anything else is not taken."""
-        module = self.module
-        return {
+        module, roles = self.module, (self.module.questioner, self.module.reasoner)
+        facts = {
             "seed": module.stage_seed("curation"),
-            "position": images.position,
+            "images": [images.position, len(images.items)],
             "curation": asdict(self.config),
+            "format": asdict(module.questioner.format),
             "voting": asdict(module.reasoner.voting),
-            "policies": [module.questioner.vlm.fingerprint(), module.reasoner.vlm.fingerprint()],
+            "templates": [asdict(role.template) for role in roles],
+            "sampling": [asdict(role.sampling(1, seed=0)) for role in roles],
+            "policies": [role.vlm.fingerprint() for role in roles],
         }
+        return json.loads(json.dumps(facts, default=sorted))  # as the ledger gives it back; sets in one order
 
     def _curate(self, images: Draws, stage: str) -> tuple[list[Example], dict[str, float]]:
         """Ask, vote, and keep what lies in the band."""
@@ -177,16 +182,14 @@ class Curator:
         self, proposals: Sequence[Proposal], votes: Sequence[Vote | None], kept: Sequence[int]
     ) -> dict[str, float]:
         confidences = [vote.confidence for vote in votes if vote is not None]
-        chosen = [proposals[index] for index in kept]
-        own = own_answer_agreement([p.question for p in chosen], [p.vote for p in chosen], self.module.reasoner.grader)
+        asked, held = [proposals[index].question for index in kept], [proposals[index].vote for index in kept]
         return {
             "asked": len(votes),
             "valid_share": len(confidences) / len(votes),
             "mean_confidence": float(np.mean(confidences)) if confidences else 0.0,
             "kept": len(kept),
             "kept_share": len(kept) / len(votes),
-            "vote_margin": mean_margin([p.vote for p in chosen]),
-        } | ({} if own is None else {"own_answer_agreement": own})
+        } | describe_votes(asked, held, self.module.reasoner.grader)
 
     def _asked_before(self, stage: str) -> set[str]:
         """Folded questions of the data sets that the run has made before."""

@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation, Curator
-from visplay.data.draws import Draws, PhaseBatches
+from visplay.data.draws import Drawable, Draws, PhaseBatches
 from visplay.functional.phases import FIRST_PHASE, Phase, next_phase
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
@@ -74,7 +74,7 @@ class SelfPlay(Callback):
         self._draws: dict[str, Draws] = {}
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
-        """Tell the data module to read what the phase asks for."""
+        """Tell the data module to read what the phase asks for; without anybody who answers nothing is validated."""
         if stage != "fit":
             return
         self.phase = Phase(1, pl_module.turns[0])
@@ -94,14 +94,14 @@ class SelfPlay(Callback):
         never = trainer.current_epoch + 2
         trainer.check_val_every_n_epoch = 1 if due else never
         self.history = []
-        self.scores = pl_module.scores or self.scores
+        self.scores, pl_module.scores = pl_module.scores or self.scores, {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note the step's statistics."""
         if pl_module.result is not None:
-            self.history.append(pl_module.result.statistics)
+            self.history.append(pl_module.result.statistics | pl_module.result.judgement.statistics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """End a phase, and move on to the next, repeat it, or end the run."""
@@ -151,22 +151,32 @@ class SelfPlay(Callback):
         module.phase, module.attempt, module.phase_step = self.phase, self.attempt, 0
         module.steps_before = self.steps[self.phase.role]
         self._draws = {}
-        if self.phase.role == "questioner":
-            draws = self._draw_from(module, "images", trainer.datamodule.images)
-        else:
-            draws = self._examples(trainer, module)
-        config = module.role.config
+        draws, config = self._source(trainer, module), module.role.config
         module.refill = draws.draw
         return PhaseBatches(draws, config.steps, config.prompts_per_step)
+
+    def _source(self, trainer: Trainer, module: GRPOModule) -> Drawable:
+        """What the phase draws from."""
+        if self.phase.role == "questioner":
+            return self._draw_from(module, "images", trainer.datamodule.images)
+        return self._examples(trainer, module)
 
     def _draw_from(self, module: GRPOModule, name: str, items: Any) -> Draws:
         """Draw from a collection of the data module, where the last phase that did so left off."""
         self._draws[name] = Draws(items, derive_seed(module.seed, name), self.positions.get(name, 0))
         return self._draws[name]
 
-    def _examples(self, trainer: Trainer, module: GRPOModule) -> Draws:
-        """Questions generated now, or given, or labelled, or a mixture."""
+    def _examples(self, trainer: Trainer, module: GRPOModule) -> Drawable:
+        """Questions generated now, or given, or labelled, or a mixture.
+
+        Raises:
+            ValueError: Silver answers are given and would be generated as well.
+        """
         data = trainer.datamodule
+        if isinstance(module, VisPlay) and data.silver is not None:
+            raise ValueError(
+                f"silver: self-play generates its own data set, got {str(data.silver.path)!r}; leave it null"
+            )
         sources = {"labelled": data.labelled, "silver": data.silver}
         draws = {n: self._draw_from(module, n, items) for n, items in sources.items() if items is not None}
         if isinstance(module, VisPlay):

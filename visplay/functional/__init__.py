@@ -8,7 +8,13 @@ from visplay.functional.advantages import (
 )
 from visplay.functional.clustering import bleu_distances, cluster, cluster_shares
 from visplay.functional.curation import confidence_histogram, in_band, keep_in_band, relax_band
-from visplay.functional.diagnosis import fold_question, mean_margin, own_answer_agreement, repeated_share
+from visplay.functional.diagnosis import (
+    describe_votes,
+    fold_question,
+    mean_margin,
+    own_answer_agreement,
+    repeated_share,
+)
 from visplay.functional.grading import equivalent, normalise_answer
 from visplay.functional.kl import k1_kl, k2_kl, k3_kl
 from visplay.functional.logps import token_logps
@@ -44,6 +50,7 @@ __all__ = [
     "cluster",
     "cluster_shares",
     "confidence_histogram",
+    "describe_votes",
     "difficulty",
     "equivalent",
     "fold_question",

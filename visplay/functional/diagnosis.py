@@ -74,3 +74,19 @@ def own_answer_agreement(
         if question is not None and question.answer is not None and vote is not None and vote.answer is not None
     ]
     return sum(both) / len(both) if both else None
+
+
+def describe_votes(
+    questions: Sequence[Question | None],
+    votes: Sequence[Vote | None],
+    equivalence: Callable[[str, str], bool] = equivalent,
+) -> dict[str, float]:
+    """Both figures about votes, by name: ``vote_margin``, and ``own_answer_agreement`` where there is any.
+
+    Args:
+        questions: None did not parse.
+        votes: One per question; None where none was held.
+        equivalence: A symmetric relation between normalised answers.
+    """
+    own = own_answer_agreement(questions, votes, equivalence)
+    return {"vote_margin": mean_margin(votes)} | ({} if own is None else {"own_answer_agreement": own})

@@ -26,8 +26,8 @@ class GroupBatch:
         sampled_logps: (N, G, T) log-probabilities that the engine reported.
         advantages: (N, G); empty until they are known.
         weights: (N, G, T) share of each token in the loss of its update; 0 at padding; empty until it is cut.
-        old_logps: (N, G, T) before the first update of the step; None where the first update is the only one.
-        reference_logps: (N, G, T) under the policy at the start of the phase; None without a KL term.
+        old_logps: (N, G, T) before the first update of the step; None where nothing needs them.
+        reference_logps: (N, G, T) under the frozen reference; None without one.
     """
 
     prompts: tuple[Prompt, ...]

@@ -106,12 +106,11 @@ class GRPO:
     ) -> tuple[Rollout, Judgement]:
         """Sample and judge; where groups that teach nothing are filtered, sample others in their place."""
         rollout, judgement = self._sample_once(role, items, seed)
-        for attempt in range(self.config.max_refills if refill else 0):
+        for attempt in range(self.config.max_refills):
             missing = len(items) - len(self._choose(judgement.rewards, len(items)))
-            more = refill(missing) if missing and refill else ()
-            if not more:
+            if not missing or refill is None:
                 break
-            further, judged = self._sample_once(role, more, derive_seed(seed, "refill", attempt))
+            further, judged = self._sample_once(role, refill(missing), derive_seed(seed, "refill", attempt))
             rollout, judgement = rollout.join(further), judgement.join(judged)
         return rollout, judgement
 

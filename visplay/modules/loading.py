@@ -21,8 +21,8 @@ def check_loading(freeze: Collection[str], min_pixels: int | None, max_pixels: i
     parts = set(get_args(Part))
     if set(freeze) - parts or set(freeze) == parts:
         raise ValueError(f"freeze: some of {sorted(parts)}, not all, got {sorted(freeze)}")
-    low, high = min_pixels or 1, max_pixels or 2**62
-    if not 1 <= low <= high:
+    given = [pixels for pixels in (min_pixels, max_pixels) if pixels is not None]
+    if any(pixels < 1 for pixels in given) or given != sorted(given):
         raise ValueError(f"min_pixels={min_pixels}, max_pixels={max_pixels}: need 1 <= min_pixels <= max_pixels")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visplay.functional.diagnosis import mean_margin, own_answer_agreement, repeated_share
+from visplay.functional.diagnosis import describe_votes, repeated_share
 from visplay.functional.parsing import DEFAULT_KINDS, parse_question
 from visplay.functional.rewards import difficulty, group_redundancy, questioner_rewards
 from visplay.modules.grpo_config import GRPOConfig
@@ -150,25 +150,22 @@ class Questioner(Role):
             "difficulty": _mean_where(hardness, valid),
             "redundancy": _mean_where(repetition, valid),
         }
-        statistics |= describe_questions(questions, votes, jury.grader)
+        statistics |= _describe(questions, votes, jury.grader)
         return Judgement(rewards, statistics, _records(items, rollout, questions, votes, rewards))
 
 
-def describe_questions(
+def _describe(
     questions: Sequence[Sequence[Question | None]],
     votes: Sequence[Sequence[Vote | None]],
     equivalence: Callable[[str, str], bool],
 ) -> dict[str, float]:
-    """What questions (N, G) and the votes on them look like, see ``visplay.functional.diagnosis``."""
-    texts = [[question.text for question in group if question is not None] for group in questions]
+    """What questions (N, G) and the votes on them look like."""
     asked = [question for group in questions for question in group]
-    held = [vote for group in votes for vote in group]
-    own = own_answer_agreement(asked, held, equivalence)
-    return {
-        "parsed_share": sum(map(len, texts)) / len(asked),
-        "repeated_share": sum(repeated_share(group) * len(group) for group in texts) / max(sum(map(len, texts)), 1),
-        "vote_margin": mean_margin(held),
-    } | ({} if own is None else {"own_answer_agreement": own})
+    texts = [[question.text for question in group if question is not None] for group in questions]
+    parsed = sum(map(len, texts))
+    repeated = sum(repeated_share(group) * len(group) for group in texts)
+    shares = {"parsed_share": parsed / len(asked), "repeated_share": repeated / max(parsed, 1)}
+    return shares | describe_votes(asked, [vote for group in votes for vote in group], equivalence)
 
 
 def _mean_where(values: Tensor, where: Tensor) -> float:

@@ -53,11 +53,17 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
         return processor.size["longest_edge"] // (processor.patch_size * processor.merge_size) ** 2
 
     def limit_pixels(self, min_pixels: int | None, max_pixels: int | None) -> None:
-        """Set the processor's areas; pictures are scaled to a multiple of a token's side in between."""
+        """Set the processor's areas; pictures are scaled to a multiple of a token's side in between.
+
+        Raises:
+            ValueError: A limit contradicts the checkpoint's other one.
+        """
         size = dict(self.processor.image_processor.size)
-        size["shortest_edge"] = min_pixels or size["shortest_edge"]
-        size["longest_edge"] = max_pixels or size["longest_edge"]
-        self.processor.image_processor.size = size
+        low = size["shortest_edge"] if min_pixels is None else min_pixels
+        high = size["longest_edge"] if max_pixels is None else max_pixels
+        if low > high:
+            raise ValueError(f"min_pixels, max_pixels: with the checkpoint's they are {low} and {high}; give both")
+        self.processor.image_processor.size = size | {"shortest_edge": low, "longest_edge": high}
 
     def parts(self) -> dict[Part, Sequence[nn.Module]]:
         """Blocks of the vision tower, its merger, and the text model with its head."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from visplay.modules.role import Judgement, Record, Role, distinct_keys
 from visplay.modules.vlm import VLM
 from visplay.modules.voting import Voting
 from visplay.prompts import ANSWER, Template
-from visplay.types import Completion, Example, Prompt, Question, Rollout, Sampling, UnlabeledImage, Vote, derive_seed
+from visplay.types import Completion, Example, Prompt, Question, Rollout, Sampling, UnlabeledImage, Vote
 
 
 class Reasoner(Role):
@@ -133,15 +134,9 @@ class Reasoner(Role):
 
     def _vote_sampling(self, voting: Voting, seed: int) -> Sampling:
         """This role's sampling with what the stage's voting sets."""
-        c = self.config
-        return Sampling(
-            voting.votes,
-            c.max_new_tokens if voting.max_new_tokens is None else voting.max_new_tokens,
-            c.temperature,
-            c.top_p if voting.top_p is None else voting.top_p,
-            c.top_k if voting.top_k is None else voting.top_k,
-            derive_seed(seed, self.name),
-        )
+        limits = {"max_new_tokens": voting.max_new_tokens, "top_p": voting.top_p, "top_k": voting.top_k}
+        chosen: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+        return replace(self.sampling(voting.votes, seed), **chosen)
 
     def _count(self, completions: Sequence[Completion], voting: Voting) -> Vote:
         answers = [self.parse(completion) for completion in completions]

@@ -11,7 +11,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from visplay.clock import Clock
-from visplay.functional.grading import equivalent
 from visplay.functional.phases import FIRST_PHASE, Phase
 from visplay.metrics import BenchmarkMetrics
 from visplay.modules.grpo import StepResult
@@ -120,14 +119,17 @@ class GRPOModule(LightningModule, ABC):
     def on_validation_epoch_start(self) -> None:
         """Start the measures of every benchmark afresh."""
         loaders = self.trainer.val_dataloaders or []
-        grader = self.validated.grader if self.validated else equivalent
+        grader = self._answering().grader
         self._measures = [BenchmarkMetrics(loader.dataset.name, loader.dataset.votes, grader) for loader in loaders]
+
+    def _answering(self) -> Reasoner:
+        if self.validated is None:
+            raise ValueError(f"validate: a {type(self).__name__} alone does not answer; validate a Reasoner or VisPlay")
+        return self.validated
 
     def validation_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer the batch greedily and, where the benchmark asks for it, by sampling."""
-        reasoner, seed = self.validated, derive_seed(self.seed, "validation")
-        if reasoner is None:
-            return
+        reasoner, seed = self._answering(), derive_seed(self.seed, "validation")
         measures, golds = self._measures[dataloader_idx], [example.answer for example in batch]
         greedy = reasoner.answer(batch, 1, seed, temperature=0.0)
         measures.update_greedy([group[0] for group in greedy], golds)
