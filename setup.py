@@ -13,6 +13,7 @@ EXTRAS = {
         "liger-kernel>=0.8.5,<0.9",
         "mypy>=1.15",
         "nltk>=3.9",
+        "peft>=0.21",
         "pre-commit>=4",
         "pytest>=8.3",
         "pytest-timeout>=2.3",

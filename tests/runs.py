@@ -11,11 +11,18 @@ from helpers import Scripted, picture_number, plain_picture
 from visplay.callbacks import Curation, SelfPlay
 from visplay.data.module import SelfPlayData
 from visplay.modules import GRPOConfig, Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, VisPlay, Voting
+from visplay.modules.canary import CanaryConfig
 from visplay.tiny import ANSWER, ASK, BASE
 
 STEPS, N = 2, 3
 CONFIG = GRPOConfig(
-    steps=STEPS, prompts_per_step=N, prompts_per_update=None, group_size=2, max_new_tokens=48, learning_rate=1e-3
+    steps=STEPS,
+    prompts_per_step=N,
+    prompts_per_update=None,
+    group_size=2,
+    max_new_tokens=48,
+    learning_rate=1e-3,
+    canary=CanaryConfig(stop=False),  # a scripted engine's log-probabilities are made up
 )
 CURATION = Curation(images=4, questions_per_image=3, images_per_batch=3)
 

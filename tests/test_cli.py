@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from visplay.__main__ import main
+from visplay.callbacks import RolloutEngine, VLLMRollout
 from visplay.cli import VisPlayCLI, run
 from visplay.functional import minority_difficulty
 from visplay.modules import VLM, Questioner, Qwen2_5_VL, Reasoner
@@ -26,7 +27,7 @@ def parse(monkeypatch, tmp_path):
     torch.use_deterministic_algorithms(False)
 
 
-CONFIGS = {path.stem: yaml.safe_load(path.read_text())["model"] for path in (ROOT / "configs").glob("*.yaml")}
+CONFIGS = {path.stem: yaml.safe_load(path.read_text()).get("model", {}) for path in (ROOT / "configs").glob("*.yaml")}
 BASES = sorted(name for name, model in CONFIGS.items() if "class_path" in model)
 SELF_PLAY = [name for name in BASES if CONFIGS[name]["class_path"] == "visplay.modules.VisPlay"]
 OVERLAYS = sorted(CONFIGS.keys() - {*BASES})
@@ -42,10 +43,21 @@ def test_every_config_is_instantiated_without_loading_weights(parse, config):
     assert all(module.model is None for module in cli.model.modules() if isinstance(module, VLM))
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_is_tested():
+    assert OVERLAYS == ["released_code", "vllm"]
+
+
+@pytest.mark.parametrize("config", BASES)
+def test_every_config_with_vllm(parse, config):
+    cli = parse(_config(config), _config("vllm"))
+    assert [type(callback) for callback in cli.trainer.callbacks if isinstance(callback, RolloutEngine)] == [
+        VLLMRollout
+    ]
+
+
 @pytest.mark.parametrize("config", SELF_PLAY)
-def test_every_config_with_every_overlay_that_fits_it(parse, config, overlay):
-    model = parse(_config(config), _config(overlay)).model
+def test_every_config_with_the_released_column(parse, config):
+    model = parse(_config(config), _config("released_code")).model
     assert model.questioner.reward.difficulty is minority_difficulty
     assert model.questioner.config.steps == parse(_config(config)).model.questioner.config.steps
 

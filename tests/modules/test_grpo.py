@@ -7,6 +7,7 @@ from helpers import Scripted, plain_picture
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.modules import GRPOConfig, Reasoner
+from visplay.modules.canary import CanaryConfig
 from visplay.modules.group_batch import GroupBatch
 from visplay.modules.role import Judgement
 from visplay.tiny import ANSWER
@@ -143,9 +144,15 @@ def test_later_mini_batches_are_off_policy_and_clipped(fresh_base):
 def test_engine_and_training_logps_agree(fresh_base):
     _, statistics = _gradients(fresh_base, CONFIG)
     assert 0 < statistics["logp_gap_max"] < 1e-4
-    role, optimizer = _role(fresh_base, engine=Scripted(lambda *_: "other"))
+    assert statistics["logp_gap_mean"] <= statistics["logp_gap_max"]
+    assert statistics["logp_gap_beyond_share"] == 0
+    assert statistics["effective_sample_size"] == pytest.approx(1.0)
+    measure_only = replace(CONFIG, canary=CanaryConfig(stop=False))
+    role, optimizer = _role(fresh_base, measure_only, engine=Scripted(lambda *_: "other"))
     statistics = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), 0)[2]
     assert statistics["logp_gap_max"] > 0.1
+    assert statistics["logp_gap_beyond_share"] > 0
+    assert statistics["effective_sample_size"] < 1
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(fresh_base):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers import Scripted, plain_picture
+from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.functional import (
     FixedLengthWeights,
@@ -14,10 +15,15 @@ from visplay.functional import (
     k1_kl,
     k2_kl,
     leave_one_out_advantages,
+    sequence_geometric_weights,
+    sequence_mean_weights,
     sequence_policy_loss,
+    sequence_sum_weights,
     token_mean_weights,
+    token_truncated_weights,
 )
 from visplay.modules import GRPOConfig, Reasoner
+from visplay.modules.canary import CanaryConfig
 from visplay.modules.group_batch import GroupBatch
 from visplay.modules.role import Judgement
 from visplay.tiny import ANSWER
@@ -33,6 +39,10 @@ CONFIG = GRPOConfig(
     weight_decay=0.0,
     max_grad_norm=1e9,
     kl_weight=0.0,
+    canary=CanaryConfig(stop=False),  # a scripted engine's log-probabilities are made up
+)
+CORRECTIONS = pytest.mark.parametrize(
+    "correction", [token_truncated_weights, sequence_sum_weights, sequence_geometric_weights]
 )
 TEXTS = ["\\boxed{1}", "\\boxed{2}", "<think>a1</think>\\boxed{1}", "\\boxed{red circle}"]
 
@@ -235,6 +245,69 @@ def test_a_step_without_any_group_to_learn_from_updates_nothing(base):
     assert "policy_loss" not in result.statistics
 
 
+@CORRECTIONS
+def test_no_correction_depends_on_the_split_into_micro_batches(base, correction):
+    config = replace(CONFIG, correction=correction, kl_weight=0.1, entropy_weight=0.01)
+    (whole, one), (pieces, other) = _step(base, config), _step(base, replace(config, tokens_per_micro_batch=1))
+    assert _same(whole, pieces)
+    assert one.statistics == pytest.approx(other.statistics, rel=1e-3, abs=1e-5)
+
+
+def test_each_correction_gives_another_gradient(base):
+    corrections = (None, token_truncated_weights, sequence_sum_weights, sequence_geometric_weights)
+    gradients = [_step(base, replace(CONFIG, correction=correction))[0] for correction in corrections]
+    for index, one in enumerate(gradients):
+        assert not any(_same(one, other, 1e-2) for other in gradients[:index])
+
+
+def test_a_correction_multiplies_the_weights_of_its_tokens(base):
+    """Here one half for all; the first two tokens of each completion are said to be kept."""
+
+    def half(log_ratios, mask, cap):
+        return torch.full_like(log_ratios, 0.5), mask & (torch.arange(mask.shape[1]) < 2)
+
+    plain, before = _step(base, CONFIG)
+    corrected, after = _step(base, replace(CONFIG, correction=half))
+    assert _same({n: 0.5 * g for n, g in plain.items()}, corrected)
+    assert after.statistics["correction_mean"] == pytest.approx(0.5)
+    tokens = [[len(c.token_ids) for c in group] for group in after.rollout.completions]
+    shares = [2 / count for group in tokens for count in group]
+    assert after.statistics["correction_kept_share"] == pytest.approx(sum(shares) / len(shares))
+    kept = {n: v for n, v in after.statistics.items() if not n.startswith("correction") and n != "policy_loss"}
+    assert kept == pytest.approx({n: before.statistics[n] for n in kept} | {"grad_norm": kept["grad_norm"]})
+
+
+def test_a_correction_leaves_kl_and_entropy_alone(base):
+    def nothing(log_ratios, mask, cap):
+        return torch.zeros_like(log_ratios), mask
+
+    config = replace(CONFIG, kl_weight=1.0, kl_estimator=k1_kl, entropy_weight=0.1)
+    without = _step(base, replace(config, advantage=lambda rewards: 0.0 * rewards))[0]
+    assert _same(without, _step(base, replace(config, correction=nothing))[0])
+
+
+@CORRECTIONS
+def test_a_correction_of_an_engine_that_is_right_changes_nothing(fresh_base, correction):
+    config = replace(CONFIG, canary=CanaryConfig(), max_new_tokens=24)
+    gradients = []
+    for change in ({}, {"correction": correction}):
+        role, optimizer = _role(fresh_base, replace(config, **change))
+        role.attach_engine(TransformersRollout())
+        optimizer.step = lambda: gradients.append({n: p.grad.clone() for n, p in fresh_base.named_parameters()})
+        result = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), 0)
+    assert _same(*gradients)
+    assert result.statistics["correction_mean"] == pytest.approx(1.0, abs=1e-4)
+    assert result.statistics["correction_kept_share"] == 1.0
+
+
+def test_off_policy_the_correction_is_that_before_the_first_update(fresh_base):
+    config = replace(CONFIG, prompts_per_update=1, learning_rate=1e-2, correction=token_truncated_weights)
+    one = _step(fresh_base, replace(config, prompts_per_update=None))[1].statistics
+    many = _step(fresh_base, config, apply=True)[1].statistics
+    assert many["correction_mean"] == pytest.approx(one["correction_mean"], rel=1e-3)
+    assert many["ratio_max"] > 1.1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -244,8 +317,15 @@ def test_a_step_without_any_group_to_learn_from_updates_nothing(base):
         ({"policy_loss": cispo_loss, "dual_clip": 3.0}, "dual_clip"),
         ({"clip_low": 1.5}, r"clip_low: must lie in \[0, 1\], got 1.5"),
         ({"advantage": lambda rewards: rewards.mean()}, r"advantage: must give \(1, 2\) for \(1, 2\)"),
+        ({"correction": lambda log_ratios, mask, cap: log_ratios}, "correction: must give weights and kept tokens"),
+        ({"correction": token_truncated_weights, "correction_cap": 0.5}, "correction_cap: 0.5 must be at least 1"),
     ],
 )
 def test_bad_settings_fail_before_the_first_rollout(change, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **change)
+
+
+def test_a_function_of_another_kind_is_no_correction():
+    with pytest.raises(TypeError):
+        replace(CONFIG, correction=sequence_mean_weights)

@@ -93,7 +93,7 @@ def test_a_question_too_long_for_the_context_is_not_voted_on(base, monkeypatch):
     short = base.encode("k", ANSWER, IMAGES[0].image, question="How many cats?")
     room = base.collate([short]).input_ids.shape[1] + CONFIG.max_new_tokens
     questions = questioner.ask(questioner.rollout(IMAGES, 4, seed=0))
-    monkeypatch.setattr(type(base), "context_tokens", room)
+    monkeypatch.setattr(base, "max_context_tokens", room)
     votes = reasoner.vote_on(IMAGES, questions, seed=0)
     assert votes[0][0] is not None
     assert votes[0][2] is None

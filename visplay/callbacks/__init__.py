@@ -4,24 +4,30 @@ from visplay.callbacks.advance import AdvanceRule, RewardGain, ValidationGain, V
 from visplay.callbacks.curation import Curation, TooFewQuestionsError
 from visplay.callbacks.diagnostics import Diagnostics
 from visplay.callbacks.progress import PhaseProgress
-from visplay.callbacks.rollout import RolloutEngine
+from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
 from visplay.callbacks.transformers_rollout import TransformersRollout
+from visplay.callbacks.vllm_engine import EngineSettings
+from visplay.callbacks.vllm_rollout import VLLMRollout
 
 __all__ = [
     "AdvanceRule",
     "Curation",
     "Diagnostics",
+    "EngineSettings",
     "PhaseProgress",
     "RewardGain",
     "RolloutEngine",
+    "RolloutError",
     "SampleLogger",
     "SelfPlay",
     "Summary",
     "TooFewQuestionsError",
     "TransformersRollout",
+    "VLLMRollout",
     "ValidationGain",
     "VoteMargin",
+    "WrongWeightsError",
 ]

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from visplay.modules.vlm import VLM
 from visplay.types import Completion, Prompt, Sampling
+
+
+class RolloutError(RuntimeError):
+    """The engine failed, and failed again after it was built anew; the policy's weights are as they were."""
+
+
+class WrongWeightsError(RuntimeError):
+    """The engine holds other weights than the policy it was asked to sample from."""
 
 
 class RolloutEngine(Callback, ABC):
@@ -22,12 +29,16 @@ class RolloutEngine(Callback, ABC):
 
     def __init__(self) -> None:
         self.held: tuple[str, int] | None = None
-        self._precision: AbstractContextManager | None = None
-        self._trainer: Trainer | None = None
+        self.trainer: Trainer | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other ranks wait for this one even where it has nothing to ask."""
+        return False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand this engine to the module as a lazy handle."""
-        self._trainer = trainer
+        self.trainer = trainer
         pl_module.attach_engine(self)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,15 +59,14 @@ class RolloutEngine(Callback, ABC):
             ValueError: Two prompts share a key, or the token limit leaves no room in the context.
         """
         _check(policy, prompts, sampling)
-        if not prompts:
+        if not prompts and not self.shared:
             return []
         self.wake()
         self.load(policy)
         training = policy.training
         policy.eval()
         try:
-            with self._compute_precision():
-                return self.sample(policy, prompts, sampling)
+            return self.sample(policy, prompts, sampling)
         finally:
             policy.train(training)
 
@@ -86,10 +96,6 @@ class RolloutEngine(Callback, ABC):
     def close(self) -> None:
         """End the engine and forget what it held."""
         self.held = None
-
-    def _compute_precision(self) -> AbstractContextManager:
-        """The trainer's compute precision, so that sampling and training round alike."""
-        return nullcontext() if self._trainer is None else self._trainer.precision_plugin.forward_context()
 
 
 def _check(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +36,15 @@ class TransformersRollout(RolloutEngine):
         per_batch = max(1, self.max_sequences // sampling.n)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].token_ids))
         results: dict[int, list[Completion]] = {}
-        for start in range(0, len(order), per_batch):
-            rows = order[start : start + per_batch]
-            results |= zip(rows, _sample_batch(policy, [prompts[row] for row in rows], sampling), strict=True)
+        with self._compute_precision():
+            for start in range(0, len(order), per_batch):
+                rows = order[start : start + per_batch]
+                results |= zip(rows, _sample_batch(policy, [prompts[row] for row in rows], sampling), strict=True)
         return [results[index] for index in range(len(prompts))]
+
+    def _compute_precision(self) -> AbstractContextManager:
+        """The trainer's compute precision, so that sampling and training round alike."""
+        return nullcontext() if self.trainer is None else self.trainer.precision_plugin.forward_context()
 
 
 @dataclass

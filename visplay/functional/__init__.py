@@ -7,6 +7,11 @@ from visplay.functional.advantages import (
     zero_variance_groups,
 )
 from visplay.functional.clustering import bleu_distances, cluster, cluster_shares
+from visplay.functional.corrections import (
+    sequence_geometric_weights,
+    sequence_sum_weights,
+    token_truncated_weights,
+)
 from visplay.functional.curation import confidence_histogram, in_band, keep_in_band, relax_band
 from visplay.functional.diagnosis import (
     describe_votes,
@@ -15,6 +20,7 @@ from visplay.functional.diagnosis import (
     own_answer_agreement,
     repeated_share,
 )
+from visplay.functional.gaps import effective_sample_size, gap_statistics, logp_gaps
 from visplay.functional.grading import equivalent, normalise_answer
 from visplay.functional.kl import k1_kl, k2_kl, k3_kl
 from visplay.functional.logps import token_logps
@@ -52,9 +58,11 @@ __all__ = [
     "confidence_histogram",
     "describe_votes",
     "difficulty",
+    "effective_sample_size",
     "equivalent",
     "fold_question",
     "formatted_agreement_rewards",
+    "gap_statistics",
     "group_advantages",
     "group_redundancy",
     "has_thought",
@@ -65,6 +73,7 @@ __all__ = [
     "k3_kl",
     "keep_in_band",
     "leave_one_out_advantages",
+    "logp_gaps",
     "mean_margin",
     "minority_difficulty",
     "next_phase",
@@ -76,11 +85,14 @@ __all__ = [
     "questioner_rewards",
     "relax_band",
     "repeated_share",
+    "sequence_geometric_weights",
     "sequence_mean_weights",
     "sequence_policy_loss",
+    "sequence_sum_weights",
     "signed_questioner_rewards",
     "token_logps",
     "token_mean_weights",
+    "token_truncated_weights",
     "vote",
     "zero_variance_groups",
 ]

@@ -1,5 +1,6 @@
 """State: the policies, the learner, the two roles and the module that joins them."""
 
+from visplay.modules.canary import CanaryConfig, PolicyMismatchError
 from visplay.modules.collation import PromptTooLongError
 from visplay.modules.grpo import GRPO
 from visplay.modules.grpo_config import GRPOConfig
@@ -13,9 +14,11 @@ from visplay.modules.vlm import VLM
 from visplay.modules.voting import Voting
 
 __all__ = [
+    "CanaryConfig",
     "GRPO",
     "GRPOConfig",
     "GRPOModule",
+    "PolicyMismatchError",
     "PromptTooLongError",
     "QuestionFormat",
     "QuestionReward",

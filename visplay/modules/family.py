@@ -31,8 +31,8 @@ class Family(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def context_tokens(self) -> int:
-        """Most tokens a sequence may have, pictures expanded."""
+    def model_context_tokens(self) -> int:
+        """Most tokens that the model takes in a sequence, pictures expanded."""
 
     @property
     @abstractmethod
@@ -46,6 +46,11 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def limit_pixels(self, min_pixels: int | None, max_pixels: int | None) -> None:
         """Set the areas that pictures are scaled to; None leaves the checkpoint's."""
+
+    @property
+    @abstractmethod
+    def processor_settings(self) -> dict[str, Any]:
+        """What another processor of the same checkpoint must be told to cut pictures as this one does."""
 
     @abstractmethod
     def parts(self) -> dict[Part, Sequence[nn.Module]]:

@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 
 from visplay.clock import Clock
 from visplay.functional.advantages import zero_variance_groups
+from visplay.functional.gaps import gap_statistics, logp_gaps
+from visplay.modules.canary import Canary, PolicyMismatchError
 from visplay.modules.group_batch import GroupBatch
 from visplay.modules.grpo_config import GRPOConfig
 from visplay.types import Rollout, derive_seed
@@ -46,12 +48,17 @@ class GRPO:
     Args:
         config: Settings.
         clock: Adds up the seconds of each stage.
+
+    Attributes:
+        reference: The policy that the divergence is measured from; None without one.
+        canary: Stops the run where the engine does not sample from the policy.
     """
 
     def __init__(self, config: GRPOConfig, clock: Clock) -> None:
         self.config = config
         self.clock = clock
         self.reference: VLM | None = None
+        self.canary = Canary(config.canary)
 
     def begin_phase(self, policy: VLM, optimizer: Optimizer) -> None:
         """Freeze the reference, and forget the optimiser's momentum."""
@@ -86,12 +93,16 @@ class GRPO:
             backward: Called with every micro-batch's loss.
             seed: Root of all draws of this step.
             refill: Gives as many further items, in place of groups that teach nothing.
+
+        Raises:
+            PolicyMismatchError: The engine does not sample from the policy; the update is not applied.
         """
         rollout, judgement = self._sample(role, items, seed, refill)  # (N, G) completions and rewards
         kept = self._choose(judgement.rewards, len(items))
         statistics = _describe(rollout, judgement.rewards, len(kept))
         if not kept:
             return StepResult(rollout, judgement, statistics)
+        role.engine.sleep()
         with self.clock("update"):
             batch = role.collate(rollout.take(kept))  # token_ids, mask (N, G, T)
             batch = self._score_before(role.vlm, batch)  # old and reference logps (N, G, T)
@@ -158,7 +169,7 @@ class GRPO:
         self, policy: VLM, mini: GroupBatch, optimizer: Optimizer, backward: Callable[[Tensor], None]
     ) -> dict[str, float]:
         """One optimiser step on a mini-batch, its gradient summed over micro-batches."""
-        parts: list[dict[str, Tensor]] = []
+        parts, gaps = [], []
         for micro in mini.micro_batches(self.config.tokens_per_micro_batch):
             logps, entropies = policy.logps(
                 micro.prompts,
@@ -167,28 +178,39 @@ class GRPO:
                 self.config.temperature,
                 entropy_gradient=self.config.entropy_weight > 0,
             )
-            loss, statistics = self._loss(micro, logps, entropies)
+            old = logps.detach() if micro.old_logps is None else micro.old_logps
+            loss, statistics = self._loss(micro, logps, old, entropies)
             backward(loss)
             parts.append(statistics)
+            gaps.append(logp_gaps(old, micro.sampled_logps, micro.weights > 0))
+        gap = self._watch(policy, torch.cat(gaps), optimizer)
         norm = clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.config.max_grad_norm)
         finite = bool(norm.isfinite())
         if finite:
             optimizer.step()
             policy.version += 1
         optimizer.zero_grad(set_to_none=True)
-        return _sum(parts, float(mini.weights.sum())) | {"grad_norm": float(norm), "skipped_updates": float(not finite)}
+        gradient = {"grad_norm": float(norm), "skipped_updates": float(not finite)}
+        return _sum(parts, float(mini.weights.sum())) | gap | gradient
 
-    def _loss(self, micro: GroupBatch, logps: Tensor, entropies: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _watch(self, policy: VLM, gaps: Tensor, optimizer: Optimizer) -> dict[str, float]:
+        """Describe the gaps of an update; where they stop the run, leave no gradient behind."""
+        statistics = gap_statistics(gaps, self.config.canary.token_limit)
+        if not len(gaps):
+            return statistics
+        try:
+            self.canary.check(policy, statistics["logp_gap_mean"])
+        except PolicyMismatchError:
+            optimizer.zero_grad(set_to_none=True)
+            raise
+        return statistics
+
+    def _loss(
+        self, micro: GroupBatch, logps: Tensor, old: Tensor, entropies: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum over a micro-batch of policy loss, KL and entropy terms; statistics add up likewise."""
         config, weights = self.config, micro.weights
-        old = logps.detach() if micro.old_logps is None else micro.old_logps
-        policy_loss, statistics = config.policy_loss(
-            logps.flatten(0, 1),
-            old.flatten(0, 1),
-            micro.advantages.flatten(),
-            weights.flatten(0, 1),
-            **config.clips,
-        )
+        policy_loss, statistics = self._policy_loss(micro, logps, old)
         loss = policy_loss - config.entropy_weight * (entropies * weights).sum()
         reference = old if config.kl_weight and config.kl_reference == "old" else micro.reference_logps
         if reference is not None:
@@ -196,12 +218,24 @@ class GRPO:
             statistics["kl"] = (kl * weights).sum().detach()
             if config.kl_in == "loss":
                 loss = loss + config.kl_weight * (kl * weights).sum()
-        gap = (old - micro.sampled_logps).abs() * micro.mask
         return loss, statistics | {
             "policy_loss": policy_loss.detach(),
             "entropy": (entropies.detach() * weights).sum(),
-            "logp_gap_mean": (gap * weights).sum(),
-            "logp_gap_max": gap.max(),
+        }
+
+    def _policy_loss(self, micro: GroupBatch, logps: Tensor, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy term; a correction multiplies its weights, and leaves the statistics those of the tokens."""
+        config, weights = self.config, micro.weights.flatten(0, 1)  # (N * G, T)
+        tokens = logps.flatten(0, 1), old.flatten(0, 1), micro.advantages.flatten()
+        loss, statistics = config.policy_loss(*tokens, weights, **config.clips)
+        if config.correction is None:
+            return loss, statistics
+        log_ratios = (old - micro.sampled_logps).flatten(0, 1)
+        correction, kept = config.correction(log_ratios, weights > 0, config.correction_cap)
+        loss, _ = config.policy_loss(*tokens, weights * correction, **config.clips)
+        return loss, statistics | {
+            "correction_mean": (correction * weights).sum(),
+            "correction_kept_share": (kept * weights).sum(),
         }
 
 

@@ -13,6 +13,7 @@ from visplay.functional.advantages import group_advantages
 from visplay.functional.kl import k3_kl
 from visplay.functional.losses import clipped_policy_loss
 from visplay.functional.weights import sequence_mean_weights
+from visplay.modules.canary import CanaryConfig
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class GRPOConfig:
         filter_zero_variance: Whether groups whose rewards are all equal are left out of the update.
         max_refills: How often at most a step samples further prompts in place of the groups left out.
         tokens_per_micro_batch: Padded tokens, prompt and completions, in one forward and backward pass.
+        canary: When a gap between the log-probabilities of engine and training forward stops the run.
+        correction: Weights of the policy loss against such a gap: ``token_truncated_weights``,
+            ``sequence_sum_weights``, ``sequence_geometric_weights``; None for none.
+        correction_cap: Largest of these weights, at least 1.
     """
 
     steps: int = 20
@@ -81,6 +86,9 @@ class GRPOConfig:
     filter_zero_variance: bool = False
     max_refills: int = 0
     tokens_per_micro_batch: int = 16384
+    canary: CanaryConfig = CanaryConfig()
+    correction: Callable[[Tensor, Tensor, float], Any] | None = None
+    correction_cap: float = 2.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -106,6 +114,8 @@ class GRPOConfig:
         for name in ("kl_weight", "entropy_weight", "max_refills"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must not be negative")
+        if not self.correction_cap >= 1.0:
+            raise ValueError(f"correction_cap: {self.correction_cap} must be at least 1")
         if self.max_refills and not self.filter_zero_variance:
             raise ValueError(f"max_refills: {self.max_refills} refills nothing unless filter_zero_variance is true")
         if self.kl_in == "reward" and self.kl_reference == "old":
@@ -123,6 +133,17 @@ class GRPOConfig:
         for name, result in tried.items():
             if result.shape != row.shape:
                 raise ValueError(f"{name}: must give {tuple(row.shape)} for {tuple(row.shape)}, not {result.shape}")
+        self._try_correction(row)
+
+    def _try_correction(self, row: Tensor) -> None:
+        if self.correction is None:
+            return
+        shapes = [tuple(part.shape) for part in self.correction(row, row == 0, self.correction_cap)]
+        if shapes != [tuple(row.shape)] * 2:
+            raise ValueError(
+                f"correction: must give weights and kept tokens, both {tuple(row.shape)} for {tuple(row.shape)}, "
+                f"not {shapes}"
+            )
 
     @property
     def clips(self) -> dict[str, float | None]:

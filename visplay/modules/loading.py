@@ -12,15 +12,19 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 Part = Literal["vision_tower", "projector", "language_model"]
 
 
-def check_loading(freeze: Collection[str], min_pixels: int | None, max_pixels: int | None) -> None:
+def check_loading(
+    freeze: Collection[str], min_pixels: int | None, max_pixels: int | None, max_context_tokens: int | None
+) -> None:
     """Refuse what no checkpoint could be loaded with.
 
     Raises:
-        ValueError: An unknown part, nothing left to train, or limits that contradict each other.
+        ValueError: An unknown part, nothing left to train, no context, or limits that contradict each other.
     """
     parts = set(get_args(Part))
     if set(freeze) - parts or set(freeze) == parts:
         raise ValueError(f"freeze: some of {sorted(parts)}, not all, got {sorted(freeze)}")
+    if max_context_tokens is not None and max_context_tokens < 1:
+        raise ValueError(f"max_context_tokens: {max_context_tokens} must be at least 1, or null")
     given = [pixels for pixels in (min_pixels, max_pixels) if pixels is not None]
     if any(pixels < 1 for pixels in given) or given != sorted(given):
         raise ValueError(f"min_pixels={min_pixels}, max_pixels={max_pixels}: need 1 <= min_pixels <= max_pixels")

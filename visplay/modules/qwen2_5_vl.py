@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
         return self.processor.image_token_id
 
     @property
-    def context_tokens(self) -> int:
+    def model_context_tokens(self) -> int:
         """The text model's ``max_position_embeddings``."""
         return self.model.config.text_config.max_position_embeddings
 
@@ -64,6 +65,12 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
         if low > high:
             raise ValueError(f"min_pixels, max_pixels: with the checkpoint's they are {low} and {high}; give both")
         self.processor.image_processor.size = size | {"shortest_edge": low, "longest_edge": high}
+
+    @property
+    def processor_settings(self) -> dict[str, Any]:
+        """The areas that pictures are scaled to."""
+        size = self.processor.image_processor.size
+        return {"size": {"shortest_edge": size["shortest_edge"], "longest_edge": size["longest_edge"]}}
 
     def parts(self) -> dict[Part, Sequence[nn.Module]]:
         """Blocks of the vision tower, its merger, and the text model with its head."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from visplay.modules.collation import PromptBatch, collate
 from visplay.modules.context import Context, similar_lengths
 from visplay.modules.family import Family
 from visplay.modules.loading import Part, check_loading, load_model, load_processor
+from visplay.modules.weights import whole_weights
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
 
@@ -45,6 +46,8 @@ class VLM(Family):
         min_pixels: A smaller picture is scaled up to this area; null takes the checkpoint's.
         max_pixels: A larger picture is scaled down to this area; null takes the checkpoint's. The area decides how many
             tokens a picture becomes: see ``image_tokens``.
+        max_context_tokens: Most tokens of a sequence, pictures expanded; null takes what the model was made for. An
+            engine keeps room for one such sequence at least.
 
     Attributes:
         name: Which policy this is; set by the owner.
@@ -62,15 +65,17 @@ class VLM(Family):
         freeze: Collection[Part] = (),
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        max_context_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        check_loading(freeze, min_pixels, max_pixels)
+        check_loading(freeze, min_pixels, max_pixels, max_context_tokens)
         self.path = path
         self.revision = revision
         self.attn_implementation = attn_implementation
         self.freeze = frozenset(freeze)
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
+        self.max_context_tokens = max_context_tokens
         self.name = "policy"
         self.version = 0
         self.model: Any = None
@@ -118,6 +123,11 @@ class VLM(Family):
     def tokenizer(self) -> Any:
         """The processor's tokenizer."""
         return self.processor.tokenizer
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens of a sequence, pictures expanded."""
+        return min(self.model_context_tokens, self.max_context_tokens or self.model_context_tokens)
 
     @property
     def device(self) -> torch.device:
@@ -252,6 +262,10 @@ class VLM(Family):
             return start
         rest, _ = self.extend(context.take(prompts), token_ids[:, :-1])
         return torch.cat([start, rest], 1)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight, whole and detached, under the checkpoint's name; see ``whole_weights``."""
+        return whole_weights(self.model)
 
     def fingerprint(self) -> float:
         """Sum of all weights, in float64: two policies that differ have, but for chance, different ones."""

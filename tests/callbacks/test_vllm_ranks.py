@@ -1,0 +1,41 @@
+"""Two ranks sample what one does: each with an engine of its own, or both sharing one copy of the weights."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import vllm_rank
+from visplay.callbacks import VLLMRollout
+from vllm_rank import SAMPLING, SETTINGS, make_policy, prompts_of
+
+TIMEOUT_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one rank samples, as [[(ids, log-probabilities)]]."""
+    rollout, policy = VLLMRollout(SETTINGS), make_policy()
+    groups = rollout.generate(policy, prompts_of(policy), SAMPLING)
+    rollout.close()
+    return [[(each.token_ids, each.logps) for each in group] for group in groups]
+
+
+@pytest.mark.parametrize("tensor_parallel_size", [1, 2])
+def test_two_ranks_sample_what_one_does(alone, tmp_path, tensor_parallel_size):
+    command = [sys.executable, vllm_rank.__file__, str(tmp_path), str(tensor_parallel_size)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(command, env=environment | {"VISPLAY_TEST_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    errors = [rank.communicate(timeout=TIMEOUT_SECONDS)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(error[-2000:] for error in errors)
+    halves = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    together = [group for pair in zip(*halves, strict=True) for group in pair]
+    for group, other in zip(alone, together, strict=True):
+        for (ids, logps), (other_ids, other_logps) in zip(group, other, strict=True):
+            assert list(ids) == other_ids
+            assert list(logps) == pytest.approx(other_logps, abs=1e-5)
