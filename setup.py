@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "vllm": ["vllm>=0.32,<0.33"],
+    "vllm": ["vllm>=0.32,<0.33", "httpx>=0.28,<1"],
     "lora": ["peft>=0.21"],
     "judge": ["openai>=2"],
     "dev": [

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from visplay.__main__ import main
-from visplay.callbacks import RolloutEngine, VLLMRollout
+from visplay.callbacks import RolloutEngine, VLLMRollout, VLLMServerRollout
 from visplay.cli import VisPlayCLI, run
 from visplay.functional import minority_difficulty
 from visplay.modules import VLM, Questioner, Qwen2_5_VL, Reasoner
@@ -44,15 +44,14 @@ def test_every_config_is_instantiated_without_loading_weights(parse, config):
 
 
 def test_every_overlay_is_tested():
-    assert OVERLAYS == ["released_code", "vllm"]
+    assert OVERLAYS == ["released_code", "vllm", "vllm_server"]
 
 
+@pytest.mark.parametrize(("overlay", "engine"), [("vllm", VLLMRollout), ("vllm_server", VLLMServerRollout)])
 @pytest.mark.parametrize("config", BASES)
-def test_every_config_with_vllm(parse, config):
-    cli = parse(_config(config), _config("vllm"))
-    assert [type(callback) for callback in cli.trainer.callbacks if isinstance(callback, RolloutEngine)] == [
-        VLLMRollout
-    ]
+def test_every_config_with_vllm(parse, config, overlay, engine):
+    cli = parse(_config(config), _config(overlay))
+    assert [type(each) for each in cli.trainer.callbacks if isinstance(each, RolloutEngine)] == [engine]
 
 
 @pytest.mark.parametrize("config", SELF_PLAY)

@@ -11,6 +11,7 @@ from visplay.callbacks.summary import Summary
 from visplay.callbacks.transformers_rollout import TransformersRollout
 from visplay.callbacks.vllm_engine import EngineSettings
 from visplay.callbacks.vllm_rollout import VLLMRollout
+from visplay.callbacks.vllm_server_rollout import VLLMServerRollout
 
 __all__ = [
     "AdvanceRule",
@@ -27,6 +28,7 @@ __all__ = [
     "TooFewQuestionsError",
     "TransformersRollout",
     "VLLMRollout",
+    "VLLMServerRollout",
     "ValidationGain",
     "VoteMargin",
     "WrongWeightsError",

@@ -39,7 +39,7 @@ class EngineSettings:
         memory_share: Share of a GPU's memory that weights and cache may take while the engine is awake.
         cache_gib: Key-value cache in GiB; null takes what ``memory_share`` leaves (on a CPU, 1 GiB).
         max_sequences: Most sequences decoded side by side.
-        max_batched_tokens: Most tokens of one forward pass; a longer prompt is read in pieces.
+        max_batched_tokens: Most tokens of one forward pass; with CUDA a longer prompt is read in pieces.
         images_per_prompt: Most pictures of a prompt.
         tensor_parallel_size: Ranks that share one copy of the weights; divides the number of ranks.
         eager: Whether CUDA graphs and compilation are left out; slower, starts sooner. A CPU is always eager.
@@ -116,10 +116,11 @@ class VLLMEngine:
             from vllm import LLM
 
             self._llm: Any = LLM(**self._arguments(policy, settings))
-            _report_before_truncation(self._runner)
+            report_before_truncation(self._runner)
         atexit.register(self.close)  # before vLLM's own exit, which needs its state of the process
 
     def _arguments(self, policy: VLM, settings: EngineSettings) -> dict[str, Any]:
+        longest = policy.most_image_tokens if self._cuda else policy.context_tokens
         gib = settings.cache_gib if settings.cache_gib or self._cuda else _CPU_CACHE_GIB
         return {
             "model": policy.path,
@@ -133,7 +134,8 @@ class VLLMEngine:
             "block_size": None if self._cuda else 32,  # 128 by default there, longer than many a prompt
             "max_model_len": policy.context_tokens,
             "max_num_seqs": settings.max_sequences,
-            "max_num_batched_tokens": max(settings.max_batched_tokens, policy.most_image_tokens),
+            "max_num_batched_tokens": max(settings.max_batched_tokens, longest),
+            "enable_chunked_prefill": self._cuda,  # on a CPU a request with a seed cannot be read in pieces
             "limit_mm_per_prompt": {"image": settings.images_per_prompt, "video": 0},
             "mm_processor_kwargs": policy.processor_settings,
             "logprobs_mode": "processed_logprobs",
@@ -271,5 +273,6 @@ class _BeforeTruncation(torch.nn.Module):
         return self.sampler(logits, generators, k, p)[0], logps
 
 
-def _report_before_truncation(runner: Any) -> None:
+def report_before_truncation(runner: Any) -> None:
+    """Have vLLM's model runner report log-probabilities before top-k and top-p cut the distribution."""
     runner.sampler.topk_topp_sampler = _BeforeTruncation(runner.sampler.topk_topp_sampler)

@@ -12,15 +12,14 @@ from lightning import LightningModule, Trainer
 
 from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.vllm_engine import EngineSettings, VLLMEngine
+from visplay.callbacks.vllm_requests import FINISHED, prompt_seed, sampling_parameters
 from visplay.callbacks.vllm_weights import Held, checksums, differing
 from visplay.modules.vlm import VLM
-from visplay.types import Completion, Prompt, Sampling, derive_seed
+from visplay.types import Completion, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_NEVER = -1e9  # added to the logits of tokens that must not be sampled
-_FINISHED = {"stop": True, "length": False}
 _HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -90,7 +89,8 @@ class VLLMRollout(RolloutEngine):
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Ask for every prompt's completions at once; vLLM reads each prompt, and each picture, one time."""
         requests = [_request(prompt) for prompt in prompts]
-        parameters = [_parameters(policy, prompt, sampling) for prompt in prompts]
+        shared = sampling_parameters(policy, sampling) | {"flat_logprobs": True}
+        parameters = [shared | {"seed": prompt_seed(prompt, sampling)} for prompt in prompts]
         outputs = self._call(lambda engine: _ask(engine, requests, parameters))
         for prompt, output in zip(prompts, outputs, strict=True):
             _check_length(policy, prompt, len(output.prompt_token_ids))
@@ -195,7 +195,7 @@ def _ask(engine: VLLMEngine, requests: Sequence[dict[str, Any]], parameters: Seq
 
 
 def _is_whole(output: Any) -> bool:
-    return all(each.finish_reason in _FINISHED for each in output.outputs)
+    return all(each.finish_reason in FINISHED for each in output.outputs)
 
 
 def _request(prompt: Prompt) -> dict[str, Any]:
@@ -204,30 +204,12 @@ def _request(prompt: Prompt) -> dict[str, Any]:
     return {"prompt_token_ids": list(prompt.token_ids)} | pictures
 
 
-def _parameters(policy: VLM, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-    """How vLLM draws; sample i of a prompt has the prompt's seed plus i."""
-    return {
-        "n": sampling.n if sampling.temperature else 1,
-        "seed": derive_seed(sampling.seed, prompt.key) >> 1,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "max_tokens": sampling.max_new_tokens,
-        "logprobs": 0,  # of the sampled token alone
-        "flat_logprobs": True,
-        "logit_bias": dict.fromkeys(policy.banned_token_ids.tolist(), _NEVER),
-        "stop_token_ids": list(policy.stop_token_ids),
-        "ignore_eos": True,  # they are among the stop tokens
-        "detokenize": False,
-    }
-
-
 def _completion(policy: VLM, output: Any) -> Completion:
     ids, reported = list(output.token_ids), output.logprobs
     logps = tuple(reported.logprobs[start] for start in reported.start_indices)
     if len(logps) != len(ids):
         raise RuntimeError(f"vLLM reports {len(logps)} log-probabilities for {len(ids)} tokens")
-    return Completion(tuple(ids), logps, policy.decode(ids), _FINISHED[output.finish_reason])
+    return Completion(tuple(ids), logps, policy.decode(ids), FINISHED[output.finish_reason])
 
 
 def _check_length(policy: VLM, prompt: Prompt, tokens: int) -> None:
