@@ -32,8 +32,9 @@ lint: install ## check style and types
 
 check: lint test ## the gate: lint, then test
 
-bench: install ## measure the training loop and grading
+bench: install ## measure the training loop, the rollout engines and grading
 	$(BIN)/python -m benchmarks.loop $(ARGS)
+	$(BIN)/python -m benchmarks.rollout $(ARGS)
 	$(BIN)/python -m benchmarks.grading
 
 clean: ## delete caches and build folders; .venv/ and runs/ stay

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import tempfile
 import time
@@ -25,6 +26,8 @@ from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import ANSWER
 from visplay.types import Prompt, Sampling
+
+logger = logging.getLogger(__name__)
 
 GROUP, VOTES = 8, 10
 SEQUENCES, LENGTHS = (8, 64, 256), (16, 128)
@@ -44,13 +47,13 @@ def make_prompts(policy: Qwen2_5_VL, side: int, pictures: int, questions: int = 
 def plain_generate(policy: Qwen2_5_VL, prompts: Sequence[Prompt], n: int, tokens: int) -> None:
     """Sample with ``generate(num_return_sequences=n)``."""
     batch = policy.collate(prompts)
-    device = policy.device
+    pixels = policy.process_images([image for prompt in prompts for image in prompt.images])  # one each, as it expects
     with torch.no_grad():
         policy.model.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.mask.long(),
-            pixel_values=batch.pixels.values.to(device),
-            image_grid_thw=batch.pixels.grids[list(batch.image_index)].to(device),
+            pixel_values=pixels.values.to(policy.device),
+            image_grid_thw=pixels.grids.to(policy.device),
             mm_token_type_ids=(batch.input_ids == policy.image_token_id).int(),
             do_sample=True,
             top_k=0,
@@ -88,6 +91,7 @@ def measure(name: str, rounds: int, folder: Path) -> dict[str, dict[str, float]]
             prompts = make_prompts(policy, side, sequences // GROUP)
             seconds = alternate(_samplers(policy, engines, prompts, GROUP, tokens), rounds)
             figures[f"{sequences} x {tokens}, tokens/s"] = {n: sequences * tokens / s for n, s in seconds.items()}
+            logger.info("%s, %d x %d: %s", name, sequences, tokens, seconds)
     prompts = make_prompts(policy, side, 1, questions=GROUP)
     seconds = alternate(_samplers(policy, engines, prompts, VOTES, LENGTHS[0]), rounds)
     figures[f"votes, {GROUP} x {VOTES} x {LENGTHS[0]}, images/hour"] = {n: 3600 / s for n, s in seconds.items()}
@@ -133,6 +137,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more warms up")
     parser.add_argument("--write", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.model or ["tiny", "20m"]:

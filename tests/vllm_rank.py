@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from visplay.callbacks import EngineSettings, VLLMRollout
 from visplay.callbacks.process_state import ProcessState
@@ -33,6 +36,21 @@ def prompts_of(policy):
     return [policy.encode(e.key, ANSWER, e.image, question=e.problem) for e in heldout(8)]
 
 
+def load_shards(policy, rollout):
+    """Weights that FSDP2 has split between the ranks arrive whole; the engine's checksums see to that."""
+    whole = {name: weight.clone() for name, weight in policy.weights()}
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in policy.model.model.language_model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(policy.model, mesh=mesh)
+    assert any(isinstance(weight, DTensor) for weight in policy.model.parameters())
+    gathered = dict(policy.weights())
+    assert list(gathered) == list(whole)
+    assert all(gathered[name].equal(weight) for name, weight in whole.items())
+    policy.version += 1
+    rollout.load(policy)
+
+
 def main(folder: str, tensor_parallel_size: int) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["VISPLAY_TEST_RANK"])
@@ -50,6 +68,7 @@ def main(folder: str, tensor_parallel_size: int) -> None:
     assert ProcessState.take().environment == before.environment
     sampled = [[[list(each.token_ids), list(each.logps)] for each in group] for group in groups]
     Path(folder, f"{rank}.json").write_text(json.dumps(sampled))
+    load_shards(policy, rollout)
     rollout.close()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -16,7 +16,7 @@ from visplay.tiny import ANSWER, BASE
 from visplay.tiny.splits import heldout
 from visplay.types import Sampling
 
-SETTINGS = EngineSettings(cache_gib=0.125, max_sequences=64)
+SETTINGS = EngineSettings(cache_gib=0.125, max_sequences=64, max_batched_tokens=1000)
 SAMPLING = Sampling(n=4, max_new_tokens=24, seed=3)
 
 
@@ -95,6 +95,13 @@ def test_it_samples_from_the_trainers_weights_whichever_policy_is_asked(rollout,
             assert gap(each, repeated, groups) < 1e-4
 
 
+def test_the_trainers_autocast_is_not_the_engines(rollout, policy):
+    prompts = asked(policy)
+    with torch.autocast("cpu", torch.bfloat16):
+        groups = rollout.generate(policy, prompts, SAMPLING)
+    assert gap(policy, prompts, groups) < 1e-4
+
+
 def test_log_probabilities_are_those_before_truncation(rollout, policy):
     sampling = replace(SAMPLING, temperature=0.7, top_p=0.8, top_k=20)
     prompts = asked(policy)
@@ -117,6 +124,13 @@ def test_samples_follow_from_the_seed_in_any_order(rollout, policy):
     assert [each.token_ids for each in alone] == [each.token_ids for each in groups[2][:2]]
     others = rollout.generate(policy, prompts, replace(SAMPLING, seed=4))
     assert [[each.token_ids for each in g] for g in groups] != [[each.token_ids for each in g] for g in others]
+
+
+def test_more_prompts_than_one_pass_takes(rollout, policy):
+    """On a CPU none is read in pieces, which a request with a seed would not survive."""
+    many = [replace(prompt, key=f"{copy}/{prompt.key}") for copy in range(40) for prompt in asked(policy)]
+    groups = rollout.generate(policy, many, replace(SAMPLING, n=2, max_new_tokens=8))
+    assert gap(policy, many, groups) < 1e-4
 
 
 def test_control_tokens_are_never_sampled(rollout, policy):
@@ -197,7 +211,7 @@ def test_an_engine_that_dies_is_built_anew_and_goes_on(rollout, policy, monkeypa
     monkeypatch.setattr(first._llm.llm_engine, "step", die)
     assert rollout.generate(policy, prompts, SAMPLING) == before
     assert rollout._running is not first
-    assert "built anew: RuntimeError: the device is gone" in caplog.text
+    assert "it is built anew: RuntimeError: the device is gone" in caplog.text
 
 
 def test_one_that_fails_again_ends_the_run_and_leaves_the_policy(rollout, policy, monkeypatch):
@@ -207,7 +221,7 @@ def test_one_that_fails_again_ends_the_run_and_leaves_the_policy(rollout, policy
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr("visplay.callbacks.vllm_engine.VLLMEngine.generate", fail)
-    with pytest.raises(RolloutError, match=r"failed twice .* no kernel image.*weights are untouched"):
+    with pytest.raises(RolloutError, match=r"failed while .* no kernel image.*weights are untouched"):
         rollout.generate(policy, asked(policy), SAMPLING)
     assert policy.fingerprint() == weights
     assert rollout.held is None
@@ -292,3 +306,20 @@ def test_weights_wake_before_they_are_loaded_and_the_cache_after(policy):
     plain._running = engine = Recorded()
     plain.sleep()
     assert engine.told == []
+
+
+def test_an_engine_that_does_not_sleep_is_dropped(policy, caplog):
+    class Restless(Recorded):
+        def sleep(self):
+            raise RuntimeError("memory usage increased after sleeping")
+
+        def close(self):
+            self.told.append("close")
+
+    rollout = VLLMRollout(verify=False)
+    rollout._running = engine = Restless()
+    rollout.load(policy)
+    rollout.sleep()
+    assert engine.told[-1] == "close"
+    assert rollout.held is None
+    assert "the next rollout builds it anew" in caplog.text

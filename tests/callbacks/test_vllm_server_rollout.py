@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import importlib.util
 import json
 import os
 import signal
@@ -33,7 +32,6 @@ from visplay.types import Prompt, Sampling, derive_seed
 TOKEN, VARIABLE = "a-token-of-the-tests", "VISPLAY_TEST_TOKEN"
 START_SECONDS = 240
 DIE_WITH_ME = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"  # Linux
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
 def _free_port():
@@ -156,7 +154,6 @@ def _perturb(vlm, seed):
     vlm.version += 1
 
 
-@needs_vllm
 def test_samples_repeat_and_do_not_depend_on_order(engine, policy):
     prompts, sampling = _prompts(policy), Sampling(3, 8, seed=5)
     expected = _tokens(engine.generate(policy, prompts, sampling))
@@ -166,7 +163,6 @@ def test_samples_repeat_and_do_not_depend_on_order(engine, policy):
     assert _tokens(engine.generate(policy, prompts, Sampling(3, 8, seed=6))) != expected
 
 
-@needs_vllm
 def test_two_policies_take_turns_and_every_weight_arrives(engine, policy):
     other = copy.deepcopy(policy)
     other.name = "other"
@@ -185,14 +181,12 @@ def test_two_policies_take_turns_and_every_weight_arrives(engine, policy):
     assert texts[2] != texts[0]
 
 
-@needs_vllm
 def test_log_probabilities_are_those_before_truncation(engine, policy):
     prompts = _prompts(policy)
     groups = engine.generate(policy, prompts, Sampling(2, 8, temperature=0.7, top_p=0.8, top_k=5, seed=3))
     assert _gap(policy, prompts, groups, temperature=0.7) <= 1e-4
 
 
-@needs_vllm
 def test_completions_end_at_a_stop_token_and_avoid_control_tokens(engine, policy):
     sampling = Sampling(8, 6, temperature=2.0, seed=2)
     completions = [c for group in engine.generate(policy, _prompts(policy), sampling) for c in group]
@@ -207,7 +201,6 @@ def test_completions_end_at_a_stop_token_and_avoid_control_tokens(engine, policy
     assert [len(group) for group in greedy] == [3] * len(greedy)
 
 
-@needs_vllm
 @pytest.mark.parametrize(
     ("skipped", "reported"),
     [("q_proj.weight", "qkv_proj.weight"), ("embed_tokens.weight", "embed_tokens.weight"), ("merger.ln_q", "ln_q")],
@@ -222,7 +215,6 @@ def test_a_load_that_skips_a_tensor_is_caught(engine, policy, monkeypatch, skipp
     monkeypatch.undo()
 
 
-@needs_vllm
 def test_a_load_that_breaks_off_can_be_made_again(engine, policy, monkeypatch):
     prompts = _prompts(policy)
     _perturb(policy, 6)
@@ -234,7 +226,6 @@ def test_a_load_that_breaks_off_can_be_made_again(engine, policy, monkeypatch):
     assert _gap(policy, prompts, engine.generate(policy, prompts, Sampling(1, 4))) <= 1e-4
 
 
-@needs_vllm
 def test_weights_that_somebody_changed_are_sent_again(engine, policy, connect, url):
     prompts, sampling = _prompts(policy), Sampling(2, 6, seed=4)
     expected = _tokens(engine.generate(policy, prompts, sampling))
@@ -244,7 +235,6 @@ def test_weights_that_somebody_changed_are_sent_again(engine, policy, connect, u
     assert _tokens(engine.generate(policy, prompts, sampling)) == expected
 
 
-@needs_vllm
 def test_no_path_answers_without_the_token(url, connect, base):
     with pytest.raises(RolloutError, match="it wants a token"):
         connect(url).generate(base, _prompts(base), Sampling(1, 2))
@@ -253,7 +243,6 @@ def test_no_path_answers_without_the_token(url, connect, base):
             urllib.request.urlopen(f"{url}/{path}", timeout=30)
 
 
-@needs_vllm
 def test_a_server_that_does_not_fit(url, connect, policy, monkeypatch):
     with pytest.raises(RolloutError, match="serves '.*base' and not 'another'"):
         connect(url, token_variable=VARIABLE, model="another").load(policy)

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -83,13 +84,15 @@ def time_limit(seconds: float) -> Iterator[None]:
     def stop(signum: int, frame: Any) -> None:
         raise EngineTimeoutError(f"no step within {seconds:g} s (timeout_seconds)")
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    start, previous = time.monotonic(), signal.signal(signal.SIGALRM, stop)
+    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        if remaining:  # somebody else's alarm goes on
+            signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - start), 1e-3), interval)
 
 
 class VLLMEngine:
@@ -127,7 +130,7 @@ class VLLMEngine:
             "revision": policy.revision,
             "dtype": str(self.dtype).removeprefix("torch."),
             "enforce_eager": self._eager,
-            "distributed_executor_backend": "external_launcher" if _ranks() > 1 else "uni",
+            "distributed_executor_backend": "external_launcher" if ranks() > 1 else "uni",
             "tensor_parallel_size": settings.tensor_parallel_size,
             "gpu_memory_utilization": settings.memory_share,
             "kv_cache_memory_bytes": None if gib is None else int(gib * 2**30),
@@ -149,7 +152,8 @@ class VLLMEngine:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Within it the process is vLLM's; functions that it would compile on a CPU run as they are."""
-        with self._guest(), warnings.catch_warnings():
+        without_autocast = torch.autocast("cuda" if self._cuda else "cpu", enabled=False)  # the trainer's
+        with self._guest(), warnings.catch_warnings(), without_autocast:
             for kind in (DeprecationWarning, FutureWarning):  # of what vLLM and its libraries call
                 warnings.simplefilter("ignore", kind)
             with torch.compiler.set_stance("force_eager" if self._eager else "default"):
@@ -220,7 +224,7 @@ class VLLMEngine:
         """End the engine and free what it held."""
         atexit.unregister(self.close)
         with self._running():
-            if _ranks() > 1:
+            if ranks() > 1:
                 torch.distributed.GroupMember.WORLD = None  # the trainer's: vLLM would destroy it with its own
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
@@ -229,16 +233,17 @@ class VLLMEngine:
             torch.cuda.empty_cache()
 
 
-def _ranks() -> int:
+def ranks() -> int:
+    """Number of processes that train together."""
     distributed = torch.distributed
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def _name_ranks() -> None:
     """Set what vLLM reads where several ranks were launched; Lightning's launcher sets only a part of it."""
-    if _ranks() > 1:
+    if ranks() > 1:
         rank = torch.distributed.get_rank()
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(_ranks()))
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks()))
         os.environ.setdefault("LOCAL_RANK", str(rank))
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
-from visplay.callbacks.vllm_engine import EngineSettings, VLLMEngine
+from visplay.callbacks.vllm_engine import EngineSettings, VLLMEngine, ranks
 from visplay.callbacks.vllm_requests import FINISHED, prompt_seed, sampling_parameters
 from visplay.callbacks.vllm_weights import Held, checksums, differing
 from visplay.modules.vlm import VLM
@@ -67,24 +67,24 @@ class VLLMRollout(RolloutEngine):
     def generate(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample as ``RolloutEngine.generate`` does; an engine that fails or hangs is built anew, once.
 
+        The engines of several ranks start together, so there one that fails is not built anew.
+
         Raises:
             RolloutError: It failed again. The policy's weights are untouched.
             WrongWeightsError: It holds other weights than the policy's.
         """
-        try:
-            return super().generate(policy, prompts, sampling)
-        except _EngineFault as fault:
-            logger.warning("vLLM failed and is built anew: %s", fault)
-            self._drop()
-        try:
-            return super().generate(policy, prompts, sampling)
-        except _EngineFault as fault:
-            self._drop()
-            raise RolloutError(
-                f"vLLM failed twice while it sampled from {policy.name!r} at version {policy.version}: {fault}. The "
-                f"policy's weights are untouched; go on from the last checkpoint ({self._last_checkpoint()}) with "
-                "fewer max_sequences, a smaller memory_share or a longer timeout_seconds, or with TransformersRollout"
-            ) from fault.__cause__
+        for attempt in range(1 if ranks() > 1 else 2):
+            try:
+                return super().generate(policy, prompts, sampling)
+            except _EngineFault as error:
+                fault = error
+                self._drop()
+                logger.warning("vLLM failed%s: %s", " again" if attempt else "; it is built anew", fault)
+        raise RolloutError(
+            f"vLLM failed while it sampled from {policy.name!r} at version {policy.version}: {fault}. The policy's "
+            f"weights are untouched; go on from the last checkpoint ({self._last_checkpoint()}) with fewer "
+            "max_sequences, a smaller memory_share or a longer timeout_seconds, or with TransformersRollout"
+        ) from fault.__cause__
 
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Ask for every prompt's completions at once; vLLM reads each prompt, and each picture, one time."""
@@ -116,8 +116,14 @@ class VLLMRollout(RolloutEngine):
 
     def sleep(self) -> None:
         """Give the GPU's memory back; the next policy is loaded afresh."""
-        if self.sleep_in_update and self._running is not None and self._running.sleep():
-            self.held = None
+        if self._running is None or not self.sleep_in_update:
+            return
+        try:
+            if self._call(lambda engine: engine.sleep()):
+                self.held = None
+        except _EngineFault as fault:
+            logger.warning("vLLM does not sleep; the next rollout builds it anew: %s", fault)
+            self._drop()
 
     def wake(self) -> None:
         """Make room for weights again."""
