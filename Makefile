@@ -32,10 +32,11 @@ lint: install ## check style and types
 
 check: lint test ## the gate: lint, then test
 
-bench: install ## measure the training loop, the rollout engines and grading
+bench: install ## measure the training loop, the rollout engines, grading and clustering
 	$(BIN)/python -m benchmarks.loop $(ARGS)
 	$(BIN)/python -m benchmarks.rollout $(ARGS)
 	$(BIN)/python -m benchmarks.grading
+	$(BIN)/python -m benchmarks.clustering
 
 clean: ## delete caches and build folders; .venv/ and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

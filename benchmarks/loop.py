@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.generate import plain_generate
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.functional import group_advantages
@@ -34,26 +35,12 @@ def make_reasoner() -> Reasoner:
     return reasoner
 
 
-def plain_generate(reasoner: Reasoner) -> int:
+def generate(reasoner: Reasoner) -> int:
     """Sample with ``generate(num_return_sequences=G)``; returns the number of tokens."""
-    vlm, examples = reasoner.vlm, heldout(PROMPTS)
-    batch = vlm.collate(reasoner.prompts(examples))
-    with torch.no_grad():
-        out = vlm.model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.mask.long(),
-            pixel_values=batch.pixels.values,
-            image_grid_thw=batch.pixels.grids,
-            mm_token_type_ids=(batch.input_ids == vlm.image_token_id).int(),
-            do_sample=True,
-            top_k=0,
-            num_return_sequences=GROUP,
-            max_new_tokens=TOKENS,
-            suppress_tokens=vlm.banned_token_ids.tolist(),
-        )
-    new = out[:, batch.input_ids.shape[1] :]
-    stopped = torch.isin(new, torch.tensor(vlm.stop_token_ids)).cumsum(-1)
-    return int((stopped - torch.isin(new, torch.tensor(vlm.stop_token_ids)).long() == 0).sum())
+    vlm, stops = reasoner.vlm, torch.tensor(reasoner.vlm.stop_token_ids)
+    new = plain_generate(vlm, reasoner.prompts(heldout(PROMPTS)), GROUP, TOKENS)
+    stopped = torch.isin(new, stops).cumsum(-1)
+    return int((stopped - torch.isin(new, stops).long() == 0).sum())
 
 
 def measure(rounds: int) -> dict[str, tuple[float, float]]:
@@ -78,7 +65,7 @@ def measure(rounds: int) -> dict[str, tuple[float, float]]:
 
     parts: dict[str, Callable[[], int]] = {
         "rollout": sample,
-        "generate(num_return_sequences)": lambda: plain_generate(reasoner),
+        "generate(num_return_sequences)": lambda: generate(reasoner),
         "update": update,
     }
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}

@@ -21,6 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.generate import plain_generate
 from benchmarks.models import SHAPES, make_policy
 from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
 from visplay.modules import Qwen2_5_VL
@@ -42,26 +43,6 @@ def make_prompts(policy: Qwen2_5_VL, side: int, pictures: int, questions: int = 
         for i, image in enumerate(images)
         for j in range(questions)
     ]
-
-
-def plain_generate(policy: Qwen2_5_VL, prompts: Sequence[Prompt], n: int, tokens: int) -> None:
-    """Sample with ``generate(num_return_sequences=n)``."""
-    batch = policy.collate(prompts)
-    pixels = policy.process_images([image for prompt in prompts for image in prompt.images])  # one each, as it expects
-    with torch.no_grad():
-        policy.model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.mask.long(),
-            pixel_values=pixels.values.to(policy.device),
-            image_grid_thw=pixels.grids.to(policy.device),
-            mm_token_type_ids=(batch.input_ids == policy.image_token_id).int(),
-            do_sample=True,
-            top_k=0,
-            num_return_sequences=n,
-            min_new_tokens=tokens,
-            max_new_tokens=tokens,
-            suppress_tokens=policy.banned_token_ids.tolist(),
-        )
 
 
 def alternate(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -109,7 +90,7 @@ def _samplers(
     parts: dict[str, Callable[[], object]] = {
         name: lambda engine=engine: engine.generate(policy, prompts, sampling) for name, engine in engines.items()
     }
-    return parts | {"generate": lambda: plain_generate(policy, prompts, n, tokens)}
+    return parts | {"generate": lambda: plain_generate(policy, prompts, n, tokens, at_least=tokens)}
 
 
 def _load_seconds(engine: VLLMRollout, policy: Qwen2_5_VL, rounds: int) -> float:

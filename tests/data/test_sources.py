@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ def read_mebibytes(name):
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith(name + ":"))
 
-LabelledTable(sys.argv[2])[0]  # what the libraries load at the first use is not counted
+ImageTable(sys.argv[2])  # what the libraries load at the first use, and the pools they keep, are not counted
+LabelledTable(sys.argv[2])[0]
 start = read_mebibytes("VmRSS")
 images = ImageTable(sys.argv[1])
 converted = read_mebibytes("VmRSS")
@@ -269,21 +271,27 @@ class TestElsewhere:
         ]
 
     @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
-    def test_opening_takes_no_memory(self, tmp_path, path):
+    def test_opening_takes_no_memory(self, tmp_path):
         """400 rows of 200 kB are 80 MB, of which the conversion must keep nothing and opening must read nothing.
 
-        16 MiB are left for the threads and pools that the conversion starts, 4 MiB for page tables and the schema.
+        Another table of that size was converted before, so that the allocator's pools are there; 8 MiB are left for
+        what they keep back, 4 MiB for page tables and the schema.
         """
-        source = tmp_path / "large.parquet"
+        source, before = tmp_path / "large.parquet", tmp_path / "before.parquet"
         noise = np.random.default_rng(0).bytes(200_000)
         pictures = pa.array([[{"bytes": encode(n) + noise, "path": None}] for n in range(400)], pa.list_(STRUCT))
         pq.write_table(rows(400, images=pictures), source, row_group_size=50, compression="none", use_dictionary=False)
+        shutil.copy(source, before)
         environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
         run = subprocess.run(
-            [sys.executable, "-c", MEASURE, source, path], env=environment, capture_output=True, text=True, timeout=200
+            [sys.executable, "-c", MEASURE, source, before],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
         )
         assert run.returncode == 0, run.stderr
         facts, converted_mebibytes, opened_mebibytes = json.loads(run.stdout)
         assert facts == [400, 400, "large:399", "Question 399?"]
-        assert converted_mebibytes < 16
+        assert converted_mebibytes < 8
         assert opened_mebibytes < 4

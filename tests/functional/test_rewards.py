@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import torch
 
@@ -50,6 +52,14 @@ def test_redundancy_in_the_group_by_hand():
 def test_redundancy_in_the_batch_by_hand():
     assert batch_redundancy(TEXTS).tolist() == [[0.375, 0.375, 0.125, 0.0], [0.375, 0.125, 0.0, 0.0]]
     assert batch_redundancy(TEXTS).dtype == torch.float32
+
+
+def test_redundancy_in_many_groups_is_that_of_each_by_itself():
+    draw = random.Random(3)
+    words = ["how", "many", "red", "dots"]
+    pool = [None, ""] + [" ".join(draw.choices(words, k=draw.randrange(1, 8))) for _ in range(20)]
+    texts = [draw.choices(pool, k=8) for _ in range(60)]
+    assert torch.equal(group_redundancy(texts), torch.cat([batch_redundancy([group]) for group in texts]))
 
 
 def test_redundancy_without_any_question():

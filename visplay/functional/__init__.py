@@ -6,7 +6,7 @@ from visplay.functional.advantages import (
     leave_one_out_advantages,
     zero_variance_groups,
 )
-from visplay.functional.clustering import bleu_distances, cluster, cluster_shares
+from visplay.functional.clustering import bleu_distances, cluster, cluster_groups, cluster_shares
 from visplay.functional.corrections import (
     sequence_geometric_weights,
     sequence_sum_weights,
@@ -54,6 +54,7 @@ __all__ = [
     "cispo_loss",
     "clipped_policy_loss",
     "cluster",
+    "cluster_groups",
     "cluster_shares",
     "confidence_histogram",
     "describe_votes",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from visplay.functional.clustering import cluster, cluster_shares
+from visplay.functional.clustering import cluster, cluster_groups, cluster_shares
 from visplay.functional.grading import equivalent, normalise_answer
 
 
@@ -64,7 +65,8 @@ def group_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
         >>> group_redundancy([["how many", "how many", "what colour", None], ["how many", None, None, None]]).tolist()
         [[0.5, 0.5, 0.25, 0.0], [0.25, 0.0, 0.0, 0.0]]
     """
-    return torch.stack([_cluster_shares(group) for group in texts])
+    labels = cluster_groups([_parsed(group) for group in texts])
+    return torch.stack([_spread_shares(group, own) for group, own in zip(texts, labels, strict=True)])
 
 
 def batch_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
@@ -80,7 +82,8 @@ def batch_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
         >>> batch_redundancy([["how many", "how many", "what colour", None], ["how many", None, None, None]]).tolist()
         [[0.375, 0.375, 0.125, 0.0], [0.375, 0.0, 0.0, 0.0]]
     """
-    return _cluster_shares([text for group in texts for text in group]).view(len(texts), -1)
+    questions = [text for group in texts for text in group]
+    return _spread_shares(questions, cluster(_parsed(questions))).view(len(texts), -1)
 
 
 def questioner_rewards(valid: Tensor, difficulty: Tensor, redundancy: Tensor) -> Tensor:
@@ -179,11 +182,14 @@ def formatted_agreement_rewards(agrees: Tensor, formatted: Tensor) -> Tensor:
     return 0.9 * agrees + 0.1 * formatted
 
 
-def _cluster_shares(texts: Sequence[str | None]) -> Tensor:
-    """Share of all texts in each one's cluster, (n,); 0 where there is none."""
+def _parsed(texts: Sequence[str | None]) -> list[str]:
+    return [text for text in texts if text is not None]
+
+
+def _spread_shares(texts: Sequence[str | None], labels: np.ndarray) -> Tensor:
+    """Share of all texts in each one's cluster, (n,), from the labels of those there are; 0 where there is none."""
     there = [index for index, text in enumerate(texts) if text is not None]
     shares = torch.zeros(len(texts))
-    labels = cluster([text for text in texts if text is not None])
     shares[there] = torch.from_numpy(cluster_shares(labels)).float() * len(there) / len(texts)
     return shares
 
