@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,12 +58,7 @@ def main(folder: str, tensor_parallel_size: int) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     policy = make_policy()
     before = ProcessState.take()
-    settings = EngineSettings(
-        cache_gib=SETTINGS.cache_gib,
-        max_sequences=SETTINGS.max_sequences,
-        tensor_parallel_size=tensor_parallel_size,
-    )
-    rollout = VLLMRollout(settings)
+    rollout = VLLMRollout(replace(SETTINGS, tensor_parallel_size=tensor_parallel_size))
     groups = rollout.generate(policy, prompts_of(policy)[rank::2], SAMPLING)
     assert ProcessState.take().process_group is before.process_group
     assert ProcessState.take().environment == before.environment

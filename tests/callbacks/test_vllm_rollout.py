@@ -196,7 +196,7 @@ def test_the_weights_of_the_other_role_are_caught(rollout, policy, base, monkeyp
 
 def test_pictures_that_are_cut_differently_are_caught(rollout, policy, monkeypatch):
     monkeypatch.setattr(type(policy), "image_tokens", lambda self, image: 3)
-    with pytest.raises(WrongWeightsError, match=r"vLLM reads \d+ tokens and the policy \d+"):
+    with pytest.raises(RolloutError, match=r"vLLM reads \d+ tokens and the policy \d+"):
         rollout.generate(policy, asked(policy), SAMPLING)
 
 

@@ -255,7 +255,7 @@ def test_a_server_that_does_not_fit(url, connect, policy, monkeypatch):
         with pytest.raises(RolloutError, match="context of 1024 tokens and 'policy' one of 4096"):
             connect(url, token_variable=VARIABLE).load(policy)
     policy.limit_pixels(3136, 3136)
-    with pytest.raises(WrongWeightsError, match=r"the server reads \d+ tokens and the policy \d+"):
+    with pytest.raises(RolloutError, match=r"vLLM reads \d+ tokens and the policy \d+"):
         connect(url, token_variable=VARIABLE).generate(policy, _prompts(policy), Sampling(1, 2))
 
 

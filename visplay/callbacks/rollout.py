@@ -13,7 +13,7 @@ from visplay.types import Completion, Prompt, Sampling
 
 
 class RolloutError(RuntimeError):
-    """The engine failed, and failed again after it was built anew; the policy's weights are as they were."""
+    """The engine cannot be started, reached or kept running, or does not fit; the policy's weights are as they were."""
 
 
 class WrongWeightsError(RuntimeError):

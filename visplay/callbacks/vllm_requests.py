@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from visplay.callbacks.rollout import RolloutError
 from visplay.modules.vlm import VLM
 from visplay.types import Prompt, Sampling, derive_seed
 
@@ -25,6 +26,19 @@ def sampling_parameters(policy: VLM, sampling: Sampling) -> dict[str, Any]:
         "ignore_eos": True,  # they are among the stop tokens
         "detokenize": False,
     }
+
+
+def check_length(policy: VLM, prompt: Prompt, tokens: int, advice: str) -> None:
+    """See that vLLM reads a prompt as the policy does, pictures expanded.
+
+    Raises:
+        RolloutError: It does not; ``advice`` ends the message.
+    """
+    if tokens != policy.prompt_tokens(prompt):
+        raise RolloutError(
+            f"prompt {prompt.key!r}: vLLM reads {tokens} tokens and the policy {policy.prompt_tokens(prompt)}; the two "
+            f"cut its pictures differently, {advice}"
+        )
 
 
 def prompt_seed(prompt: Prompt, sampling: Sampling) -> int:

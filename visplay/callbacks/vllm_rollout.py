@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 
 from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.vllm_engine import EngineSettings, VLLMEngine, ranks
-from visplay.callbacks.vllm_requests import FINISHED, prompt_seed, sampling_parameters
+from visplay.callbacks.vllm_requests import FINISHED, check_length, prompt_seed, sampling_parameters
 from visplay.callbacks.vllm_weights import Held, checksums, differing
 from visplay.modules.vlm import VLM
 from visplay.types import Completion, Prompt, Sampling
@@ -92,8 +92,9 @@ class VLLMRollout(RolloutEngine):
         shared = sampling_parameters(policy, sampling) | {"flat_logprobs": True}
         parameters = [shared | {"seed": prompt_seed(prompt, sampling)} for prompt in prompts]
         outputs = self._call(lambda engine: _ask(engine, requests, parameters))
+        advice = f"check {type(policy).__name__}.processor_settings"
         for prompt, output in zip(prompts, outputs, strict=True):
-            _check_length(policy, prompt, len(output.prompt_token_ids))
+            check_length(policy, prompt, len(output.prompt_token_ids), advice)
         groups = [[_completion(policy, each) for each in output.outputs] for output in outputs]
         return [group * (sampling.n // len(group)) for group in groups]  # greedy: one stands for all
 
@@ -216,14 +217,6 @@ def _completion(policy: VLM, output: Any) -> Completion:
     if len(logps) != len(ids):
         raise RuntimeError(f"vLLM reports {len(logps)} log-probabilities for {len(ids)} tokens")
     return Completion(tuple(ids), logps, policy.decode(ids), FINISHED[output.finish_reason])
-
-
-def _check_length(policy: VLM, prompt: Prompt, tokens: int) -> None:
-    if tokens != policy.prompt_tokens(prompt):
-        raise WrongWeightsError(
-            f"prompt {prompt.key!r}: vLLM reads {tokens} tokens and the policy {policy.prompt_tokens(prompt)}; the two "
-            f"cut its pictures differently, check {type(policy).__name__}.processor_settings"
-        )
 
 
 def _advice(error: str) -> str:

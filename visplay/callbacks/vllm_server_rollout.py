@@ -19,7 +19,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
-from visplay.callbacks.vllm_requests import FINISHED, prompt_seed, sampling_parameters
+from visplay.callbacks.vllm_requests import FINISHED, check_length, prompt_seed, sampling_parameters
 from visplay.callbacks.vllm_server_client import RequestLimits, Server, ServerFault, check_url, is_loopback
 from visplay.callbacks.vllm_server_transfer import FileSender, NCCLSender, TransferSettings
 from visplay.callbacks.vllm_weights import Held, checksums, differing
@@ -263,13 +263,8 @@ def _versions(answer: dict[str, Any]) -> set[str]:
 
 
 def _group(policy: VLM, prompt: Prompt, answer: dict[str, Any], sampling: Sampling) -> list[Completion]:
-    tokens = answer["usage"]["prompt_tokens"]
-    if tokens != policy.prompt_tokens(prompt):
-        raise WrongWeightsError(
-            f"prompt {prompt.key!r}: the server reads {tokens} tokens and the policy {policy.prompt_tokens(prompt)}; "
-            f"the two cut its pictures differently, start the server with --mm-processor-kwargs "
-            f"'{json.dumps(policy.processor_settings)}'"
-        )
+    advice = f"start the server with --mm-processor-kwargs '{json.dumps(policy.processor_settings)}'"
+    check_length(policy, prompt, answer["usage"]["prompt_tokens"], advice)
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
     repeats = 1 if sampling.temperature else sampling.n  # greedy: one stands for all
     if [choice["index"] for choice in choices] != list(range(sampling.n // repeats)):
