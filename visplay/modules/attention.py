@@ -1,4 +1,4 @@
-"""Scaled dot-product attention that never repeats keys and values for grouped queries, under a mask either."""
+"""Scaled dot-product attention that never repeats keys and values for grouped queries, nor a prompt for its answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from visplay.modules.packed_attention import packed_attention
+
 GROUPED_SDPA = "grouped_sdpa"
-"""Name for ``attn_implementation``: a fifth faster decoding on a CPU; on CUDA "sdpa" keeps the flash kernels."""
+"""Name for ``attn_implementation``: a fifth faster decoding on a CPU, and packed rows when training; on CUDA "sdpa"
+keeps the flash kernels when sampling."""
 
 
 def grouped_sdpa(
@@ -24,11 +27,15 @@ def grouped_sdpa(
         key: (B, key-value heads, L, D), in which each head serves a group of query heads.
         value: Like ``key``.
         attention_mask: (B, 1, T, L), or None.
-        **settings: ``scaling``, ``dropout`` and ``is_causal``; what else transformers passes is not needed.
+        **settings: ``scaling``, ``dropout`` and ``is_causal``; with a ``packing`` the one row is packed that way,
+            and the mask, stood in for by one of any shape, is not read. What else transformers passes is not needed.
 
     Returns:
         (B, T, heads, D), and no attention weights.
     """
+    packing = settings.get("packing")
+    if packing is not None:
+        return packed_attention(query, key, value, packing, settings["scaling"]), None
     causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     out = F.scaled_dot_product_attention(

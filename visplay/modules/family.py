@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from visplay.modules.attention import GROUPED_SDPA
 from visplay.modules.loading import Part
+from visplay.modules.packed_attention import can_attend
+from visplay.modules.packing import Packing
 
 
 class Family(nn.Module, ABC):
@@ -19,8 +23,11 @@ class Family(nn.Module, ABC):
     Attributes:
         model: The Hugging Face model.
         processor: Its processor.
+        packs: Whether groups can be packed into one row: text attends causally to all before it and nothing else, and
+            its language model hands keyword arguments on to its attention.
     """
 
+    packs: ClassVar[bool] = False
     model: Any
     processor: Any
 
@@ -81,3 +88,29 @@ class Family(nn.Module, ABC):
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
+
+    def packed_language_model(self, embeddings: Tensor, positions: Tensor, packing: Packing) -> Tensor:
+        """Run the language model on one packed row (1, L, H), without a cache; returns (1, L, H)."""
+        stand_in = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeddings.device)  # keeps a mask from being made
+        return self.model.model.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=stand_in,
+            position_ids=positions,
+            use_cache=False,
+            packing=packing,
+        ).last_hidden_state
+
+    def why_not_packed(self) -> str | None:
+        """Why groups are not packed into one row; None where they are."""
+        if not self.packs:
+            return f"{type(self).__name__} does not say that it can be"
+        config = self.model.model.language_model.config
+        if config._attn_implementation != GROUPED_SDPA:
+            return f"attn_implementation is {config._attn_implementation!r}, not {GROUPED_SDPA!r}"
+        windows = set(getattr(config, "layer_types", ())) - {"full_attention"}
+        if windows or getattr(config, "attention_dropout", 0.0) > 0:
+            return "some layers attend within a window, or with dropout"
+        device = self.model.device
+        in_autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if in_autocast else self.model.dtype
+        return None if can_attend(device, dtype) else f"there is no kernel for {dtype} on {device.type}"

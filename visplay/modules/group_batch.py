@@ -88,7 +88,7 @@ class GroupBatch:
             yield replace(mini, weights=aggregation(counted.flatten(0, 1)).view_as(mini.mask))
 
     def micro_batches(self, tokens: int) -> Iterator[GroupBatch]:
-        """Cut into pieces of at most ``tokens`` padded tokens, one group at least; surplus padding is cut off."""
+        """Cut into pieces of at most ``tokens`` packed tokens, one group at least; surplus padding is cut off."""
         start = 0
         for stop in range(1, len(self.prompts) + 1):
             if stop == len(self.prompts) or self._padded_tokens(start, stop + 1) > tokens:
@@ -96,9 +96,8 @@ class GroupBatch:
                 start = stop
 
     def _padded_tokens(self, start: int, stop: int) -> int:
-        prompt = int(self.prompt_tokens[start:stop].max())
-        width = int(self.mask[start:stop].sum(-1).max())
-        return (stop - start) * (prompt + self.mask.shape[1] * width)
+        """Tokens of the row that the groups are packed into: each prompt once, and the completions without padding."""
+        return int(self.prompt_tokens[start:stop].sum()) + int(self.mask[start:stop].sum())
 
     def _trim(self) -> GroupBatch:
         width = int(self.mask.sum(-1).max())

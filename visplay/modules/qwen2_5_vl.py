@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -26,11 +26,26 @@ class Patches:
     grids: Tensor
 
 
+class PatchProduct(nn.Conv3d):
+    """A convolution of patches that fill its kernel, as the matrix product it is."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Turn (patches, channels, frames, size, size) into (patches, width, 1, 1, 1)."""
+        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
+
+
 class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
     """Qwen2.5-VL as a policy; the arguments are those of ``VLM``.
 
     Source: arXiv 2502.13923; transformers ``Qwen2_5_VLForConditionalGeneration``.
     """
+
+    packs: ClassVar[bool] = True
+
+    def _load_model(self) -> Any:
+        model = super()._load_model()
+        model.model.visual.patch_embed.proj.__class__ = PatchProduct  # the same weight under the same name
+        return model
 
     @property
     def image_token_id(self) -> int:

@@ -1,13 +1,15 @@
 """The base VLM wrapper: a policy that prefills prompts, extends them and scores completions.
 
-Sampling and training go through the same two calls, ``prefill`` and ``extend``: a prompt and its picture are computed
-once per group, and its G completions continue from the shared key-value cache (gradients flow through it).
+Sampling goes through two calls, ``prefill`` and ``extend``: a prompt and its picture are computed once per group, and
+its G completions continue from the shared key-value cache. Training packs whole groups into one row, see
+``visplay.modules.packing``, or goes through the same calls where that cannot be (gradients flow through the cache).
 What a model family needs beyond this lives in a subclass, one family a file.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from visplay.modules.collation import PromptBatch, collate
 from visplay.modules.context import Context, similar_lengths
 from visplay.modules.family import Family
 from visplay.modules.loading import Part, check_loading, load_model, load_processor
+from visplay.modules.packing import packed_predictors
 from visplay.modules.weights import whole_weights
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
@@ -40,8 +43,9 @@ class VLM(Family):
     Args:
         path: Directory or Hub name of a Hugging Face checkpoint with its processor.
         revision: Hub revision; ignored for a directory.
-        attn_implementation: Attention implementation that transformers offers, or ``grouped_sdpa``; null takes the
-            latter on a machine without CUDA, and transformers' "sdpa" with it.
+        attn_implementation: Attention implementation that transformers offers, or ``grouped_sdpa``, with which alone
+            training packs groups into one row; null takes the latter on a machine without CUDA, and transformers'
+            "sdpa" with it.
         freeze: Parts that do not learn.
         min_pixels: A smaller picture is scaled up to this area; null takes the checkpoint's.
         max_pixels: A larger picture is scaled down to this area; null takes the checkpoint's. The area decides how many
@@ -178,17 +182,21 @@ class VLM(Family):
             The hidden state that predicts the first completion token, (N, H), and the context to extend.
         """
         batch = self.collate(prompts)
-        embeddings = self.model.get_input_embeddings()(batch.input_ids)
-        if batch.pixels is not None:
-            features = self.image_features(batch.pixels)
-            rows = torch.cat([features[index] for index in batch.image_index]).to(embeddings.dtype)
-            where = batch.input_ids == self.image_token_id
-            if len(rows) != int(where.sum()):
-                raise RuntimeError(f"{type(self).__name__}: {int(where.sum())} image tokens for {len(rows)} features")
-            embeddings = embeddings.masked_scatter(where.unsqueeze(-1), rows)
         cache = DynamicCache()
-        hidden = self.language_model(embeddings, batch.mask, batch.positions, cache)
+        hidden = self.language_model(self.embed(batch.input_ids, batch), batch.mask, batch.positions, cache)
         return hidden[:, -1], Context(cache, batch.mask, batch.next_position)
+
+    def embed(self, input_ids: Tensor, batch: PromptBatch) -> Tensor:
+        """Embed the ids of a batch of prompts, (N, P) or without padding (L,), pictures in their places: (…, H)."""
+        embeddings = self.model.get_input_embeddings()(input_ids)
+        if batch.pixels is None:
+            return embeddings
+        features = self.image_features(batch.pixels)
+        rows = torch.cat([features[index] for index in batch.image_index]).to(embeddings.dtype)
+        where = input_ids == self.image_token_id
+        if len(rows) != int(where.sum()):
+            raise RuntimeError(f"{type(self).__name__}: {int(where.sum())} image tokens for {len(rows)} features")
+        return embeddings.masked_scatter(where.unsqueeze(-1), rows)
 
     def extend(self, context: Context, token_ids: Tensor) -> tuple[Tensor, Context]:
         """Read T more tokens per sequence.
@@ -234,6 +242,27 @@ class VLM(Family):
         Returns:
             Log-probabilities of the tokens and entropies of their distributions, both (N, G, T) in nats; 0 at padding.
         """
+        scores = token_logps(
+            self._predictors(prompts, token_ids, mask),
+            self.head_weight,
+            token_ids[mask],
+            temperature=temperature,
+            banned=self.banned_token_ids,
+            entropy_gradient=entropy_gradient,
+        )
+        logps, entropies = (s.new_zeros(mask.shape).index_put((mask,), s) for s in scores)
+        return logps, entropies
+
+    def _predictors(self, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states (R, H) that predict the R tokens under the mask (N, G, T), in its order."""
+        reason = self.why_not_packed()
+        if reason is None:
+            return packed_predictors(self, prompts, token_ids, mask)
+        _say_padded(reason)
+        return self._padded_predictors(prompts, token_ids, mask)
+
+    def _padded_predictors(self, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
+        """The same from rows padded to similar lengths, each with a copy of its prompt's keys and values."""
         n, g, t = token_ids.shape
         first, context = self.prefill(prompts)  # (N, H)
         ids, mask = token_ids.reshape(n * g, t), mask.reshape(n * g, t)
@@ -241,21 +270,11 @@ class VLM(Family):
         for rows in similar_lengths(mask.sum(-1)):
             width = int(mask[rows].sum(-1).max())
             inside = mask[rows, :width]
-            hidden.append(self._predictors(first, context, rows // g, ids[rows, :width])[inside])
+            hidden.append(self._continue(first, context, rows // g, ids[rows, :width])[inside])
             places.append((rows[:, None] * t + torch.arange(width, device=rows.device))[inside])
-        where = torch.cat(places)
-        scores = token_logps(
-            torch.cat(hidden),
-            self.head_weight,
-            ids.flatten()[where],
-            temperature=temperature,
-            banned=self.banned_token_ids,
-            entropy_gradient=entropy_gradient,
-        )
-        logps, entropies = (s.new_zeros(n * g * t).index_put((where,), s).view(n, g, t) for s in scores)
-        return logps, entropies
+        return torch.cat(hidden)[torch.cat(places).argsort()]
 
-    def _predictors(self, first: Tensor, context: Context, prompts: Tensor, token_ids: Tensor) -> Tensor:
+    def _continue(self, first: Tensor, context: Context, prompts: Tensor, token_ids: Tensor) -> Tensor:
         """Hidden states (b, T, H) that predict (b, T) completion tokens; ``prompts`` gives each row its prompt."""
         start = first[prompts][:, None]
         if token_ids.shape[1] == 1:
@@ -275,3 +294,9 @@ class VLM(Family):
         """Write a Hugging Face directory: weights as safetensors, processor, chat template, generation config."""
         self.model.save_pretrained(folder, safe_serialization=True)
         self.processor.save_pretrained(folder)
+
+
+@functools.cache
+def _say_padded(reason: str) -> None:
+    """Say once why training computes padded rows."""
+    logger.warning("groups are not packed into one row, training is slower: %s", reason)

@@ -1,0 +1,185 @@
+"""Attention of a packed row: each prompt and each answer is read once, and no mask of L x L is made.
+
+Two parts: every prompt and every answer, causal on itself; and all answers to a prompt on the whole prompt. Answers
+are in both, and the parts are merged by the logarithms of their normalisers: outputs b and c with log-normalisers β
+and γ make c + σ(β - γ)·(b - c) with log-normaliser log(e^β + e^γ). On the way back each part takes the output and the
+log-normaliser of the WHOLE: its probabilities p and the gradients of its scores, p·(dp - Σ grad·out), are those of the
+whole then, so gradients are exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from visplay.modules.packing import Batch, Packing, Segments
+
+States = tuple[Tensor, Tensor, Tensor]
+"""Queries (R, heads, D), keys and values (S, key-value heads, D), or their gradients."""
+
+_cpu_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_cuda_forward = torch.ops.aten._flash_attention_forward
+_cuda_backward = torch.ops.aten._flash_attention_backward
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
+    """Attention of one packed row.
+
+    Args:
+        query: (1, heads, L, D).
+        key: (1, key-value heads, L, D), in which each head serves a group of query heads.
+        value: Like ``key``.
+        packing: Where prompts and answers are.
+        scale: Factor of the scores.
+
+    Returns:
+        (1, L, heads, D).
+    """
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    rows = [states[0].transpose(0, 1).to(dtype) for states in (query, key, value)]
+    return _PackedAttention.apply(*rows, packing, scale)[None]
+
+
+def can_attend(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there are kernels that return and take log-normalisers: in any precision on a CPU, in half on CUDA."""
+    return device.type == "cpu" or (device.type == "cuda" and dtype in (torch.float16, torch.bfloat16))
+
+
+class _PackedAttention(torch.autograd.Function):
+    """Both parts as one operator on (L, heads, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        start, stop = packing.prompt_tokens, len(query)
+        out, normaliser = _attend((query, key, value), packing.within, scale)
+        if start < stop:
+            b, beta = _attend((query[start:], key[:start], value[:start]), packing.across, scale)
+            gamma = normaliser[start:stop]
+            out[start:].lerp_(b, torch.sigmoid(beta[:-1] - gamma).to(b.dtype)[..., None])
+            gamma.copy_(torch.logaddexp(beta[:-1], gamma))
+        ctx.save_for_backward(query, key, value, out, normaliser)
+        ctx.packing, ctx.scale = packing, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, normaliser = ctx.saved_tensors
+        packing, scale, grad = ctx.packing, ctx.scale, grad.contiguous()
+        start, stop = packing.prompt_tokens, len(query)
+        into = tuple(rows.new_zeros((len(rows) + 1, *rows.shape[1:])) for rows in (query, key, value))
+        _add_gradients(into, (grad, out, normaliser), (query, key, value), packing.within, scale)
+        if start < stop:
+            whole, states = (grad[start:], out[start:], normaliser[start:]), (query[start:], key[:start], value[:start])
+            _add_gradients((into[0][start:], *into[1:]), whole, states, packing.across, scale)
+        return *(rows[:stop] for rows in into), None, None
+
+
+def _attend(states: States, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
+    """Outputs (R, heads, D) of R queries, and log-normalisers (R + 1, heads), the last one infinite."""
+    attend = _ragged_attend if states[0].is_cuda else _cpu_attend
+    return attend(states, segments, scale)
+
+
+def _add_gradients(into: States, whole: States, states: States, segments: Segments, scale: float) -> None:
+    """Add the gradients of states.
+
+    Args:
+        into: Shaped like the states, or with one more row, which may hold anything in the end.
+        whole: Of the queries: gradient and output (R, heads, D), log-normalisers (R + 1, heads), the last one infinite.
+        states: Queries, keys and values.
+        segments: Which keys each query attends to.
+        scale: Factor of the scores.
+    """
+    add = _add_ragged if states[0].is_cuda else _add_on_cpu
+    add(into, whole, states, segments, scale)
+
+
+def _cpu_attend(states: States, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
+    """The kernel takes batches of equal lengths only."""
+    query, heads = states[0], states[1].shape[1]
+    out = query.new_empty((len(query) + 1, *query.shape[1:]))  # padding is written to the row behind
+    normaliser = out.new_empty(out.shape[:2], dtype=torch.promote_types(out.dtype, torch.float32))
+    for queries, keys in segments.lone:
+        part, lse = _cpu_forward(*_views(states, queries, keys), 0.0, segments.causal, scale=scale)
+        _view(out[queries], heads).copy_(part)
+        _view(normaliser[queries, :, None], heads).squeeze(-1).copy_(lse)
+    for batch in segments.batches:
+        part, lse = _cpu_forward(*_gather_states(states, batch), 0.0, segments.causal, scale=scale)
+        out.index_copy_(0, batch.targets, _rows(part))
+        normaliser.index_copy_(0, batch.targets, _rows(lse))
+    normaliser[-1] = torch.inf
+    return out[:-1], normaliser
+
+
+def _add_on_cpu(into: States, whole: States, states: States, segments: Segments, scale: float) -> None:
+    """Padding has an infinite log-normaliser, hence probability and gradient 0."""
+    (grad, out, normaliser), heads = whole, states[1].shape[1]
+    for queries, keys in segments.lone:
+        outer = _view(grad[queries], heads), _view(out[queries], heads)
+        lse = _view(normaliser[queries, :, None], heads).squeeze(-1)
+        views = _views(states, queries, keys)
+        parts = _cpu_backward(outer[0], *views, outer[1], lse, 0.0, segments.causal, scale=scale)
+        _view(into[0][queries], heads).add_(parts[0])
+        for rows, part in zip(into[1:], parts[1:], strict=True):
+            _view(rows[keys], heads).add_(part.sum(1, keepdim=True))  # over the query heads that a key head serves
+    for batch in segments.batches:
+        outer = _gather(grad, batch.sources, batch), _gather(out, batch.sources, batch)
+        lse, gathered = _gather(normaliser, batch.targets, batch), _gather_states(states, batch)
+        parts = _cpu_backward(outer[0], *gathered, outer[1], lse, 0.0, segments.causal, scale=scale)
+        for rows, part in zip(into, map(_rows, parts), strict=True):
+            served = part.unflatten(1, (rows.shape[1], -1))  # for keys, the query heads that each serves
+            rows.index_copy_(0, batch.targets, served.squeeze(2) if served.shape[2] == 1 else served.sum(2))
+
+
+def _view(rows: Tensor, heads: int) -> Tensor:
+    """Rows (T, heads · r, D) as (heads, r, T, D)."""
+    return rows.unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
+
+
+def _views(states: States, queries: slice, keys: slice) -> States:
+    """A stretch of queries and one of keys for the kernel; no key is repeated for the query heads that share it."""
+    heads = states[1].shape[1]
+    query = _view(states[0][queries], heads)
+    key, value = (_view(rows[keys], heads).expand(-1, query.shape[1], -1, -1) for rows in states[1:])
+    return query, key, value
+
+
+def _gather(rows: Tensor, index: Tensor, batch: Batch) -> Tensor:
+    """Rows (R, heads, …) of a batch as (batch, heads, T, …)."""
+    return rows.index_select(0, index).unflatten(0, (batch.size, -1)).transpose(1, 2)
+
+
+def _gather_states(states: States, batch: Batch) -> States:
+    """A batch for the kernel, which takes as many heads of keys as of queries."""
+    served = states[0].shape[1] // states[1].shape[1]
+    query, key, value = (_gather(rows, batch.sources, batch) for rows in states)
+    return query, key.repeat_interleave(served, 1), value.repeat_interleave(served, 1)
+
+
+def _rows(batch: Tensor) -> Tensor:
+    """(batch, heads, T, …) as rows (batch · T, heads, …)."""
+    return batch.transpose(1, 2).flatten(0, 1)
+
+
+def _ragged_attend(states: States, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
+    """On CUDA, whose kernel takes stretches of any length, and grouped heads."""
+    causal, lengths = segments.causal, segments.cumulative(states[0].device)
+    out, lse, *_ = _cuda_forward(*states, *lengths, *segments.longest, 0.0, causal, False, scale=scale)
+    return out, torch.cat([lse.transpose(0, 1), lse.new_full((1, len(lse)), torch.inf)])
+
+
+def _add_ragged(into: States, whole: States, states: States, segments: Segments, scale: float) -> None:
+    """On CUDA. The kernel reads the state of the random numbers for dropout only."""
+    grad, out, lse = whole[0], whole[1], whole[2][:-1].transpose(0, 1).contiguous()
+    causal, lengths = segments.causal, segments.cumulative(grad.device)
+    unused = torch.zeros(2, dtype=torch.uint64, device=grad.device), torch.empty(0, device=grad.device)
+    parts = _cuda_backward(grad, *states, out, lse, *lengths, *segments.longest, 0.0, causal, *unused, scale=scale)
+    for rows, part in zip(into, parts, strict=True):
+        rows[: len(part)].add_(part)
