@@ -1,0 +1,243 @@
+"""TRL's ``GRPOTrainer`` as a yardstick: seconds of its rollout, of its update and of its whole step.
+
+Run it alone: ``python -m benchmarks.trl_trainer``; it needs the extra ``bench``. The trainer is TRL's own, and so is
+every optimisation step: ``GRPOTrainer.train`` sets up, and the body of its loop, ``_run_epoch``, does each step, an
+epoch being one step. No hub is asked. What TRL is given to be fast on one device:
+
+- as few micro-batches as memory allows (one, unless ``--batch`` says otherwise); completions are sampled once a step
+  for all of them, and with one update per rollout no pass for old log-probabilities is made;
+- no reference model (``beta=0``), no gradient checkpointing, no log, no report, no progress bar, no check-points;
+- the fused AdamW, which is its default, and ``sdpa``, transformers' default attention;
+- float32 weights under bfloat16 autocast as the default, which sampling goes through as well (``bf16-mixed``);
+  ``bf16`` loads the weights in bfloat16, where a learning rate of 1e-6 changes no weight: it is a lower bound of
+  the time, not a training run;
+- no worker processes for the data, which would compete with the computation for the cores.
+
+Completions have exactly T tokens: whatever could end one is suppressed, and so are the control tokens that a policy
+of ours never samples. Liger's kernels need CUDA or a similar device and are left off.
+
+TRL 1.16 hands ``mm_token_type_ids`` on to Qwen's models, so nothing of it needs mending under transformers 5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from PIL.Image import Image as Picture
+from rich.console import Console
+from rich.table import Table
+from transformers import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from benchmarks.models import SHAPES, make_policy
+from benchmarks.rollout import alternate, make_prompts
+from visplay.tiny import ANSWER
+
+logger = logging.getLogger(__name__)
+
+QUESTION = "Where are the 2 red circles?"
+Precision = Literal["float32", "bf16-mixed", "bf16"]
+_FEATURES = Features({"prompt": List({"role": Value("string"), "content": Value("string")}), "image": Image()})
+
+
+@dataclass(frozen=True)
+class TRLSettings:
+    """What a step is made of.
+
+    Args:
+        group: G, completions per prompt.
+        tokens: T, tokens of every completion.
+        batch: Completions of a micro-batch, a divisor of N * G; None takes all in one.
+        precision: Of the computation; ``bf16`` is that of the weights as well.
+        suppressed: Ids that are never sampled, for completions of exactly T tokens those that end one among them.
+    """
+
+    group: int
+    tokens: int
+    batch: int | None = None
+    precision: Precision = "bf16-mixed"
+    suppressed: tuple[int, ...] = ()
+
+
+class TRLStep:
+    """TRL's GRPO step on N prompts, the same ones every time.
+
+    Args:
+        path: A Hugging Face folder with model and processor.
+        output: A folder that TRL may write to.
+        questions: N questions, the whole text of the user's turn.
+        pictures: N pictures, one per question.
+        settings: What a step is made of.
+
+    Raises:
+        ValueError: There is not one picture per question, or ``batch`` does not divide N * G.
+    """
+
+    def __init__(
+        self, path: Path, output: Path, questions: Sequence[str], pictures: Sequence[Picture], settings: TRLSettings
+    ) -> None:
+        rows = [
+            {"prompt": [{"role": "user", "content": question}], "image": picture}
+            for question, picture in zip(questions, pictures, strict=True)
+        ]
+        config = _configure(output, len(rows) * settings.group, settings)
+        self.trainer = _OneStep(
+            model=str(path),
+            reward_funcs=_alternating,
+            args=config,
+            train_dataset=Dataset.from_list(rows, features=_FEATURES),
+        )
+        self.trainer.remove_callback(PrinterCallback)
+        self.trainer.train()
+
+    def rollout(self) -> dict[str, Any]:
+        """Load the prompts, sample, and reward: TRL's generate-and-score stage.
+
+        Returns:
+            What TRL's update takes, among it ``prompt_ids`` (N * G, P), ``completion_ids`` (N * G, T) and
+            ``advantages`` (N * G,).
+        """
+        return self.trainer.rollout()
+
+    def update(self, inputs: dict[str, Any]) -> None:
+        """Forward, loss, backward, clipping and the optimiser's step on what ``rollout`` returned."""
+        self.trainer.update(inputs)
+
+    def step(self) -> None:
+        """One optimisation step as ``train`` does it, from the data loader to the optimiser."""
+        self.trainer.step()
+
+
+class _OneStep(GRPOTrainer):
+    """TRL's trainer, stopped where its loop begins, then taken through it one epoch, that is one step, at a time."""
+
+    _epoch: dict[str, Any] | None = None
+    _held: dict[str, Any] | None = None
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        """Keep what ``train`` prepared, and let it return."""
+        self._epoch = arguments
+        self.control.should_training_stop = True
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        return super()._generate_and_score_completions(inputs) if self._held is None else self._held
+
+    def rollout(self) -> dict[str, Any]:
+        self.model.train()
+        batches, _ = self.get_batch_samples(
+            iter(self._epoch["train_dataloader"]), self.args.gradient_accumulation_steps, self.args.device
+        )
+        return self._generate_and_score_completions(batches[0])
+
+    def update(self, inputs: dict[str, Any]) -> None:
+        self._held = inputs
+        self._step_with([[]] * self.args.gradient_accumulation_steps)
+        self._held = None
+
+    def step(self) -> None:
+        self._step_with(self._epoch["train_dataloader"])
+
+    def _step_with(self, loader: Any) -> None:
+        self.control.should_training_stop = False
+        super()._run_epoch(**self._epoch | {"train_dataloader": loader})
+
+
+def _configure(output: Path, completions: int, settings: TRLSettings) -> GRPOConfig:
+    batch = settings.batch or completions
+    if completions % batch:
+        raise ValueError(f"batch: {batch} must divide the {completions} completions of a step")
+    return GRPOConfig(
+        output_dir=str(output),
+        max_steps=1_000_000,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=completions // batch,
+        num_generations=settings.group,
+        max_completion_length=settings.tokens,
+        generation_kwargs={"suppress_tokens": list(settings.suppressed)},
+        model_init_kwargs={"dtype": "bfloat16" if settings.precision == "bf16" else "float32"},
+        bf16=settings.precision != "float32",
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+        lr_scheduler_type="constant",
+        learning_rate=1e-6,
+        max_grad_norm=1.0,
+        temperature=1.0,
+        beta=0.0,
+        num_iterations=1,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+    )
+
+
+def _alternating(completions: Sequence[object], **_: object) -> list[float]:
+    """Rewards that differ within every group, so that every completion has a gradient."""
+    return [float(i % 2) for i in range(len(completions))]
+
+
+def measure(model: str, folder: Path, prompts: int, settings: TRLSettings, rounds: int) -> dict[str, float]:
+    """Median seconds of rollout, update and step on N pictures of the model's side.
+
+    Raises:
+        RuntimeError: TRL's prompts are not those that ``Qwen2_5_VL.encode`` makes.
+    """
+    policy = make_policy(model, folder, "cpu")
+    pictures = [prompt.images[0] for prompt in make_prompts(policy, SHAPES[model].side, prompts)]
+    asked = [policy.encode(str(i), ANSWER, picture, question=QUESTION) for i, picture in enumerate(pictures)]
+    never = (*policy.banned_token_ids.tolist(), *policy.stop_token_ids)
+    settings = replace(settings, suppressed=never)
+    step = TRLStep(Path(policy.path), folder / "trl", [QUESTION] * prompts, pictures, settings)
+    inputs = step.rollout()
+    ours = policy.collate(asked).input_ids.repeat_interleave(settings.group, 0)
+    if not ours.equal(inputs["prompt_ids"].cpu()):
+        raise RuntimeError(f"TRL's prompts {tuple(inputs['prompt_ids'].shape)} differ from ours {tuple(ours.shape)}")
+    parts = {"rollout": step.rollout, "update": lambda: step.update(inputs), "step": step.step}
+    return alternate(parts, rounds)
+
+
+def main() -> None:
+    """Measure, print, and write where it is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=SHAPES, default="20m", help="a shape")
+    parser.add_argument("--prompts", type=int, default=4, help="N, each with a picture of its own")
+    parser.add_argument("--group", type=int, default=8, help="G, completions per prompt")
+    parser.add_argument("--tokens", type=int, default=64, help="T, tokens of a completion")
+    parser.add_argument("--batch", type=int, action="append", help="completions of a micro-batch; may be repeated")
+    parser.add_argument("--precision", action="append", choices=get_args(Precision), help="may be repeated")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds that count; one more warms up")
+    parser.add_argument("--write", type=Path, help="a JSON file for the figures")
+    options = parser.parse_args()
+    results: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in options.precision or ["bf16-mixed"]:
+            for batch in options.batch or [options.prompts * options.group]:
+                settings = TRLSettings(options.group, options.tokens, batch, precision)
+                figures = measure(options.model, Path(folder), options.prompts, settings, options.rounds)
+                results[f"{precision}, micro-batches of {batch}"] = figures
+    _show(options, results)
+    if options.write:
+        options.write.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _show(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> None:
+    sizes = f"{options.model}: {options.prompts} x {options.group} x {options.tokens}"
+    table = Table("", "rollout", "update", "step", title=f"{sizes}, seconds, median of {options.rounds}")
+    for label, figures in results.items():
+        table.add_row(label, *(f"{seconds:.2f}" for seconds in figures.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
