@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 _BANNED_LOGIT = -1e9
 
@@ -19,7 +20,7 @@ def token_logps(
     *,
     temperature: float = 1.0,
     banned: Tensor | None = None,
-    chunk_size: int = 1024,
+    chunk_size: int = 512,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies under softmax(hidden @ weight.T / temperature), rows in chunks.
@@ -48,38 +49,76 @@ def token_logps(
         [0.25, 0.25]
     """
     _check(hidden, weight, targets, temperature, chunk_size)
-    chunks = [
-        _score_checkpointed(hidden[rows], weight, targets[rows], temperature, banned, entropy_gradient)
-        for start in range(0, max(len(hidden), 1), chunk_size)
-        for rows in [slice(start, start + chunk_size)]
-    ]
-    logps, entropies = zip(*chunks, strict=True)
-    return torch.cat(logps), torch.cat(entropies)
+    return _TokenLogps.apply(hidden, weight, targets, _Settings(temperature, banned, chunk_size, entropy_gradient))
 
 
-def _score_checkpointed(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, banned: Tensor | None, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    if not torch.is_grad_enabled():
-        return _score(hidden, weight, targets, temperature, banned, entropy_gradient=False)
-    score = partial(_score, entropy_gradient=entropy_gradient)
-    return checkpoint(
-        score, hidden, weight, targets, temperature, banned, use_reentrant=False, preserve_rng_state=False
-    )
+class _Settings(NamedTuple):
+    temperature: float
+    banned: Tensor | None
+    chunk_size: int
+    entropy_gradient: bool
 
 
-def _score(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, banned: Tensor | None, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    logits = F.linear(hidden, weight)  # (R, V)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    if banned is not None:
-        logits = logits.index_fill_(1, banned, _BANNED_LOGIT)
-    normaliser = logits.logsumexp(1)  # (R,)
-    logps = logits.gather(1, targets[:, None]).squeeze(1) - normaliser
-    with torch.set_grad_enabled(entropy_gradient):
-        entropies = normaliser - (logits.softmax(1) * logits).sum(1)
-    return logps, entropies
+class _TokenLogps(torch.autograd.Function):
+    """Keeps the hidden states and one normaliser a row; the way back makes each chunk's logits once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, settings: _Settings
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        ctx.settings = settings
+        results = hidden.new_empty((3, len(hidden)), dtype=torch.promote_types(ctx.dtype, torch.float32))
+        for rows, logits in _chunks(hidden, weight, settings, ctx.dtype):
+            normalisers = logits.logsumexp(1, keepdim=True)
+            scores = logits.sub_(normalisers)  # log-probabilities of the whole vocabulary
+            results[0, rows] = scores.gather(1, targets[rows, None]).squeeze(1)
+            results[1, rows] = -torch.linalg.vecdot(scores.exp(), scores)
+            results[2, rows] = normalisers.squeeze(1)
+        logps, entropies, normalisers = results.unbind()
+        ctx.save_for_backward(hidden, weight, targets, entropies, normalisers)
+        if not settings.entropy_gradient:
+            ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logps: Tensor, grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
+        """With p = softmax(z): d logp(target) / dz = onehot - p and d entropy / dz = -p (log p + entropy)."""
+        hidden, weight, targets, entropies, normalisers = ctx.saved_tensors
+        settings: _Settings = ctx.settings
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for rows, logits in _chunks(hidden, weight, settings, ctx.dtype):
+            scores = logits.sub_(normalisers[rows, None])
+            down = -grad_logps[rows, None]
+            if settings.entropy_gradient:
+                down = down - grad_entropies[rows, None] * (scores + entropies[rows, None])
+            grad = scores.exp_().mul_(down)
+            grad.scatter_add_(1, targets[rows, None], grad_logps[rows, None])
+            if settings.banned is not None:
+                grad.index_fill_(1, settings.banned, 0.0)
+            grad = grad.div_(settings.temperature).to(ctx.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad @ weight.to(ctx.dtype)
+            if grad_weight is not None:
+                grad_weight.add_(grad.T @ hidden[rows].to(ctx.dtype))
+        return grad_hidden, grad_weight, None, None
+
+
+def _chunks(hidden: Tensor, weight: Tensor, settings: _Settings, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Rows and their logits (rows, V) at the temperature, free to be overwritten."""
+    weight = weight.to(dtype)
+    for start in range(0, len(hidden), settings.chunk_size):
+        rows = slice(start, start + settings.chunk_size)
+        logits = F.linear(hidden[rows].to(dtype), weight)
+        logits = logits.to(torch.promote_types(dtype, torch.float32))
+        if settings.temperature != 1.0:
+            logits.div_(settings.temperature)
+        if settings.banned is not None:
+            logits.index_fill_(1, settings.banned, _BANNED_LOGIT)
+        yield rows, logits
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk_size: int) -> None:
