@@ -8,7 +8,7 @@ EXTRAS = {
     "vllm": ["vllm>=0.32,<0.33", "httpx>=0.28,<1"],
     "lora": ["peft>=0.21"],
     "judge": ["openai>=2"],
-    "bench": ["trl==1.16.0", "matplotlib>=3.10"],
+    "bench": ["trl==1.16.0", "matplotlib>=3.10,<4"],
     "dev": [
         "hypothesis>=6.100",
         "liger-kernel>=0.8.5,<0.9",

@@ -2,19 +2,19 @@
 
 Part of ``make bench``; run it alone: ``python -m benchmarks.clustering``. The released way scores every pair with nltk
 and links with scikit-learn; it is timed on a part of the questions and extrapolated by the number of pairs.
+
+Figures: ``seconds``, for each set of questions and each way a ``Spread``; ``peak_mib``, what ours adds to the peak
+resident memory on the questions at once; ``released_questions_timed``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
@@ -22,9 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import AgglomerativeClustering
 
+from benchmarks.results import command, make_parser, parse, record
+from benchmarks.timing import alternate
 from visplay.functional import batch_redundancy, group_redundancy
 
 NEAR_DUPLICATES = 0.3
+OURS, RELEASED = "ours", "released code, extrapolated"
 WORDS = {
     "thing": "bars lines points cars people trees windows triangles circles labels cells arrows signs dogs chairs",
     "colour": "red blue green yellow black white orange purple grey dark light",
@@ -81,55 +84,46 @@ def released_shares(questions: Sequence[str]) -> list[float]:
     return (np.bincount(labels)[labels] / len(labels)).tolist()
 
 
-def measure_seconds(run: Callable[[], object], rounds: int) -> float:
-    """Median seconds of a call."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of each way, the released one from a part of the pairs, and what ours adds to the peak memory."""
-    count, size, rounds, sample = arguments.questions, arguments.group, arguments.rounds, arguments.sample
-    questions = make_questions(count, arguments.seed)
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each way, the released one from a part of the pairs, and what ours adds to the peak memory."""
+    count, size, sample = options.questions, options.group, options.sample
+    questions = make_questions(count, options.seed)
     groups = [questions[start : start + size] for start in range(0, count, size)]
     some = groups[: max(sample // size, 1)]
     before = _peak_mib()
-    ours = measure_seconds(lambda: batch_redundancy([questions]), rounds)
+    batch_redundancy([questions])
     peak = _peak_mib() - before
-    ours_in_groups = measure_seconds(lambda: group_redundancy(groups), rounds)
-    released = measure_seconds(lambda: released_shares(questions[:sample]), rounds)
-    released_in_groups = measure_seconds(lambda: [released_shares(group) for group in some], rounds)
     names = f"cluster_{count}", f"cluster_{len(groups)}x{size}"
-    return {
-        f"{names[0]}_seconds": ours,
-        f"{names[0]}_peak_mib": peak,
-        f"{names[0]}_released_extrapolated_seconds": released * (count * (count - 1)) / (sample * (sample - 1)),
-        f"{names[1]}_seconds": ours_in_groups,
-        f"{names[1]}_released_extrapolated_seconds": released_in_groups * len(groups) / len(some),
+    parts = {
+        (names[0], OURS): lambda: batch_redundancy([questions]),
+        (names[1], OURS): lambda: group_redundancy(groups),
+        (names[0], RELEASED): lambda: released_shares(questions[:sample]),
+        (names[1], RELEASED): lambda: [released_shares(group) for group in some],
     }
+    seconds = alternate(parts, options.rounds)
+    pairs = (count * (count - 1)) / (sample * (sample - 1)), len(groups) / len(some)
+    for name, times in zip(names, pairs, strict=True):
+        seconds[name, RELEASED] = seconds[name, RELEASED].scaled(times)
+    rows = {name: {way: seconds[name, way] for way in (OURS, RELEASED)} for name in names}
+    return {"seconds": rows, "peak_mib": peak, "released_questions_timed": sample}
 
 
 def main() -> None:
-    """Measure both ways, print them, and write them where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure both ways, print them, and record them where asked to."""
+    parser = make_parser(__doc__)
     parser.add_argument("--questions", type=int, default=4096)
     parser.add_argument("--group", type=int, default=8, help="questions of a group")
     parser.add_argument("--sample", type=int, default=128, help="questions of which the released way is timed")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=Path, help="JSON file to write the numbers to")
-    arguments = parser.parse_args()
-    results = measure(arguments)
-    table = Table("", "", title="Redundancy of questions")
-    for name, value in results.items():
-        table.add_row(name.replace("_", " "), f"{value:,.3f}")
+    options = parse(parser)
+    figures = measure(options)
+    table = Table("seconds", OURS, RELEASED, title=f"Redundancy of questions, peak {figures['peak_mib']:.0f} MiB")
+    for name, row in figures["seconds"].items():
+        table.add_row(name, *(f"{row[way].median:,.3f}" for way in (OURS, RELEASED)))
     Console().print(table)
-    if arguments.write:
-        arguments.write.write_text(json.dumps(results, indent=2) + "\n")
+    if options.write:
+        keys = {f"{name}_seconds": row[OURS].median for name, row in figures["seconds"].items()}
+        record("clustering", figures, keys, command(), options.write)
 
 
 def _fill(template: str, draw: random.Random) -> str:

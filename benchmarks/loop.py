@@ -1,13 +1,11 @@
 """Where the time of the loop goes on the embedded default: ``make bench``.
 
-Prints medians over alternating rounds. Run it alone: two busy processes slow each other several-fold.
+Run it alone: two busy processes slow each other several-fold. Figures: ``rows``, for each part ``seconds`` and
+``tokens_per_second``, ``Spread``s; ``prompts``, ``G``, ``T``.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -15,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.generate import plain_generate
+from benchmarks.results import command, make_parser, parse, record
+from benchmarks.timing import Spread, alternate
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.functional import group_advantages
@@ -36,15 +36,16 @@ def make_reasoner() -> Reasoner:
 
 
 def generate(reasoner: Reasoner) -> int:
-    """Sample with ``generate(num_return_sequences=G)``; returns the number of tokens."""
+    """Sample with ``generate(num_return_sequences=G)``, the same every time; returns the number of tokens."""
+    torch.manual_seed(0)
     vlm, stops = reasoner.vlm, torch.tensor(reasoner.vlm.stop_token_ids)
     new = plain_generate(vlm, reasoner.prompts(heldout(PROMPTS)), GROUP, TOKENS)
     stopped = torch.isin(new, stops).cumsum(-1)
     return int((stopped - torch.isin(new, stops).long() == 0).sum())
 
 
-def measure(rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds and tokens per second of each part, the parts taking turns."""
+def measure(rounds: int) -> dict[str, dict[str, Spread]]:
+    """Seconds and tokens per second of each part, the parts taking turns."""
     reasoner, examples = make_reasoner(), heldout(PROMPTS)
     optimizer = reasoner.make_optimizer()
     reasoner.learner.begin_phase(reasoner.vlm, optimizer)
@@ -54,39 +55,28 @@ def measure(rounds: int) -> dict[str, tuple[float, float]]:
     batch = reasoner.learner._score_before(reasoner.vlm, batch)
     (mini,) = batch.split(None)
     optimizer.step = lambda: None  # the weights stay, so that every round does the same work
-    tokens = int(batch.mask.sum())
-
-    def sample() -> int:
-        return sum(len(c.token_ids) for g in reasoner.rollout(examples, GROUP, seed=0).completions for c in g)
-
-    def update() -> int:
-        reasoner.learner._update(reasoner.vlm, mini, optimizer, lambda loss: loss.backward())
-        return tokens
-
-    parts: dict[str, Callable[[], int]] = {
-        "rollout": sample,
+    parts: dict[str, Callable[[], object]] = {
+        "rollout": lambda: reasoner.rollout(examples, GROUP, seed=0),
         "generate(num_return_sequences)": lambda: generate(reasoner),
-        "update": update,
+        "update": lambda: reasoner.learner._update(reasoner.vlm, mini, optimizer, lambda loss: loss.backward()),
     }
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}
-    for _ in range(rounds + 1):
-        for name, part in parts.items():
-            start = time.perf_counter()
-            done = part()
-            elapsed = time.perf_counter() - start
-            seconds[name].append((elapsed, done / elapsed))
-    return {name: tuple(map(statistics.median, zip(*values[1:], strict=True))) for name, values in seconds.items()}
+    sampled = sum(len(c.token_ids) for g in rollout.completions for c in g)
+    seconds = alternate(parts, rounds)
+    done = {"rollout": sampled, "generate(num_return_sequences)": generate(reasoner), "update": int(batch.mask.sum())}
+    return {name: {"seconds": s, "tokens_per_second": s.rate(done[name])} for name, s in seconds.items()}
 
 
 def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more warms up")
-    rounds = parser.parse_args().rounds
-    table = Table("part", "seconds", "tokens/s", title=f"{PROMPTS} prompts x {GROUP} answers, median of {rounds}")
-    for name, (seconds, speed) in measure(rounds).items():
-        table.add_row(name, f"{seconds:.3f}", f"{speed:,.0f}")
+    """Measure, print a table, and record it where it is asked for."""
+    options = parse(make_parser(__doc__))
+    rows = measure(options.rounds)
+    title = f"{PROMPTS} prompts x {GROUP} answers, median of {options.rounds}"
+    table = Table("part", "seconds", "tokens/s", title=title)
+    for name, row in rows.items():
+        table.add_row(name, f"{row['seconds'].median:.3f}", f"{row['tokens_per_second'].median:,.0f}")
     Console().print(table)
+    if options.write:
+        record("loop", {"rows": rows, "prompts": PROMPTS, "G": GROUP, "T": TOKENS}, {}, command(), options.write)
 
 
 if __name__ == "__main__":

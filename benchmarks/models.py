@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from visplay.modules import Qwen2_5_VL
+from visplay.modules import VLM, Qwen2_5_VL
 from visplay.tiny import BASE
 
 
@@ -28,6 +28,22 @@ class Shape:
     text: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
 
+
+_LARGE_TEXT = {
+    "max_position_embeddings": 32768,
+    "initializer_range": 0.02,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
+}
+_LARGE_VISION = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "patch_size": 14,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "initializer_range": 0.02,
+}
 
 SHAPES = {
     "tiny": Shape(side=56),
@@ -53,27 +69,70 @@ SHAPES = {
     ),
     "3b": Shape(
         side=448,
-        text={
+        text=_LARGE_TEXT
+        | {
             "vocab_size": 151936,
             "hidden_size": 2048,
             "intermediate_size": 11008,
             "num_hidden_layers": 36,
             "num_attention_heads": 16,
-            "max_position_embeddings": 32768,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
         },
-        vision={
-            "depth": 32,
-            "hidden_size": 1280,
-            "intermediate_size": 3420,
-            "num_heads": 16,
-            "out_hidden_size": 2048,
-            "patch_size": 14,
-            "window_size": 112,
-            "fullatt_block_indexes": [7, 15, 23, 31],
+        vision=_LARGE_VISION | {"out_hidden_size": 2048},
+    ),
+    "7b": Shape(
+        side=448,
+        text=_LARGE_TEXT
+        | {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": False,
         },
+        vision=_LARGE_VISION | {"out_hidden_size": 3584},
     ),
 }
+
+
+class _RandomWeights(VLM):
+    """Draws its weights on a device, in any precision, instead of reading them."""
+
+    shape: Shape
+    where: torch.device
+    dtype: torch.dtype
+
+    def _load_model(self) -> Any:
+        torch.manual_seed(0)
+        with self.where:
+            model = Qwen2_5_VLForConditionalGeneration._from_config(
+                make_config(self.shape), dtype=self.dtype, attn_implementation=self.attn_implementation
+            )
+        model.generation_config.eos_token_id = model.config.text_config.eos_token_id
+        return model.train()
+
+
+class RandomPolicy(Qwen2_5_VL, _RandomWeights):
+    """A policy of a shape with random weights that are on no disk.
+
+    Args:
+        shape: What it is to be.
+        folder: Where its configuration and its processor are written, for engines.
+        device: Where the weights are drawn.
+        dtype: Of the weights.
+        **settings: Of ``Qwen2_5_VL``.
+    """
+
+    def __init__(self, shape: Shape, folder: Path, device: str, dtype: torch.dtype, **settings: Any) -> None:
+        _save_processor(shape, folder)
+        make_config(shape).save_pretrained(folder)
+        super().__init__(str(folder), **settings)
+        self.shape, self.where, self.dtype = shape, torch.device(device), dtype
+        self.load()
+        self.to(device)
 
 
 def make_policy(name: str, folder: Path, device: str) -> Qwen2_5_VL:
@@ -88,17 +147,27 @@ def make_policy(name: str, folder: Path, device: str) -> Qwen2_5_VL:
     return policy
 
 
-def _save(shape: Shape, path: Path) -> None:
+def make_config(shape: Shape) -> Qwen2_5_VLConfig:
+    """The base's configuration with the overrides of a shape."""
     settings = json.loads((BASE / "config.json").read_text())
     settings["text_config"] |= shape.text | {"layer_types": None}
     settings["vision_config"] |= shape.vision
-    config = Qwen2_5_VLConfig(**settings)
+    settings["tie_word_embeddings"] = settings["text_config"]["tie_word_embeddings"]
+    return Qwen2_5_VLConfig(**settings)
+
+
+def _save(shape: Shape, path: Path) -> None:
+    config = make_config(shape)
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = settings["text_config"]["eos_token_id"]
+    model.generation_config.eos_token_id = config.text_config.eos_token_id
     model.save_pretrained(path)
+    _save_processor(shape, path)
+
+
+def _save_processor(shape: Shape, path: Path) -> None:
     processor = AutoProcessor.from_pretrained(BASE)
     images = processor.image_processor
-    images.patch_size = config.vision_config.patch_size
+    images.patch_size = make_config(shape).vision_config.patch_size
     images.size = {"shortest_edge": 56**2, "longest_edge": shape.side**2}
     processor.save_pretrained(path)

@@ -2,16 +2,15 @@
 
 Run it alone: ``python -m benchmarks.rollout``. No completion ends before its limit, so that all sample as much.
 ``--model 3b`` needs CUDA. The rounds of all engines alternate; medians count.
+
+Figures: for each model, for each label that ends in a unit, for each engine a ``Spread``. The headline keys compare the
+engine that is the default of the embedded configuration with ``generate``, on the last model given.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from rich.table import Table
 
 from benchmarks.generate import plain_generate
 from benchmarks.models import SHAPES, make_policy
+from benchmarks.results import command, make_parser, parse, record
+from benchmarks.timing import Spread, alternate
 from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import ANSWER
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 GROUP, VOTES = 8, 10
 SEQUENCES, LENGTHS = (8, 64, 256), (16, 128)
+ENGINE, YARDSTICK = "TransformersRollout", "generate"
+KEY_LABEL, VOTES_LABEL = "64 x 128, tokens/s", f"votes, {GROUP} x {VOTES} x {LENGTHS[0]}, images/hour"
+
+Figures = dict[str, dict[str, Spread]]
 
 
 def make_prompts(policy: Qwen2_5_VL, side: int, pictures: int, questions: int = 1) -> list[Prompt]:
@@ -45,20 +50,7 @@ def make_prompts(policy: Qwen2_5_VL, side: int, pictures: int, questions: int = 
     ]
 
 
-def alternate(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each part; a round that does not count warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(rounds + 1):
-        for name, part in parts.items():
-            start = time.perf_counter()
-            part()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
-
-
-def measure(name: str, rounds: int, folder: Path) -> dict[str, dict[str, float]]:
+def measure(name: str, rounds: int, folder: Path) -> Figures:
     """All figures of one model."""
     policy = make_policy(name, folder, "cuda" if torch.cuda.is_available() else "cpu")
     side = SHAPES[name].side
@@ -66,16 +58,16 @@ def measure(name: str, rounds: int, folder: Path) -> dict[str, dict[str, float]]
     policy.banned_token_ids = never  # no completion ends by itself
     vllm = VLLMRollout(EngineSettings(cache_gib=2.0, max_sequences=256))
     engines: dict[str, RolloutEngine] = {"TransformersRollout": TransformersRollout(256), "VLLMRollout": vllm}
-    figures: dict[str, dict[str, float]] = {}
+    figures: Figures = {}
     for sequences in SEQUENCES:
         for tokens in LENGTHS:
             prompts = make_prompts(policy, side, sequences // GROUP)
             seconds = alternate(_samplers(policy, engines, prompts, GROUP, tokens), rounds)
-            figures[f"{sequences} x {tokens}, tokens/s"] = {n: sequences * tokens / s for n, s in seconds.items()}
+            figures[f"{sequences} x {tokens}, tokens/s"] = {n: s.rate(sequences * tokens) for n, s in seconds.items()}
             logger.info("%s, %d x %d: %s", name, sequences, tokens, seconds)
     prompts = make_prompts(policy, side, 1, questions=GROUP)
     seconds = alternate(_samplers(policy, engines, prompts, VOTES, LENGTHS[0]), rounds)
-    figures[f"votes, {GROUP} x {VOTES} x {LENGTHS[0]}, images/hour"] = {n: 3600 / s for n, s in seconds.items()}
+    figures[VOTES_LABEL] = {n: s.rate(3600) for n, s in seconds.items()}
     figures["load, seconds"] = {"VLLMRollout": _load_seconds(vllm, policy, rounds)}
     vllm.verify = False
     figures["load without checksums, seconds"] = {"VLLMRollout": _load_seconds(vllm, policy, rounds)}
@@ -93,7 +85,7 @@ def _samplers(
     return parts | {"generate": lambda: plain_generate(policy, prompts, n, tokens, at_least=tokens)}
 
 
-def _load_seconds(engine: VLLMRollout, policy: Qwen2_5_VL, rounds: int) -> float:
+def _load_seconds(engine: VLLMRollout, policy: Qwen2_5_VL, rounds: int) -> Spread:
     def load() -> None:
         policy.version += 1
         engine.load(policy)
@@ -101,23 +93,30 @@ def _load_seconds(engine: VLLMRollout, policy: Qwen2_5_VL, rounds: int) -> float
     return alternate({"load": load}, rounds)["load"]
 
 
-def show(name: str, figures: dict[str, dict[str, float]], rounds: int) -> None:
+def show(name: str, figures: Figures, rounds: int) -> None:
     """Print a table."""
     columns = ["TransformersRollout", "VLLMRollout", "generate"]
     table = Table("", *columns, title=f"{name}: sequences x tokens, median of {rounds}")
     for label, row in figures.items():
         digits = 3 if "seconds" in label else 0
-        table.add_row(label, *(f"{row[column]:,.{digits}f}" if column in row else "" for column in columns))
+        table.add_row(label, *(f"{row[column].median:,.{digits}f}" if column in row else "" for column in columns))
     Console().print(table)
 
 
+def headline(figures: Figures) -> dict[str, float]:
+    """How many times as fast as ``generate`` a rollout and votes are."""
+    speedups = {label: row[ENGINE].median / row[YARDSTICK].median for label, row in figures.items() if YARDSTICK in row}
+    return {
+        "rollout_speedup_vs_generate": speedups[KEY_LABEL],
+        "votes_speedup_vs_generate": speedups[VOTES_LABEL],
+    }
+
+
 def main() -> None:
-    """Measure, print, and write where it is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, print, and record where it is asked for."""
+    parser = make_parser(__doc__)
     parser.add_argument("--model", action="append", choices=SHAPES, help="a shape; may be repeated; tiny and 20m")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count; one more warms up")
-    parser.add_argument("--write", type=Path, help="a JSON file for the figures")
-    options = parser.parse_args()
+    options = parse(parser)
     logging.basicConfig(level=logging.INFO)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +124,7 @@ def main() -> None:
             results[name] = measure(name, options.rounds, Path(folder))
             show(name, results[name], options.rounds)
     if options.write:
-        options.write.write_text(json.dumps(results, indent=2) + "\n")
+        record("rollout", {"models": results}, headline(results[name]), command(), options.write)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,174 @@
+"""A large model with random weights on CUDA: seconds, tokens per second, share of the peak, and peak memory.
+
+``python -m benchmarks.gpu --model 3b --model 7b``. Weights and optimiser states are in ``--weights``; with float32 the
+update computes in bfloat16 by autocast, as a training run does. Each update is measured packed (``grouped_sdpa``),
+packed with gradient checkpointing, and as the fallback of padded rows (``sdpa``), in turns. Tokens per second count the
+tokens of prompts once and those of answers; the share of the peak is needed operations (``benchmarks.flops``) over
+seconds and over the fastest measured product. A path that runs out of memory has none of these but ``error``. With
+``--vllm`` the rollout is measured with ``VLLMRollout`` as well.
+
+Figures: for each model ``updates`` (rows by path), ``rollout`` (tokens per second by engine), ``peak`` and ``shape``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.flops import packed_work, update_flops
+from benchmarks.generate import plain_generate
+from benchmarks.models import SHAPES, RandomPolicy
+from benchmarks.peak import measure_peak, model_products
+from benchmarks.results import command, make_parser, parse, record
+from benchmarks.timing import Spread, alternate
+from benchmarks.updates import Size, autocast, make_batch, make_prompts, make_update
+from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
+from visplay.modules import Qwen2_5_VL
+from visplay.modules.attention import GROUPED_SDPA
+from visplay.types import Sampling
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+COMPUTE = torch.bfloat16
+PATHS = {"packed": (GROUPED_SDPA, False), "packed, checkpointed": (GROUPED_SDPA, True), "padded": ("sdpa", False)}
+
+
+@contextmanager
+def on_path(policy: Qwen2_5_VL, path: str) -> Iterator[None]:
+    """Train on one of ``PATHS`` within."""
+    attention, checkpointed = PATHS[path]
+    policy.model.set_attn_implementation(attention)
+    if checkpointed:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        policy.model.gradient_checkpointing_disable()
+
+
+def measure_updates(policy: Qwen2_5_VL, size: Size, peak: float, rounds: int) -> dict[str, dict[str, Any]]:
+    """Seconds, tokens per second, share of the peak and peak memory of an update on each path."""
+    batch = make_batch(policy, size)
+    work = packed_work(policy, batch)
+    tokens, flops = int(batch.prompt_tokens.sum() + batch.mask.sum()), update_flops(policy.model.config, work)
+    update = make_update(policy, batch, COMPUTE)
+    rows: dict[str, dict[str, Any]] = {}
+
+    def run(path: str) -> None:
+        with on_path(policy, path):
+            update()
+
+    for path in PATHS:
+        rows[path] = _try_memory(lambda path=path: run(path))
+        policy.zero_grad(set_to_none=True)
+    parts = {path: lambda path=path: run(path) for path, row in rows.items() if "error" not in row}
+    for path, seconds in alternate(parts, rounds).items():
+        share = flops / seconds.median / peak
+        rows[path] |= {"seconds": seconds, "tokens_per_second": seconds.rate(tokens), "mfu": share}
+    return rows
+
+
+def measure_rollout(policy: Qwen2_5_VL, size: Size, vllm: bool, rounds: int) -> dict[str, Spread]:
+    """Tokens per second of the engines and of ``generate``; no completion ends before its limit."""
+    stops = torch.tensor(policy.stop_token_ids, device=policy.device)
+    policy.banned_token_ids = torch.cat([policy.banned_token_ids, stops])
+    prompts, sampling = make_prompts(policy, size), Sampling(size.group, size.tokens)
+    engines: dict[str, RolloutEngine] = {"TransformersRollout": TransformersRollout()}
+    if vllm:
+        engines["VLLMRollout"] = VLLMRollout(EngineSettings(cache_gib=8.0, dtype="bfloat16"))
+    parts = {name: lambda engine=engine: engine.generate(policy, prompts, sampling) for name, engine in engines.items()}
+    parts["generate"] = lambda: plain_generate(policy, prompts, size.group, size.tokens, at_least=size.tokens)
+    policy.eval()
+    policy.model.set_attn_implementation("sdpa")
+    with autocast(policy, COMPUTE):
+        seconds = alternate(parts, rounds)
+    for engine in engines.values():
+        engine.close()
+    return {name: each.rate(size.prompts * size.group * size.tokens) for name, each in seconds.items()}
+
+
+def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All figures of one model."""
+    size = Size(options.prompts, options.group, options.tokens, SHAPES[name].side)
+    weights = DTYPES[options.weights]
+    policy = RandomPolicy(SHAPES[name], folder / name, options.device, weights, attn_implementation=GROUPED_SDPA)
+    products = [(cube,) * 3 for cube in options.cubes] + model_products(policy.model, options.cubes[0])
+    peak = measure_peak(products, COMPUTE, options.device, options.rounds)
+    updates = measure_updates(policy.train(), size, max(peak.values()), options.rounds)
+    shape = {"N": size.prompts, "G": size.group, "T": size.tokens, "side": size.side, "weights": options.weights}
+    shape["parameters"] = sum(weight.numel() for weight in policy.parameters())
+    policy.requires_grad_(False)
+    rollout = measure_rollout(policy, size, options.vllm, options.rounds)
+    return {"updates": updates, "rollout": rollout, "peak": peak, "shape": shape}
+
+
+def show(name: str, figures: dict[str, Any]) -> None:
+    """Print tables."""
+    table = Table("path", "seconds", "tokens/s", "MFU", "peak GiB", title=f"{name}: update")
+    for path, row in figures["updates"].items():
+        if "error" in row:
+            table.add_row(path, row["error"])
+            continue
+        numbers = f"{row['seconds'].median:.3f}", f"{row['tokens_per_second'].median:,.0f}", f"{row['mfu']:.3f}"
+        table.add_row(path, *numbers, f"{row['peak_gib']:.1f}" if "peak_gib" in row else "")
+    Console().print(table)
+    table = Table("engine", "tokens/s", title=f"{name}: rollout")
+    for engine, rate in figures["rollout"].items():
+        table.add_row(engine, f"{rate.median:,.0f}")
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure, print, and record where it is asked for."""
+    options = parse(_make_parser())
+    models = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.model or ["3b", "7b"]:
+            models[name] = measure(name, options, Path(folder))
+            show(name, models[name])
+            _free()
+    if options.write:
+        record("gpu", {"models": models}, {}, command(), options.write)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", action="append", choices=SHAPES, help="a shape; may be repeated; 3b and 7b")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--weights", choices=DTYPES, default="bfloat16", help="precision of weights and AdamW")
+    parser.add_argument("--prompts", type=int, default=8, help="N")
+    parser.add_argument("--group", type=int, default=8, help="G")
+    parser.add_argument("--tokens", type=int, default=256, help="T")
+    parser.add_argument("--cubes", type=int, nargs="+", default=[4096, 8192], help="sides of square products")
+    parser.add_argument("--vllm", action="store_true", help="measure VLLMRollout as well")
+    return parser
+
+
+def _try_memory(run: Any) -> dict[str, Any]:
+    """Peak memory of a call in GiB, on CUDA; or that there was not enough of it."""
+    _free()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        return {"error": "out of memory"}
+    return {"peak_gib": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

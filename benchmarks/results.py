@@ -1,0 +1,150 @@
+"""The file of measured figures: ``benchmarks/results.json``, which ``docs/performance.md`` is made from.
+
+At the top level are the headline keys, each a number, and ``sections``: for each benchmark its figures, the keys it
+gave, the command that measured it, and the machine that ran it. What a section's figures hold:
+
+- ``step``: ``rows``, for each of "ours", "fallback", "padded" and "TRL" the seconds of each stage ("rollout", "update",
+  "step" and further ones); ``shape``, a mapping of what was measured (model, prompts, P, G, T, dtype).
+- ``surface``: ``cells``, each with P, T, G, seconds ``ours`` and ``padded``, ``speedup``, ``bound`` (the ratio of
+  tokens, padded to packed) and ``share`` (speedup / bound); ``model``; ``dtype``.
+- ``rollout``: see ``benchmarks.rollout``; ``clustering``: see ``benchmarks.clustering``; ``loop``: see
+  ``benchmarks.loop``; ``head``: see ``benchmarks.head``; ``profile``: see ``benchmarks.profile``; ``gpu``: see
+  ``benchmarks.gpu``.
+
+A number that was measured in rounds is a ``Spread``, written as its median, low and high; a plain number will do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks.timing import ROUNDS, Spread
+
+RESULTS = Path(__file__).with_name("results.json")
+DIGITS = 6
+
+
+def record(
+    section: str, figures: Mapping[str, Any], keys: Mapping[str, float], command: str, path: Path = RESULTS
+) -> None:
+    """Put a section's figures and headline keys in the place of its former ones; the other sections stay.
+
+    Args:
+        section: Name of the benchmark.
+        figures: Mappings, sequences, ``Spread``s, numbers, texts.
+        keys: Headline numbers, by names that no section has.
+        command: What measured it.
+        path: The file, made if it is not there; it is never half written.
+
+    Raises:
+        ValueError: A number is not finite, or a key is called "sections".
+    """
+    results = load(path)
+    former = results["sections"].get(section, {}).get("keys", [])
+    kept = {name: value for name, value in results.items() if name not in former}
+    kept["sections"] = results["sections"] | {
+        section: {
+            "figures": _plain(figures),
+            "keys": sorted(keys),
+            "command": command,
+            "machine": describe_machine(),
+        }
+    }
+    if "sections" in keys:
+        raise ValueError("keys: 'sections' holds the sections, a headline key needs another name")
+    _write(kept | {name: _number(value) for name, value in keys.items()}, path)
+
+
+def load(path: Path = RESULTS) -> dict[str, Any]:
+    """All that was recorded; without a file there are no sections."""
+    return json.loads(path.read_text()) if path.exists() else {"sections": {}}
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a figure depends on besides the code: processor, memory, threads, versions, accelerator."""
+    machine = {
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability()
+        + (" AMX" if torch.cpu._is_amx_tile_supported() else ""),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if torch.cuda.is_available():
+        machine["accelerator"] = torch.cuda.get_device_name()
+    return machine
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments that all benchmarks have: ``--rounds`` and ``--write``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds that count; one more warms up")
+    parser.add_argument(
+        "--write", nargs="?", type=Path, const=RESULTS, metavar="PATH", help=f"record the figures in {RESULTS.name}"
+    )
+    return parser
+
+
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, least_rounds: int = ROUNDS
+) -> argparse.Namespace:
+    """Parse the command line; figures of fewer rounds than ``least_rounds`` are not recorded in ``RESULTS``."""
+    options = parser.parse_args(arguments)
+    if options.write == RESULTS and options.rounds < least_rounds:
+        parser.error(f"--write: recorded figures need --rounds {least_rounds} or more, got {options.rounds}")
+    return options
+
+
+def command() -> str:
+    """The command under way, as it is typed in the root of the repository; the place of its results is left out."""
+    words = ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}"]
+    after_write = False
+    for word in sys.argv[1:]:
+        if not (after_write and not word.startswith("-")) and not word.startswith("--write"):
+            words.append(word)
+        after_write = word == "--write"
+    return " ".join([*words, "--write"])
+
+
+def _write(results: dict[str, Any], path: Path) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    results["sections"] = dict(sorted(results["sections"].items()))
+    draft.write_text(json.dumps(dict(sorted(results.items())), indent=2, allow_nan=False) + "\n")
+    draft.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it, numbers shortened to the digits that can be meant."""
+    if isinstance(value, Spread):
+        return {name: _number(number) for name, number in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return _number(value) if isinstance(value, float) else value
+
+
+def _number(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"figures: every number must be finite, got {value}")
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

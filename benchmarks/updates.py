@@ -1,0 +1,98 @@
+"""One update of a policy to be measured again and again: the learner's own, on a rollout that is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.optim import AdamW, Optimizer
+
+from visplay.clock import Clock
+from visplay.functional import group_advantages
+from visplay.modules import GRPOConfig, Qwen2_5_VL
+from visplay.modules.canary import CanaryConfig
+from visplay.modules.group_batch import GroupBatch
+from visplay.modules.grpo import GRPO
+from visplay.tiny import ANSWER
+from visplay.types import Completion, Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much an update learns from.
+
+    Args:
+        prompts: N, each about a picture of its own.
+        group: G, answers to each.
+        tokens: T, tokens of an answer; all are of one length.
+        side: Side of a square picture, pixels.
+    """
+
+    prompts: int
+    group: int
+    tokens: int
+    side: int
+
+
+def make_pictures(count: int, side: int) -> list[Image.Image]:
+    """Square pictures of noise."""
+    noise = np.random.default_rng(count)
+    return [Image.fromarray(noise.integers(0, 255, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def make_prompts(policy: Qwen2_5_VL, size: Size) -> list[Prompt]:
+    """A question about each picture."""
+    pictures = make_pictures(size.prompts, size.side)
+    return [policy.encode(str(i), ANSWER, image, question="How many circles?") for i, image in enumerate(pictures)]
+
+
+def make_batch(policy: Qwen2_5_VL, size: Size) -> GroupBatch:
+    """Answers of random words, with advantages, as the mini-batch of one update."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 400, (size.prompts, size.group, size.tokens), generator=draw)  # below all control tokens
+    logps = (-1.0,) * size.tokens
+    groups = tuple(tuple(Completion(tuple(row), logps, "", True) for row in group) for group in ids.tolist())
+    prompts = tuple(make_prompts(policy, size))
+    lengths = [policy.prompt_tokens(prompt) for prompt in prompts]
+    batch = GroupBatch.collate(Rollout(prompts, groups), lengths, policy.device)
+    rewards = torch.rand(size.prompts, size.group, generator=draw)
+    (mini,) = batch.with_advantages(group_advantages(rewards)).split(None)
+    return mini
+
+
+def make_optimizer(policy: Qwen2_5_VL) -> Optimizer:
+    """AdamW that leaves the weights as they are, so that every update does the same work."""
+    return AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
+
+
+def make_update(
+    policy: Qwen2_5_VL,
+    batch: GroupBatch,
+    dtype: torch.dtype,
+    tokens_per_micro_batch: int = GRPOConfig.tokens_per_micro_batch,
+) -> Callable[[], dict[str, float]]:
+    """The update: forward, loss, backward, clipping and the optimiser's step.
+
+    Args:
+        policy: Who learns.
+        batch: From what; without a reference policy.
+        dtype: To compute in, by autocast where the weights are of another.
+        tokens_per_micro_batch: See ``GRPOConfig``.
+    """
+    config = GRPOConfig(kl_weight=0.0, tokens_per_micro_batch=tokens_per_micro_batch, canary=CanaryConfig(stop=False))
+    learner, optimizer = GRPO(config, Clock()), make_optimizer(policy)
+
+    def update() -> dict[str, float]:
+        with autocast(policy, dtype):
+            return learner._update(policy, batch, optimizer, lambda loss: loss.backward())
+
+    return update
+
+
+def autocast(policy: Qwen2_5_VL, dtype: torch.dtype) -> AbstractContextManager:
+    """What computes in a precision, as the trainer's precision plugin does."""
+    return nullcontext() if policy.model.dtype == dtype else torch.autocast(policy.device.type, dtype)

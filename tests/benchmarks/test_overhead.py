@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from benchmarks.overhead import Stages, measure_overhead
+from benchmarks.updates import Size
+
+
+def test_an_inner_stage_stops_the_outer_one(monkeypatch):
+    now = iter([0, 2, 5, 9, 10])
+    monkeypatch.setattr("benchmarks.overhead.time.perf_counter", lambda: next(now))
+    stages = Stages()
+    inner = stages.timed(lambda: "done", "inner")
+
+    def outer():
+        return inner()
+
+    assert stages.timed(outer, "outer")() == "done"
+    assert stages.seconds == {"outer": 2 + 4, "inner": 3}
+
+
+def test_a_stage_ends_with_an_error():
+    stages = Stages()
+    with pytest.raises(ZeroDivisionError):
+        stages.timed(lambda: 1 / 0, "broken")()
+    assert stages._open == []
+
+
+def test_a_real_step_is_split_into_its_stages(fresh_base):
+    torch.manual_seed(0)
+    figures = measure_overhead(fresh_base, Size(prompts=2, group=3, tokens=4, side=56), steps=2, precision="32-true")
+    assert figures["seconds"].keys() == {"forward", "backward", "optimiser", "sampling", "overhead"}
+    assert all(seconds > 0 for seconds in figures["seconds"].values())
+    assert figures["share"] == pytest.approx(figures["seconds"]["overhead"] / sum(figures["seconds"].values()))

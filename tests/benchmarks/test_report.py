@@ -1,0 +1,103 @@
+import re
+
+import pytest
+
+from benchmarks.report import write_report
+from benchmarks.results import record
+from benchmarks.sections import SECTIONS
+from benchmarks.tables import grid, number
+from benchmarks.targets import TARGETS, Target
+from benchmarks.timing import Spread
+
+STEP = {
+    "rows": {
+        "ours": {"rollout": 3.0, "update": Spread(2.0, 1.5, 2.5), "step": 5.0},
+        "TRL": {"rollout": 6.0, "update": 9.0, "step": 15.0},
+    },
+    "shape": {"model": "20m", "prompts": 4, "P": 276, "G": 8, "T": 64, "dtype": "float32"},
+}
+CELLS = [
+    {"P": p, "T": t, "G": 8, "ours": 1.0, "padded": s, "speedup": s, "bound": 4.0, "share": s / 4}
+    for p, t, s in ((64, 16, 3.5), (64, 512, 1.02), (256, 16, 4.5))
+]
+SURFACE = {"cells": CELLS, "model": "20m", "dtype": "float32"}
+
+
+@pytest.fixture
+def results(tmp_path):
+    path = tmp_path / "results.json"
+    keys = {"update_speedup_vs_trl": 4.5, "step_speedup_vs_trl": 2.25, "something_new": 7.0}
+    record("step", STEP, keys, "python -m benchmarks.step --write", path)
+    record("surface", SURFACE, {}, "python -m benchmarks.surface --write", path)
+    return path
+
+
+def test_the_document_says_what_the_file_holds(results, tmp_path):
+    document = tmp_path / "docs" / "performance.md"
+    write_report(results, document)
+    text = document.read_text()
+    assert "| `update_speedup_vs_trl` | an update, times as fast as TRL's GRPOTrainer | 4.5 | ≥ 4 | yes |" in text
+    assert (
+        "| `step_speedup_vs_trl` | a whole step, times as fast as TRL's GRPOTrainer | 2.25 | ≥ 2.5 | **no** |" in text
+    )
+    assert re.search(r"\| `head_memory_ratio` \|[^|]+\|  \| ≤ 0.25 \| not measured \|", text)
+    assert "| `something_new` |  | 7 |  |  |" in text
+    assert "| ours | 3 | 2 [1.5 … 2.5] | 5 |" in text
+    assert "| TRL | 2 | 4.5 | 3 |" in text  # 6 / 3, 9 / 2, 15 / 5
+    assert text.count("Not measured.") == len(SECTIONS) - 2
+    assert "`python -m benchmarks.surface --write` on " in text
+
+
+def test_every_section_is_there_without_any_results(tmp_path):
+    document = tmp_path / "performance.md"
+    write_report(tmp_path / "none.json", document)
+    text = document.read_text()
+    assert text.count("Not measured.") == len(SECTIONS)
+    assert text.count("| not measured |") == len(TARGETS)
+
+
+def test_plots_are_drawn_and_shown(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks.drawing import draw_section
+
+    document = tmp_path / "performance.md"
+    write_report(results, document, draw_section)
+    shown = re.findall(r"!\[.*\]\((.+)\)", document.read_text())
+    assert shown == ["performance/step.svg", "performance/surface.svg"]
+    drawn = [(tmp_path / name).read_bytes() for name in shown]
+    write_report(results, document, draw_section)
+    assert drawn == [(tmp_path / name).read_bytes() for name in shown]
+
+
+def test_the_fence_goes_around_what_is_worth_nothing():
+    pytest.importorskip("matplotlib")
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from benchmarks.plots import _fence
+
+    axes = Figure().add_subplot()
+    _fence(axes, np.array([[1.0, 1.05], [1.0501, np.nan]]))
+    edges = {tuple(line.get_xydata().flatten().tolist()) for line in axes.lines}
+    assert edges == {
+        (-0.5, -0.5, 0.5, -0.5),
+        (0.5, -0.5, 1.5, -0.5),
+        (-0.5, -0.5, -0.5, 0.5),
+        (1.5, -0.5, 1.5, 0.5),
+        (-0.5, 0.5, 0.5, 0.5),
+        (0.5, 0.5, 1.5, 0.5),
+    }
+
+
+def test_a_verdict_knows_its_direction():
+    assert Target("", 3.0).verdict(3.0) == "yes"
+    assert Target("", 3.0).verdict(2.99) == "**no**"
+    assert Target("", 3.0, at_most=True).verdict(3.01) == "**no**"
+    assert Target("").verdict(1.0) == ""
+    assert Target("", 3.0).verdict(None) == "not measured"
+
+
+def test_numbers_and_ragged_tables():
+    assert number(0.12345) == "0.123"
+    assert number(12345.6) == "12,346"
+    assert grid({"x": {"a": 1.0}, "y": {"b": 2.0}}) == "|  | a | b |\n| --- | --- | --- |\n| x | 1 |  |\n| y |  | 2 |\n"
