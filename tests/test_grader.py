@@ -209,3 +209,14 @@ def test_votes_through_a_grader(grader):
 def test_refuses_a_limit_that_is_none(seconds):
     with pytest.raises(ValueError, match="time_limit_seconds: must be positive"):
         Grader(seconds)
+
+
+def test_a_vote_asks_the_worker_once_for_a_pair_of_distinct_answers(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Grader, "_ask_worker", lambda self, a, b: asked.append({a, b}) or "different_mathematics")
+    forms = [r"\{1,2\}", r"\sqrt{y}", "x^2+1"]
+    grader = Grader()
+    answers = [*forms * 3, rf"${forms[0]}$"]  # K = 10: 45 pairs, 3 of them distinct, of which rules settle one
+    for order in (answers, answers[::-1]):
+        assert sorted(count for _, count in vote(order, grader).counts) == [3, 3, 4]
+        assert sorted(map(sorted, asked)) == sorted(sorted((forms[0], other)) for other in forms[1:])

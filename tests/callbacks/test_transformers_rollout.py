@@ -3,6 +3,9 @@ import torch
 
 from helpers import plain_picture
 from visplay.callbacks import TransformersRollout
+from visplay.callbacks.transformers_rollout import _cut_batches
+from visplay.modules.prefill import find_fronts
+from visplay.prompts import ANSWER as LONG_ANSWER
 from visplay.tiny import ANSWER
 from visplay.types import Sampling
 
@@ -25,6 +28,50 @@ def test_samples_do_not_depend_on_order_or_batching(base):
     assert _tokens(TransformersRollout().generate(base, prompts[1:2], sampling)) == expected[1:2]
     assert _tokens(TransformersRollout().generate(base, prompts, Sampling(2, 12, seed=5))) == [g[:2] for g in expected]
     assert _tokens(TransformersRollout().generate(base, prompts, Sampling(3, 12, seed=6))) != expected
+
+
+def _about(vlm, pictures):
+    """Prompts about pictures, each question about each, in turns; None is no picture."""
+    return [
+        vlm.encode(f"{i}/{j}", LONG_ANSWER, picture, question=question)
+        for j, question in enumerate(QUESTIONS)
+        for i, picture in enumerate(pictures)
+    ]
+
+
+def test_prompts_about_one_picture_sample_what_each_alone_does(base, monkeypatch):
+    prompts, sampling = _about(base, [plain_picture(40), None, plain_picture(80, (30, 56))]), Sampling(3, 12, seed=5)
+    alone = [group for p in prompts for group in TransformersRollout().generate(base, [p], sampling)]
+    read, run = [], type(base).language_model
+
+    def noted(self, embeddings, *rest):
+        read.append(tuple(embeddings.shape[:2]))
+        return run(self, embeddings, *rest)
+
+    monkeypatch.setattr(type(base), "language_model", noted)
+    together = TransformersRollout().generate(base, prompts, sampling)
+    by_picture = sorted(prompts, key=lambda p: p.key)
+    fronts = find_fronts(base, by_picture)
+    assert read[:2] == [(6, max(fronts.tokens)), (12, fronts.rest_tokens)]  # 2 pictures, 4 prompts without
+    for again in (together, TransformersRollout(max_sequences=12).generate(base, prompts, sampling)):
+        assert _tokens(again) == _tokens(alone)
+        for mine, theirs in zip(again, alone, strict=True):
+            for one, other in zip(mine, theirs, strict=True):
+                torch.testing.assert_close(torch.tensor(one.logps), torch.tensor(other.logps), rtol=0, atol=1e-5)
+
+
+def test_prompts_about_one_picture_stay_in_one_batch_where_they_fit(base):
+    prompts = _about(base, [plain_picture(40), plain_picture(80)])
+    assert _sets(_cut_batches(base, prompts, 8)) == [set(range(8))]
+    assert _sets(_cut_batches(base, prompts, 5)) == [{0, 2, 4, 6}, {1, 3, 5, 7}]
+    assert [len(batch) for batch in _cut_batches(base, prompts, 3)] == [3, 1, 3, 1]
+    unlike = _prompts(base)
+    lengths = [[base.prompt_tokens(unlike[row]) for row in batch] for batch in _cut_batches(base, unlike, 3)]
+    assert sorted(lengths[0]) + lengths[1] == sorted(map(base.prompt_tokens, unlike))
+
+
+def _sets(batches):
+    return [set(batch) for batch in batches]
 
 
 def test_reported_logps_are_those_of_the_training_forward(base):

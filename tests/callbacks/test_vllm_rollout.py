@@ -12,6 +12,9 @@ from PIL import Image
 from visplay.callbacks import EngineSettings, RolloutError, VLLMRollout, WrongWeightsError
 from visplay.callbacks.process_state import ProcessState
 from visplay.modules import Qwen2_5_VL
+from visplay.modules.prefill import find_fronts
+from visplay.prompts import ANSWER as LONG_ANSWER
+from visplay.prompts import Template
 from visplay.tiny import ANSWER, BASE
 from visplay.tiny.splits import heldout
 from visplay.types import Sampling
@@ -124,6 +127,20 @@ def test_samples_follow_from_the_seed_in_any_order(rollout, policy):
     assert [each.token_ids for each in alone] == [each.token_ids for each in groups[2][:2]]
     others = rollout.generate(policy, prompts, replace(SAMPLING, seed=4))
     assert [[each.token_ids for each in g] for g in groups] != [[each.token_ids for each in g] for g in others]
+
+
+def test_what_prompts_about_one_picture_begin_with_is_computed_once(rollout, policy, monkeypatch):
+    template = Template(system=LONG_ANSWER.system, user="Answer this question about the image in a word: {question}")
+    picture = asked(policy)[0].images[0]
+    prompts = [policy.encode(q, template, picture, question=q) for q in ("Where?", "Is it red?", "How many are there?")]
+    (front,) = find_fronts(policy, prompts).tokens
+    rollout.load(policy)
+    answer, outputs = rollout._running.generate, []
+    monkeypatch.setattr(rollout._running, "generate", lambda *asked: outputs.extend(answer(*asked)) or outputs)
+    rollout.generate(policy, prompts, replace(SAMPLING, n=1, max_new_tokens=2))
+    whole_blocks = front // 32 * 32
+    assert prompts[0].token_ids.index(policy.image_token_id) + policy.image_tokens(picture) <= whole_blocks
+    assert [output.num_cached_tokens for output in outputs] == [0, whole_blocks, whole_blocks]
 
 
 def test_more_prompts_than_one_pass_takes(rollout, policy):

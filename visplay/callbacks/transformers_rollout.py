@@ -11,12 +11,15 @@ from torch import Tensor
 
 from visplay.callbacks.rollout import RolloutEngine
 from visplay.functional.sampling import draw_tokens, truncate_logits, uniform_stream
+from visplay.modules.prefill import group_by_pictures
 from visplay.modules.vlm import VLM
 from visplay.types import Completion, Prompt, Sampling, derive_seed
 
 
 class TransformersRollout(RolloutEngine):
     """Samples with the policy's own modules: each prompt is read once, then continued ``n`` times.
+
+    What the prompts about one picture begin with is read once for all of them.
 
     Args:
         max_sequences: Most sequences decoded side by side.
@@ -32,19 +35,31 @@ class TransformersRollout(RolloutEngine):
         """Nothing to bring: the policy's own weights are sampled from."""
 
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """Sample in batches of prompts of similar length; the order of the result is that of ``prompts``."""
-        per_batch = max(1, self.max_sequences // sampling.n)
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].token_ids))
+        """Sample in batches of prompts about the same pictures and of similar length; the result's order is theirs."""
+        batches = _cut_batches(policy, prompts, max(1, self.max_sequences // sampling.n))
         results: dict[int, list[Completion]] = {}
         with self._compute_precision():
-            for start in range(0, len(order), per_batch):
-                rows = order[start : start + per_batch]
+            for rows in batches:
                 results |= zip(rows, _sample_batch(policy, [prompts[row] for row in rows], sampling), strict=True)
         return [results[index] for index in range(len(prompts))]
 
     def _compute_precision(self) -> AbstractContextManager:
         """The trainer's compute precision, so that sampling and training round alike."""
         return nullcontext() if self.trainer is None else self.trainer.precision_plugin.forward_context()
+
+
+def _cut_batches(policy: VLM, prompts: Sequence[Prompt], size: int) -> list[list[int]]:
+    """Cut the numbers of prompts into batches; the prompts about one picture stay together where they fit."""
+    lengths = [policy.prompt_tokens(prompt) for prompt in prompts]
+    groups = sorted(group_by_pictures(policy, prompts), key=lambda group: max(lengths[row] for row in group))
+    batches: list[list[int]] = [[]]
+    for group in groups:
+        for start in range(0, len(group), size):
+            piece = group[start : start + size]
+            if len(batches[-1]) + len(piece) > size:
+                batches.append([])
+            batches[-1] += piece
+    return batches
 
 
 @dataclass

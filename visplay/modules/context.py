@@ -44,6 +44,16 @@ class RoomyLayer(DynamicLayer):
         return buffer
 
 
+def take_rows(cache: DynamicCache, rows: Tensor, layer_type: type[DynamicLayer] = DynamicLayer) -> DynamicCache:
+    """Copy the keys and values of the given sequences (B,), in that order, into layers of a type."""
+    taken = DynamicCache()
+    for layer in cache.layers:
+        copied = layer_type()
+        copied.update(layer.keys[rows], layer.values[rows])
+        taken.layers.append(copied)
+    return taken
+
+
 @dataclass(frozen=True)
 class Context:
     """B sequences as the model has read them so far.
@@ -65,11 +75,7 @@ class Context:
             rows: (B,) row numbers.
             to_sample: Whether many short extensions follow, without gradients; else gradients flow through the copies.
         """
-        cache = DynamicCache()
-        for layer in self.cache.layers:
-            copied = RoomyLayer() if to_sample else DynamicLayer()
-            copied.update(layer.keys[rows], layer.values[rows])
-            cache.layers.append(copied)
+        cache = take_rows(self.cache, rows, RoomyLayer if to_sample else DynamicLayer)
         return Context(cache, self.mask[rows], self.next_position[rows])
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from visplay.functional.logps import token_logps
 from visplay.modules.attention import GROUPED_SDPA
@@ -27,6 +26,7 @@ from visplay.modules.context import Context, similar_lengths
 from visplay.modules.family import Family
 from visplay.modules.loading import Part, check_loading, load_model, load_processor
 from visplay.modules.packing import packed_predictors
+from visplay.modules.prefill import prefill
 from visplay.modules.weights import whole_weights
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
@@ -176,15 +176,12 @@ class VLM(Family):
         return collate(self, prompts)
 
     def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Context]:
-        """Read N prompts.
+        """Read N prompts, what several about one picture begin with once, see ``visplay.modules.prefill``.
 
         Returns:
             The hidden state that predicts the first completion token, (N, H), and the context to extend.
         """
-        batch = self.collate(prompts)
-        cache = DynamicCache()
-        hidden = self.language_model(self.embed(batch.input_ids, batch), batch.mask, batch.positions, cache)
-        return hidden[:, -1], Context(cache, batch.mask, batch.next_position)
+        return prefill(self, prompts)
 
     def embed(self, input_ids: Tensor, batch: PromptBatch) -> Tensor:
         """Embed the ids of a batch of prompts, (N, P) or without padding (L,), pictures in their places: (…, H)."""
