@@ -28,10 +28,9 @@ from benchmarks.overhead import measure_overhead
 from benchmarks.peak import measure_peak, model_products
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import alternate
-from benchmarks.updates import Size, make_batch, make_update
+from benchmarks.updates import DTYPES, Size, make_batch, make_update
 from visplay.modules import Qwen2_5_VL
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 OPERATORS = 15
 
 

@@ -20,6 +20,8 @@ from visplay.modules.grpo import GRPO
 from visplay.tiny import ANSWER
 from visplay.types import Completion, Prompt, Rollout
 
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
 
 @dataclass(frozen=True)
 class Size:
@@ -66,7 +68,7 @@ def make_batch(policy: Qwen2_5_VL, size: Size) -> GroupBatch:
 
 def make_optimizer(policy: Qwen2_5_VL) -> Optimizer:
     """AdamW that leaves the weights as they are, so that every update does the same work."""
-    return AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
+    return AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0, fused=True)
 
 
 def make_update(

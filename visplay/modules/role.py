@@ -176,7 +176,7 @@ class Role(GRPOModule):
         if any(str(p.dtype) != "torch.float32" for p in weights):
             raise TypeError("precision: trainable weights must be float32; use bf16-mixed to compute in bfloat16")
         c = self.config
-        return AdamW(weights, lr=c.learning_rate, betas=c.betas, weight_decay=c.weight_decay)
+        return AdamW(weights, lr=c.learning_rate, betas=c.betas, weight_decay=c.weight_decay, fused=True)
 
     def sampling(self, n: int, seed: int, temperature: float | None = None) -> Sampling:
         """How this role samples ``n`` completions."""

@@ -1,0 +1,151 @@
+"""Seconds of a rollout, an update and a whole GRPO step: ours and TRL's, on the same model, pictures, G and T.
+
+``ours`` packs a group into one row; ``fallback`` continues copies of the prompt's cache; ``padded`` gives every
+completion a row of its own with its own picture; all three are the same learner on the same made-up completions.
+TRL's trainer is as fast as its settings let it be (``benchmarks.trl_trainer``). Ours and TRL's whole steps are real
+ones: sampling through transformers, rewards, update. All rounds alternate.
+
+Figures: ``rows``, for each way the seconds of its stages; ``shape``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.models import SHAPES, make_policy
+from benchmarks.results import command, make_parser, parse, record
+from benchmarks.timing import Spread, alternate
+from benchmarks.trl_trainer import TRLSettings, TRLStep
+from benchmarks.updates import DTYPES, Size, autocast, make_batch, make_pictures, make_update
+from benchmarks.ways import PaddedRows, SharedCache, in_way
+from visplay.callbacks import TransformersRollout
+from visplay.modules import GRPOConfig, Qwen2_5_VL, Reasoner
+from visplay.modules.canary import CanaryConfig
+from visplay.tiny import ANSWER
+from visplay.types import Example
+
+QUESTION = "How many circles?"
+STAGES = "rollout", "update", "step"
+
+Part = tuple[str, str]
+"""Way and stage."""
+
+
+def our_parts(policy: Qwen2_5_VL, size: Size, dtype: torch.dtype) -> dict[Part, Callable[[], object]]:
+    """Updates in three ways, and a Reasoner's rollout and step."""
+    batch = make_batch(policy, size)
+    ways = {"ours": policy, "fallback": in_way(policy, SharedCache), "padded": in_way(policy, PaddedRows)}
+    config = GRPOConfig(
+        prompts_per_step=size.prompts,
+        prompts_per_update=None,
+        group_size=size.group,
+        max_new_tokens=size.tokens,
+        kl_weight=0.0,
+        canary=CanaryConfig(stop=False),
+    )
+    reasoner = Reasoner(config, ANSWER, vlm=policy)
+    reasoner.attach_engine(TransformersRollout())
+    optimizer = reasoner.make_optimizer()
+    examples = [Example(str(i), p, QUESTION, "3") for i, p in enumerate(make_pictures(size.prompts, size.side))]
+
+    def rollout() -> object:
+        with autocast(policy, dtype):
+            return reasoner.rollout(examples, size.group, seed=0)
+
+    def step() -> object:
+        with autocast(policy, dtype):
+            return reasoner.learner.step(reasoner, examples, optimizer, lambda loss: loss.backward(), seed=0)
+
+    updates = {(name, "update"): make_update(way, batch, dtype) for name, way in ways.items()}
+    return {("ours", "rollout"): rollout, ("ours", "step"): step, **updates}
+
+
+def trl_parts(policy: Qwen2_5_VL, size: Size, dtype: torch.dtype, folder: Path) -> dict[Part, Callable[[], object]]:
+    """Rollout, update and step of TRL's trainer.
+
+    Raises:
+        RuntimeError: TRL's prompts are not ours.
+    """
+    pictures, questions = make_pictures(size.prompts, size.side), [QUESTION] * size.prompts
+    precision = "float32" if dtype == torch.float32 else "bf16-mixed"
+    settings = TRLSettings(size.group, size.tokens, None, precision, tuple(policy.banned_token_ids.tolist()))
+    theirs = TRLStep(Path(policy.path), folder / "trl", questions, pictures, settings)
+    inputs = theirs.rollout()
+    prompts = [policy.encode(str(i), ANSWER, picture, question=QUESTION) for i, picture in enumerate(pictures)]
+    ours = policy.collate(prompts).input_ids.repeat_interleave(size.group, 0)
+    if not ours.equal(inputs["prompt_ids"].to(ours.device)):
+        raise RuntimeError(f"TRL's prompts {tuple(inputs['prompt_ids'].shape)} differ from ours {tuple(ours.shape)}")
+    stages = theirs.rollout, lambda: theirs.update(inputs), theirs.step
+    return {("TRL", stage): run for stage, run in zip(STAGES, stages, strict=True)}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    dtype, size = (
+        DTYPES[options.dtype],
+        Size(options.prompts, options.group, options.tokens, SHAPES[options.model].side),
+    )
+    with tempfile.TemporaryDirectory() as name:
+        policy = make_policy(options.model, Path(name), "cuda" if torch.cuda.is_available() else "cpu").train()
+        stops = torch.tensor(policy.stop_token_ids, device=policy.device)
+        policy.banned_token_ids = torch.cat([policy.banned_token_ids, stops])  # no completion ends by itself
+        parts = our_parts(policy, size, dtype) | trl_parts(policy, size, dtype, Path(name))
+        seconds = alternate(parts, options.rounds)
+        prompt = policy.encode("", ANSWER, make_pictures(1, size.side)[0], question=QUESTION)
+        shape = {"P": policy.prompt_tokens(prompt), "G": size.group, "T": size.tokens}
+    rows: dict[str, dict[str, Spread]] = {}
+    for (way, stage), spread in seconds.items():
+        rows.setdefault(way, {})[stage] = spread
+    return {
+        "rows": rows,
+        "shape": {"model": options.model, "prompts": size.prompts} | shape | {"dtype": options.dtype},
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print a table."""
+    shape = ", ".join(f"{name} {value}" for name, value in figures["shape"].items())
+    table = Table("", *STAGES, title=f"Seconds: {shape}")
+    for way, row in figures["rows"].items():
+        table.add_row(way, *(f"{row[stage].median:.3f}" if stage in row else "" for stage in STAGES))
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure, print, and record where it is asked for; the first precision gives the headline keys."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", choices=SHAPES, default="20m")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="bfloat16 gives the keys")
+    parser.add_argument("--prompts", type=int, default=2, help="N")
+    parser.add_argument("--group", type=int, default=8, help="G")
+    parser.add_argument("--tokens", type=int, default=64, help="T")
+    options = parse(parser)
+    figures = measure(options)
+    show(figures)
+    if options.write:
+        rows = figures["rows"]
+        ratios = {
+            "update_speedup_vs_trl": rows["TRL"]["update"].median / rows["ours"]["update"].median,
+            "step_speedup_vs_trl": rows["TRL"]["step"].median / rows["ours"]["step"].median,
+            "update_speedup_vs_padded": rows["padded"]["update"].median / rows["ours"]["update"].median,
+        }
+        suffix = "" if options.dtype == "bfloat16" else f"_{options.dtype}"
+        record(
+            f"step{suffix}",
+            figures,
+            {f"{name}{suffix}": value for name, value in ratios.items()},
+            command(),
+            options.write,
+        )
+
+
+if __name__ == "__main__":
+    main()

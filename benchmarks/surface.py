@@ -1,0 +1,173 @@
+"""Where sharing the prompt pays: forward and backward of one group over a grid of P, T and G, packed against padded.
+
+One picture of 256 tokens and a prompt filled up with text. The bound is what is left when the tokens and the pictures
+that packing does not read cost nothing: padded rows take s seconds, v(G) of them for G pictures and h for the head;
+sharing leaves v(1) + h + (s - v(G) - h) · (P + G (T - 1)) / (G (P + T)). Attention of the answers to the prompt is
+work that cannot be shared, so that the bound is out of reach where it dominates.
+
+Figures: ``cells``, each with P, T, G, seconds ``ours`` and ``padded``, ``rounds``, ``speedup``, ``bound``, ``share``;
+``model``; ``dtype``. A cell is measured in ``--rounds`` rounds, or in as many as fit in ``--budget`` seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.models import SHAPES, make_policy
+from benchmarks.results import command, make_parser, parse, record
+from benchmarks.timing import Spread, time_call
+from benchmarks.updates import DTYPES, autocast, make_pictures
+from benchmarks.ways import PaddedRows, in_way
+from visplay.functional import token_logps
+from visplay.modules import Qwen2_5_VL
+from visplay.tiny import ANSWER
+from visplay.types import Prompt
+
+PROMPTS, TOKENS, GROUPS = (300, 1000, 3000), (16, 128, 1024), (2, 8, 16)
+PADDED_TOKENS = 8192
+"""Tokens of padded rows that are held for the way back at once."""
+
+
+class Surface:
+    """The parts of every cell.
+
+    Args:
+        policy: Who scores.
+        side: Side of the picture, pixels.
+        dtype: To compute in.
+    """
+
+    def __init__(self, policy: Qwen2_5_VL, side: int, dtype: torch.dtype) -> None:
+        self.policy, self.padded, self.dtype = policy, in_way(policy, PaddedRows), dtype
+        (self.picture,) = make_pictures(1, side)
+        self.draw = torch.Generator().manual_seed(0)
+
+    def make_prompt(self, tokens: int) -> Prompt:
+        """A prompt of that many tokens, its picture among them."""
+        prompt = self.policy.encode("0", ANSWER, self.picture, question="How many circles?")
+        missing = tokens - self.policy.prompt_tokens(prompt)
+        return Prompt("0", prompt.token_ids + tuple(self._words(missing).tolist()), prompt.images)
+
+    def score(self, policy: Qwen2_5_VL, prompt: Prompt, token_ids: torch.Tensor, rows: int) -> None:
+        """Forward and backward of the completions (G, T), that many at once."""
+        for ids in token_ids.split(rows):
+            with autocast(policy, self.dtype):
+                logps, _ = policy.logps([prompt], ids[None], torch.ones_like(ids[None], dtype=torch.bool))
+            logps.sum().backward()
+        policy.model.zero_grad()
+
+    def see(self, times: int) -> None:
+        """Forward and backward of the vision tower on as many copies of the picture."""
+        with autocast(self.policy, self.dtype):
+            features = self.policy.image_features(self.policy.process_images([self.picture] * times))
+        torch.cat(list(features)).float().sum().backward()
+        self.policy.model.zero_grad()
+
+    def head(self, rows: int) -> None:
+        """Forward and backward of the head."""
+        weight = self.policy.head_weight
+        hidden = torch.randn(rows, weight.shape[1], device=weight.device, requires_grad=True)
+        with autocast(self.policy, self.dtype):
+            logps, _ = token_logps(hidden, weight, self._words(rows).to(weight.device))
+        logps.sum().backward()
+        self.policy.model.zero_grad()
+
+    def measure_cell(self, p: int, t: int, g: int, rounds: int, budget: float) -> dict[str, Any]:
+        """One cell of the grid."""
+        prompt, ids = self.make_prompt(p), self._words(g * t).view(g, t).to(self.policy.device)
+        rows = max(1, PADDED_TOKENS // (p + t))
+        parts = {
+            "ours": lambda: self.score(self.policy, prompt, ids, g),
+            "padded": lambda: self.score(self.padded, prompt, ids, rows),
+            "one picture": lambda: self.see(1),
+            "all pictures": lambda: [self.see(min(rows, g - start)) for start in range(0, g, rows)],
+            "head": lambda: self.head(g * t),
+        }
+        seconds = within_budget(parts, rounds, budget)
+        median = {name: statistics.median(values) for name, values in seconds.items()}
+        text = median["padded"] - median["all pictures"] - median["head"]
+        least = median["one picture"] + median["head"] + text * (p + g * (t - 1)) / (g * (p + t))
+        speedup, bound = median["padded"] / median["ours"], median["padded"] / least
+        return {
+            "P": p,
+            "T": t,
+            "G": g,
+            "rounds": len(seconds["ours"]),
+            "ours": Spread.of(seconds["ours"]),
+            "padded": Spread.of(seconds["padded"]),
+            "speedup": speedup,
+            "bound": bound,
+            "share": speedup / bound,
+        }
+
+    def _words(self, count: int) -> torch.Tensor:
+        """Ids below all control tokens."""
+        return torch.randint(1, 400, (count,), generator=self.draw)
+
+
+def within_budget(parts: dict[str, Callable[[], object]], rounds: int, budget: float) -> dict[str, list[float]]:
+    """Seconds of parts in alternating rounds, until ``rounds`` are done or ``budget`` seconds are over."""
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    start = time.perf_counter()
+    for number in range(rounds):
+        if number and time.perf_counter() - start > budget:
+            break
+        for name, part in parts.items():
+            seconds[name].append(time_call(part))
+    return seconds
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All cells, after a small one that warms up."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy = make_policy(options.model, Path(folder), "cuda" if torch.cuda.is_available() else "cpu").train()
+        policy.max_context_tokens = None
+        surface = Surface(policy, SHAPES[options.model].side, DTYPES[options.dtype])
+        surface.measure_cell(min(options.P), min(options.T), min(options.G), 2, options.budget)
+        cells = []
+        for g in options.G:
+            for p in options.P:
+                for t in options.T:
+                    cells.append(surface.measure_cell(p, t, g, options.rounds, options.budget))
+                    show_cell(cells[-1])
+    return {"cells": cells, "model": options.model, "dtype": options.dtype}
+
+
+def show_cell(cell: dict[str, Any]) -> None:
+    """Print one row."""
+    table = Table(*cell, box=None, show_header=cell["P"] == PROMPTS[0] and cell["T"] == TOKENS[0])
+    values = (value.median if isinstance(value, Spread) else value for value in cell.values())
+    table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure, print, and record where it is asked for; the key is the median share over the grid."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", choices=SHAPES, default="20m")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--budget", type=float, default=25.0, help="seconds of a cell, after which no round begins")
+    parser.add_argument("--P", type=int, nargs="+", default=PROMPTS, help="tokens of a prompt")
+    parser.add_argument("--T", type=int, nargs="+", default=TOKENS, help="tokens of a completion")
+    parser.add_argument("--G", type=int, nargs="+", default=GROUPS, help="completions of a group")
+    options = parse(parser)
+    figures = measure(options)
+    shares = [cell["share"] for cell in figures["cells"]]
+    Console().print(f"share of the bound: median {statistics.median(shares):.3f}, least {min(shares):.3f}")
+    if options.write:
+        keys = {"prefix_bound_share": min(shares), "prefix_bound_share_median": statistics.median(shares)}
+        record("surface", figures, keys, command(), options.write)
+
+
+if __name__ == "__main__":
+    main()
