@@ -38,7 +38,8 @@ from visplay.types import Sampling
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 COMPUTE = torch.bfloat16
-PATHS = {"packed": (GROUPED_SDPA, False), "packed, checkpointed": (GROUPED_SDPA, True), "padded": ("sdpa", False)}
+CONTEXT = 4096
+PATHS = {"packed": (GROUPED_SDPA, False), "packed, checkpointed": (GROUPED_SDPA, True), "fallback": ("sdpa", False)}
 
 
 @contextmanager
@@ -83,6 +84,7 @@ def measure_rollout(policy: Qwen2_5_VL, size: Size, vllm: bool, rounds: int) -> 
     prompts, sampling = make_prompts(policy, size), Sampling(size.group, size.tokens)
     engines: dict[str, RolloutEngine] = {"TransformersRollout": TransformersRollout()}
     if vllm:
+        policy.save(policy.path)  # it starts from weights on disk
         engines["VLLMRollout"] = VLLMRollout(EngineSettings(cache_gib=8.0, dtype="bfloat16"))
     parts = {name: lambda engine=engine: engine.generate(policy, prompts, sampling) for name, engine in engines.items()}
     parts["generate"] = lambda: plain_generate(policy, prompts, size.group, size.tokens, at_least=size.tokens)
@@ -99,7 +101,8 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     """All figures of one model."""
     size = Size(options.prompts, options.group, options.tokens, SHAPES[name].side)
     weights = DTYPES[options.weights]
-    policy = RandomPolicy(SHAPES[name], folder / name, options.device, weights, attn_implementation=GROUPED_SDPA)
+    settings = {"attn_implementation": GROUPED_SDPA, "max_context_tokens": CONTEXT}
+    policy = RandomPolicy(SHAPES[name], folder / name, options.device, weights, **settings)
     products = [(cube,) * 3 for cube in options.cubes] + model_products(policy.model, options.cubes[0])
     peak = measure_peak(products, COMPUTE, options.device, options.rounds)
     updates = measure_updates(policy.train(), size, max(peak.values()), options.rounds)
@@ -153,11 +156,12 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _try_memory(run: Any) -> dict[str, Any]:
-    """Peak memory of a call in GiB, on CUDA; or that there was not enough of it."""
+    """Peak memory of a call in GiB, on CUDA, the optimiser's states there already; or that there is not enough."""
     _free()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     try:
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         run()
     except torch.OutOfMemoryError:
         return {"error": "out of memory"}

@@ -1,7 +1,8 @@
 """Where the time of the loop goes on the embedded default: ``make bench``.
 
 Run it alone: two busy processes slow each other several-fold. Figures: ``rows``, for each part ``seconds`` and
-``tokens_per_second``, ``Spread``s; ``prompts``, ``G``, ``T``.
+``tokens_per_second``, ``Spread``s; "generate" is transformers' own with ``num_return_sequences``; ``prompts``, ``G``,
+``T``.
 """
 
 from __future__ import annotations
@@ -57,12 +58,12 @@ def measure(rounds: int) -> dict[str, dict[str, Spread]]:
     optimizer.step = lambda: None  # the weights stay, so that every round does the same work
     parts: dict[str, Callable[[], object]] = {
         "rollout": lambda: reasoner.rollout(examples, GROUP, seed=0),
-        "generate(num_return_sequences)": lambda: generate(reasoner),
+        "generate": lambda: generate(reasoner),
         "update": lambda: reasoner.learner._update(reasoner.vlm, mini, optimizer, lambda loss: loss.backward()),
     }
     sampled = sum(len(c.token_ids) for g in rollout.completions for c in g)
     seconds = alternate(parts, rounds)
-    done = {"rollout": sampled, "generate(num_return_sequences)": generate(reasoner), "update": int(batch.mask.sum())}
+    done = {"rollout": sampled, "generate": generate(reasoner), "update": int(batch.mask.sum())}
     return {name: {"seconds": s, "tokens_per_second": s.rate(done[name])} for name, s in seconds.items()}
 
 

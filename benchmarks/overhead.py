@@ -6,10 +6,12 @@ Lightning's Trainer fits a Reasoner alone; every ``training_step`` is timed, and
 - backward: ``manual_backward``;
 - optimiser: ``Optimizer.step`` and the clipping of gradients;
 - sampling: ``RolloutEngine.sample``, from token ids to texts;
-- overhead: all the rest of the step, grading, collating, advantages, loss and logging among it, and ``process_images``
-  (cutting pictures into patches) even where it is called within a forward or a sampling.
+- grading: ``judge``;
+- pictures: ``process_images``, which cuts them into patches, even where it is called within a forward or a sampling;
+- rest: what is left of the step: prompts, collating, advantages, loss, statistics, logging.
 
-A clock within another stops the outer one, so the stages add up to the step.
+The overhead is grading, pictures and rest. A clock within another stops the outer one, so the stages add up to the
+step.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from benchmarks.timing import synchronize
@@ -34,7 +36,7 @@ from visplay.modules.canary import CanaryConfig
 from visplay.tiny import ANSWER
 from visplay.types import Completion, Example, Prompt, Sampling
 
-OVERHEAD = "overhead"
+OVERHEAD = ("grading", "pictures", "rest")
 
 
 class Stages:
@@ -112,8 +114,9 @@ class _Watch(Callback):
         self.stages.watch(pl_module, "backward", "manual_backward")
         for policy in (pl_module.vlm, pl_module.learner.reference):
             self.stages.watch(policy, "forward", "logps", "prefill", "extend", "logits")
-            self.stages.watch(policy, OVERHEAD, "process_images")
-        self.stages.watch(pl_module, OVERHEAD, "training_step")
+            self.stages.watch(policy, "pictures", "process_images")
+        self.stages.watch(pl_module, "grading", "judge")
+        self.stages.watch(pl_module, "rest", "training_step")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -121,6 +124,23 @@ class _Watch(Callback):
         """Forget the step that warmed up."""
         if batch_idx == 0:
             self.stages.seconds.clear()
+
+
+class _Items(LightningDataModule):
+    """Batches of examples, which stay where they are."""
+
+    def __init__(self, items: Sequence[Example], per_batch: int) -> None:
+        super().__init__()
+        self.items = items
+        self.per_batch = per_batch
+
+    def train_dataloader(self) -> DataLoader:
+        """In their order."""
+        return DataLoader(self.items, batch_size=self.per_batch, collate_fn=list)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """As it is."""
+        return batch
 
 
 def measure_overhead(policy: Qwen2_5_VL, size: Size, steps: int, precision: str) -> dict[str, Any]:
@@ -148,10 +168,10 @@ def measure_overhead(policy: Qwen2_5_VL, size: Size, steps: int, precision: str)
     )
     items = _examples(size, steps + 1)
     with patch.object(learning, "clip_grad_norm_", clip):
-        trainer.fit(_make_reasoner(policy, size), DataLoader(items, batch_size=size.prompts, collate_fn=list))
-    total = sum(stages.seconds.values())
+        trainer.fit(_make_reasoner(policy, size), datamodule=_Items(items, size.prompts))
     seconds = {stage: value / steps for stage, value in stages.seconds.items()}
-    return {"seconds": seconds, "steps": steps, "share": seconds[OVERHEAD] * steps / total}
+    share = sum(seconds[stage] for stage in OVERHEAD) / sum(seconds.values())
+    return {"seconds": seconds, "steps": steps, "share": share}
 
 
 def _make_reasoner(policy: Qwen2_5_VL, size: Size) -> Reasoner:

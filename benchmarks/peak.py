@@ -28,7 +28,7 @@ def measure_peak(
     for rows, inner, columns in products:
         left = torch.randn(rows, inner, device=device, dtype=dtype)
         right = torch.randn(columns, inner, device=device, dtype=dtype)
-        times = max(1, int(2e9 / (2 * rows * inner * columns)))  # so that a short one is not all overhead
+        times = max(1, int(5e8 / (2 * rows * inner * columns)))  # so that a short one is not all overhead
 
         def multiply(left=left, right=right, times=times) -> None:
             for _ in range(times):

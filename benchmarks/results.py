@@ -73,10 +73,10 @@ def load(path: Path = RESULTS) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """What a figure depends on besides the code: processor, memory, threads, versions, accelerator."""
+    amx = " with AMX" if torch.cpu._is_amx_tile_supported() else ""
     machine = {
         "processor": _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability()
-        + (" AMX" if torch.cpu._is_amx_tile_supported() else ""),
+        "instructions": torch.backends.cpu.get_cpu_capability() + amx,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),

@@ -124,7 +124,8 @@ SECTIONS = {
     ),
     "loop": Section(
         "The embedded default",
-        "The parts of a step of the embedded model, 1.3 million parameters, on its own questions.",
+        "The parts of a step of the embedded model, 1.3 million parameters, on its own questions; `generate` is\n"
+        "transformers' own with `num_return_sequences`.",
         loop_tables,
     ),
     "head": Section(
@@ -152,8 +153,9 @@ SECTIONS = {
     ),
     "gpu": Section(
         "CUDA",
-        "Models of the shapes of Qwen2.5-VL with random weights. MFU is needed operations over seconds and over\n"
-        "the fastest matrix product measured in bfloat16.",
+        "Models of the shapes of Qwen2.5-VL with random weights: groups packed into one row, the same with\n"
+        "gradient checkpointing, and the fallback. MFU is needed operations over seconds and over the fastest\n"
+        "matrix product measured in bfloat16.",
         gpu_tables,
     ),
 }

@@ -12,7 +12,7 @@ def test_the_whole_path_runs_on_a_cpu(tmp_path, monkeypatch):
     section = json.loads(path.read_text())["sections"]["gpu"]
     assert section["command"] == f"python -m benchmarks.gpu {words}"
     figures = section["figures"]["models"]["tiny"]
-    assert figures["updates"].keys() == {"packed", "packed, checkpointed", "padded"}
+    assert figures["updates"].keys() == {"packed", "packed, checkpointed", "fallback"}
     for row in figures["updates"].values():
         assert row["mfu"] > 0
         assert row["tokens_per_second"]["median"] > 0
@@ -27,4 +27,4 @@ def test_paths_are_what_they_say(base):
     base.model.set_attn_implementation("grouped_sdpa")
     assert reasons["packed"] == (None, False)
     assert reasons["packed, checkpointed"] == (None, True)
-    assert "sdpa" in reasons["padded"][0]
+    assert "sdpa" in reasons["fallback"][0]
