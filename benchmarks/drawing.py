@@ -24,8 +24,9 @@ def _draw_step(figures: Figures, folder: Path) -> list[Path]:
     rows = {
         stage: {name: middle(row[stage]) for name, row in figures["rows"].items() if stage in row} for stage in stages
     }
-    bars(rows, "seconds", folder / "step.svg", "Seconds by stage")
-    return [folder / "step.svg"]
+    path = folder / f"step-{figures['shape']['dtype']}.svg"
+    bars(rows, "seconds", path, f"Seconds by stage, {figures['shape']['dtype']}")
+    return [path]
 
 
 def _draw_surface(figures: Figures, folder: Path) -> list[Path]:
@@ -88,6 +89,7 @@ def _draw_clustering(figures: Figures, folder: Path) -> list[Path]:
 
 _DRAWN: dict[str, Callable[[Figures, Path], list[Path]]] = {
     "step": _draw_step,
+    "step_float32": _draw_step,
     "surface": _draw_surface,
     "rollout": _draw_rollout,
     "loop": _draw_loop,

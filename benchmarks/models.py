@@ -67,6 +67,26 @@ SHAPES = {
             "fullatt_block_indexes": [2, 5],
         },
     ),
+    "8m": Shape(
+        side=224,
+        text={
+            "vocab_size": 4096,
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+        },
+        vision={
+            "depth": 3,
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "out_hidden_size": 256,
+            "window_size": 112,
+            "fullatt_block_indexes": [2],
+        },
+    ),
     "3b": Shape(
         side=448,
         text=_LARGE_TEXT

@@ -3,13 +3,7 @@
 At the top level are the headline keys, each a number, and ``sections``: for each benchmark its figures, the keys it
 gave, the command that measured it, and the machine that ran it. What a section's figures hold:
 
-- ``step``: ``rows``, for each of "ours", "fallback", "padded" and "TRL" the seconds of each stage ("rollout", "update",
-  "step" and further ones); ``shape``, a mapping of what was measured (model, prompts, P, G, T, dtype).
-- ``surface``: ``cells``, each with P, T, G, seconds ``ours`` and ``padded``, ``speedup``, ``bound`` (the ratio of
-  tokens, padded to packed) and ``share`` (speedup / bound); ``model``; ``dtype``.
-- ``rollout``: see ``benchmarks.rollout``; ``clustering``: see ``benchmarks.clustering``; ``loop``: see
-  ``benchmarks.loop``; ``head``: see ``benchmarks.head``; ``profile``: see ``benchmarks.profile``; ``gpu``: see
-  ``benchmarks.gpu``.
+- ``step`` and ``step_float32``: see ``benchmarks.step``; every other section: see the module of its name.
 
 A number that was measured in rounds is a ``Spread``, written as its median, low and high; a plain number will do.
 """

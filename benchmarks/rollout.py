@@ -32,7 +32,7 @@ from visplay.types import Prompt, Sampling
 logger = logging.getLogger(__name__)
 
 GROUP, VOTES = 8, 10
-SEQUENCES, LENGTHS = (8, 64, 256), (16, 128)
+SEQUENCES, LENGTHS = (8, 64), (16, 128)
 ENGINE, YARDSTICK = "TransformersRollout", "generate"
 KEY_LABEL, VOTES_LABEL = "64 x 128, tokens/s", f"votes, {GROUP} x {VOTES} x {LENGTHS[0]}, images/hour"
 
@@ -50,8 +50,8 @@ def make_prompts(policy: Qwen2_5_VL, side: int, pictures: int, questions: int = 
     ]
 
 
-def measure(name: str, rounds: int, folder: Path) -> Figures:
-    """All figures of one model."""
+def measure(name: str, rounds: int, many: Sequence[int], folder: Path) -> Figures:
+    """All figures of one model, for as many sequences at once."""
     policy = make_policy(name, folder, "cuda" if torch.cuda.is_available() else "cpu")
     side = SHAPES[name].side
     never = torch.cat([policy.banned_token_ids, torch.tensor(policy.stop_token_ids, device=policy.device)])
@@ -59,7 +59,7 @@ def measure(name: str, rounds: int, folder: Path) -> Figures:
     vllm = VLLMRollout(EngineSettings(cache_gib=2.0, max_sequences=256))
     engines: dict[str, RolloutEngine] = {"TransformersRollout": TransformersRollout(256), "VLLMRollout": vllm}
     figures: Figures = {}
-    for sequences in SEQUENCES:
+    for sequences in many:
         for tokens in LENGTHS:
             prompts = make_prompts(policy, side, sequences // GROUP)
             seconds = alternate(_samplers(policy, engines, prompts, GROUP, tokens), rounds)
@@ -116,12 +116,13 @@ def main() -> None:
     """Measure, print, and record where it is asked for."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", action="append", choices=SHAPES, help="a shape; may be repeated; tiny and 20m")
+    parser.add_argument("--sequences", type=int, nargs="+", default=SEQUENCES, help=f"multiples of {GROUP}")
     options = parse(parser)
     logging.basicConfig(level=logging.INFO)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.model or ["tiny", "20m"]:
-            results[name] = measure(name, options.rounds, Path(folder))
+            results[name] = measure(name, options.rounds, options.sequences, Path(folder))
             show(name, results[name], options.rounds)
     if options.write:
         record("rollout", {"models": results}, headline(results[name]), command(), options.write)

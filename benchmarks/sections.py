@@ -38,7 +38,7 @@ def step_tables(figures: Figures) -> str:
 
 def surface_tables(figures: Figures) -> str:
     """All cells."""
-    columns = ["G", "P", "T", "ours", "padded", "speedup", "bound", "share"]
+    columns = ["G", "P", "T", "ours", "padded", "rounds", "speedup", "bound", "share"]
     cells = sorted(figures["cells"], key=lambda cell: (cell["G"], cell["P"], cell["T"]))
     lines = [[number(cell[name]) for name in columns] for cell in cells]
     return facts({name: figures[name] for name in ("model", "dtype")}) + "\n" + table(columns, lines)
@@ -53,6 +53,12 @@ def loop_tables(figures: Figures) -> str:
     """Parts of the loop."""
     sizes = facts({name: figures[name] for name in ("prompts", "G", "T")})
     return sizes + "\n" + grid(figures["rows"], "part")
+
+
+def iteration_tables(figures: Figures) -> str:
+    """Seconds of the whole and of its stages."""
+    stages = {f"`{name}`": {"seconds": seconds} for name, seconds in figures["seconds"].items()}
+    return facts({"runs": figures["rounds"]}) + "\n" + grid(stages, "stage")
 
 
 def clustering_tables(figures: Figures) -> str:
@@ -100,19 +106,28 @@ def gpu_tables(figures: Figures) -> str:
     return "\n".join(parts)
 
 
+_STEP = """One step on the same pictures, answers of one length and the same model: ours (groups packed into one
+row), our fallback (the prompt read once, its keys and values copied for each answer), padded rows (prompt, picture and answer,
+for each answer), and TRL's `GRPOTrainer`, given the settings that make it fast. An update is forward, loss, backward,
+clipping and the optimiser's step; a step of ours and of TRL's is a real one, sampled through transformers and rewarded.
+On a CPU, TRL's head scores prompts as well as answers, which its kernels elsewhere do not."""
+
 SECTIONS = {
     "step": Section(
         "Step and update",
-        "One step on the same pictures, answers of the same lengths and the same model: ours (groups packed into\n"
-        "one row), our fallback (the prompt read once, its keys and values copied to padded answers), padded rows\n"
-        "of prompt and answer, and TRL's `GRPOTrainer`.",
+        _STEP,
         step_tables,
     ),
+    "step_float32": Section("Step and update in float32", _STEP, step_tables),
     "surface": Section(
         "Where packing pays",
-        "An update packed and with padded rows, over tokens of a prompt (P) and of an answer (T), for several\n"
-        "group sizes (G). The bound is the ratio of tokens, padded to packed; the share is the speed-up over it. A\n"
-        "red line in the plot fences off the cells where packing is worth nothing (a speed-up of at most 1.05).",
+        "Forward and backward of one group, packed and with padded rows, over tokens of a prompt (P) and of an\n"
+        "answer (T), for several group sizes (G); one picture of 256 tokens, the rest of the prompt is text. The\n"
+        "bound is the speed-up if the tokens and pictures that packing does not read cost nothing more (see\n"
+        "`benchmarks/surface.py`); the share is the speed-up over it. The answers' attention to the prompt cannot\n"
+        "be saved, while a wider batch may slow padded rows down, so that a share can exceed 1. Cells of long rows\n"
+        "have fewer rounds. A red line in the plot fences off the cells where packing is worth nothing (a speed-up\n"
+        "of at most 1.05).",
         surface_tables,
     ),
     "rollout": Section(
@@ -127,6 +142,12 @@ SECTIONS = {
         "The parts of a step of the embedded model, 1.3 million parameters, on its own questions; `generate` is\n"
         "transformers' own with `num_return_sequences`.",
         loop_tables,
+    ),
+    "iteration": Section(
+        "A whole iteration",
+        "`visplay fit` with the embedded default for one iteration, as a command of its own: `whole` is from start\n"
+        "to end, imports and both validations included; the stages are what the run itself logs.",
+        iteration_tables,
     ),
     "head": Section(
         "Memory of the head",

@@ -87,27 +87,21 @@ def trl_parts(policy: Qwen2_5_VL, size: Size, dtype: torch.dtype, folder: Path) 
     return {("TRL", stage): run for stage, run in zip(STAGES, stages, strict=True)}
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
-    dtype, size = (
-        DTYPES[options.dtype],
-        Size(options.prompts, options.group, options.tokens, SHAPES[options.model].side),
-    )
+def measure(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
+    """All figures of one precision."""
+    size = Size(options.prompts, options.group, options.tokens, SHAPES[options.model].side)
     with tempfile.TemporaryDirectory() as name:
         policy = make_policy(options.model, Path(name), "cuda" if torch.cuda.is_available() else "cpu").train()
         stops = torch.tensor(policy.stop_token_ids, device=policy.device)
         policy.banned_token_ids = torch.cat([policy.banned_token_ids, stops])  # no completion ends by itself
-        parts = our_parts(policy, size, dtype) | trl_parts(policy, size, dtype, Path(name))
+        parts = our_parts(policy, size, DTYPES[dtype]) | trl_parts(policy, size, DTYPES[dtype], Path(name))
         seconds = alternate(parts, options.rounds)
         prompt = policy.encode("", ANSWER, make_pictures(1, size.side)[0], question=QUESTION)
-        shape = {"P": policy.prompt_tokens(prompt), "G": size.group, "T": size.tokens}
+        tokens = {"P": policy.prompt_tokens(prompt), "G": size.group, "T": size.tokens}
     rows: dict[str, dict[str, Spread]] = {}
     for (way, stage), spread in seconds.items():
         rows.setdefault(way, {})[stage] = spread
-    return {
-        "rows": rows,
-        "shape": {"model": options.model, "prompts": size.prompts} | shape | {"dtype": options.dtype},
-    }
+    return {"rows": rows, "shape": {"model": options.model, "prompts": size.prompts} | tokens | {"dtype": dtype}}
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -119,32 +113,31 @@ def show(figures: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def speedups(figures: dict[str, Any]) -> dict[str, float]:
+    """The headline keys."""
+    median = {(way, stage): spread.median for way, row in figures["rows"].items() for stage, spread in row.items()}
+    return {
+        "update_speedup_vs_trl": median["TRL", "update"] / median["ours", "update"],
+        "step_speedup_vs_trl": median["TRL", "step"] / median["ours", "step"],
+        "update_speedup_vs_padded": median["padded", "update"] / median["ours", "update"],
+    }
+
+
 def main() -> None:
-    """Measure, print, and record where it is asked for; the first precision gives the headline keys."""
+    """Measure, print, and record where it is asked for; keys and section of float32 say so in their names."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", choices=SHAPES, default="20m")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="bfloat16 gives the keys")
-    parser.add_argument("--prompts", type=int, default=2, help="N")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="to compute in")
+    parser.add_argument("--prompts", type=int, default=1, help="N")
     parser.add_argument("--group", type=int, default=8, help="G")
     parser.add_argument("--tokens", type=int, default=64, help="T")
     options = parse(parser)
-    figures = measure(options)
-    show(figures)
-    if options.write:
-        rows = figures["rows"]
-        ratios = {
-            "update_speedup_vs_trl": rows["TRL"]["update"].median / rows["ours"]["update"].median,
-            "step_speedup_vs_trl": rows["TRL"]["step"].median / rows["ours"]["step"].median,
-            "update_speedup_vs_padded": rows["padded"]["update"].median / rows["ours"]["update"].median,
-        }
-        suffix = "" if options.dtype == "bfloat16" else f"_{options.dtype}"
-        record(
-            f"step{suffix}",
-            figures,
-            {f"{name}{suffix}": value for name, value in ratios.items()},
-            command(),
-            options.write,
-        )
+    for dtype in options.dtypes:
+        figures, suffix = measure(options, dtype), "" if dtype == "bfloat16" else f"_{dtype}"
+        show(figures)
+        if options.write:
+            keys = {f"{name}{suffix}": value for name, value in speedups(figures).items()}
+            record(f"step{suffix}", figures, keys, command(), options.write)
 
 
 if __name__ == "__main__":

@@ -154,9 +154,9 @@ def show_cell(cell: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print, and record where it is asked for; the key is the median share over the grid."""
     parser = make_parser(__doc__)
-    parser.add_argument("--model", choices=SHAPES, default="20m")
+    parser.add_argument("--model", choices=SHAPES, default="8m")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--budget", type=float, default=25.0, help="seconds of a cell, after which no round begins")
+    parser.add_argument("--budget", type=float, default=10.0, help="seconds of a cell, after which no round begins")
     parser.add_argument("--P", type=int, nargs="+", default=PROMPTS, help="tokens of a prompt")
     parser.add_argument("--T", type=int, nargs="+", default=TOKENS, help="tokens of a completion")
     parser.add_argument("--G", type=int, nargs="+", default=GROUPS, help="completions of a group")

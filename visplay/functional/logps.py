@@ -103,8 +103,16 @@ class _TokenLogps(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = grad @ weight.to(ctx.dtype)
             if grad_weight is not None:
-                grad_weight.add_(grad.T @ hidden[rows].to(ctx.dtype))
+                _add_product(grad_weight, grad.T, hidden[rows].to(ctx.dtype))
         return grad_hidden, grad_weight, None, None
+
+
+def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right; in place where the precisions agree, since the product is as large as the whole head."""
+    if into.dtype == left.dtype:
+        into.addmm_(left, right)
+    else:
+        into.add_(left @ right)
 
 
 def _chunks(hidden: Tensor, weight: Tensor, settings: _Settings, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:

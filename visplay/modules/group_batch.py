@@ -91,11 +91,11 @@ class GroupBatch:
         """Cut into pieces of at most ``tokens`` packed tokens, one group at least; surplus padding is cut off."""
         start = 0
         for stop in range(1, len(self.prompts) + 1):
-            if stop == len(self.prompts) or self._padded_tokens(start, stop + 1) > tokens:
+            if stop == len(self.prompts) or self._packed_tokens(start, stop + 1) > tokens:
                 yield self.rows(start, stop)._trim()
                 start = stop
 
-    def _padded_tokens(self, start: int, stop: int) -> int:
+    def _packed_tokens(self, start: int, stop: int) -> int:
         """Tokens of the row that the groups are packed into: each prompt once, and the completions without padding."""
         return int(self.prompt_tokens[start:stop].sum()) + int(self.mask[start:stop].sum())
 

@@ -1,0 +1,82 @@
+"""Seconds of one whole iteration of the embedded default, a command of its own each time: ``visplay fit``.
+
+Figures: ``seconds``, whole (start, validation before and after, and all), and by stage what the run itself logged;
+``rounds``. The stages of the Questioner's phase are its rollouts, the votes on its questions and its updates; those of
+the curation, questions and votes on them; those of the Reasoner's phase, rollouts and updates.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks.results import command, make_parser, parse, record
+from benchmarks.timing import Spread
+
+CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+SUFFIX = "_seconds"
+
+
+def run_iteration(folder: Path) -> dict[str, float]:
+    """Seconds of a run of one iteration into an empty folder."""
+    line = [sys.executable, "-m", "visplay", "fit", "--config", str(CONFIG)]
+    start = time.perf_counter()
+    subprocess.run(
+        [*line, "--self_play.iterations=1", f"--trainer.logger.init_args.save_dir={folder}"],
+        check=True,
+        capture_output=True,
+        cwd=CONFIG.parents[1],
+    )
+    return {"whole": time.perf_counter() - start} | stage_seconds(folder)
+
+
+def stage_seconds(folder: Path) -> dict[str, float]:
+    """Sums of all that a run logged in seconds.
+
+    Raises:
+        FileNotFoundError: The folder has no log.
+    """
+    logs = sorted(folder.rglob("events.out.tfevents.*"))
+    if not logs:
+        raise FileNotFoundError(f"{folder}: no TensorBoard log in it")
+    sums: dict[str, float] = {}
+    for log in logs:
+        events = EventAccumulator(str(log), size_guidance={"scalars": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            if tag.endswith(SUFFIX):
+                name = tag.removesuffix(SUFFIX)
+                sums[name] = sums.get(name, 0.0) + sum(event.value for event in events.Scalars(tag))
+    return sums
+
+
+def measure(rounds: int) -> dict[str, Spread]:
+    """Seconds by stage over as many runs."""
+    runs = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            runs.append(run_iteration(Path(folder)))
+    return {name: Spread.of([run[name] for run in runs]) for name in runs[0]}
+
+
+def main() -> None:
+    """Measure, print, and record where it is asked for."""
+    options = parse(make_parser(__doc__))
+    seconds = measure(options.rounds)
+    table = Table("stage", "seconds", title=f"One iteration, median of {options.rounds}")
+    for name, spread in seconds.items():
+        table.add_row(name, f"{spread.median:.2f}")
+    Console().print(table)
+    if options.write:
+        record("iteration", {"seconds": seconds, "rounds": options.rounds}, {}, command(), options.write)
+
+
+if __name__ == "__main__":
+    main()
