@@ -108,9 +108,10 @@ def gpu_tables(figures: Figures) -> str:
 
 _STEP = """One step on the same pictures, answers of one length and the same model: ours (groups packed into one
 row), our fallback (the prompt read once, its keys and values copied for each answer), padded rows (prompt, picture
-and answer, for each answer), and TRL's `GRPOTrainer`, given the settings that make it fast. An update is forward, loss, backward,
-clipping and the optimiser's step; a step of ours and of TRL's is a real one, sampled through transformers and rewarded.
-On a CPU, TRL's head scores prompts as well as answers, which its kernels elsewhere do not."""
+and answer, for each answer), and TRL's `GRPOTrainer`, given the settings that make it fast. An update is forward,
+loss, backward, clipping and the optimiser's step; a step of ours and of TRL's is a real one, sampled through
+transformers and rewarded. On a CPU, TRL's head scores prompts as well as answers, which its kernels elsewhere do
+not."""
 
 SECTIONS = {
     "step": Section(
