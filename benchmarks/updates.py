@@ -96,5 +96,7 @@ def make_update(
 
 
 def autocast(policy: Qwen2_5_VL, dtype: torch.dtype) -> AbstractContextManager:
-    """What computes in a precision, as the trainer's precision plugin does."""
-    return nullcontext() if policy.model.dtype == dtype else torch.autocast(policy.device.type, dtype)
+    """What computes in a precision, as the trainer's precision plugin does: cast weights are not kept."""
+    if policy.model.dtype == dtype:
+        return nullcontext()
+    return torch.autocast(policy.device.type, dtype, cache_enabled=False)

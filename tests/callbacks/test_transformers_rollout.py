@@ -87,6 +87,30 @@ def test_reported_logps_are_those_of_the_training_forward(base):
             torch.testing.assert_close(logps[0, 0], torch.tensor(completion.logps), rtol=0, atol=1e-4)
 
 
+def test_weights_cast_by_autocast_are_kept_within_a_batch_only(fresh_base):
+    prompts, engine = _prompts(fresh_base), TransformersRollout()
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        for seed in range(2):
+            groups = engine.generate(fresh_base, prompts, Sampling(2, 6, seed=seed))
+            ids = torch.zeros(len(prompts), 2, 6, dtype=torch.long)
+            mask = torch.zeros_like(ids, dtype=torch.bool)
+            sampled = torch.zeros(ids.shape)
+            for i, group in enumerate(groups):
+                for j, c in enumerate(group):
+                    length = len(c.token_ids)
+                    ids[i, j, :length], mask[i, j, :length] = torch.tensor(c.token_ids), True
+                    sampled[i, j, :length] = torch.tensor(c.logps)
+            logps, _ = fresh_base.logps(prompts, ids, mask)
+            assert float((logps.detach() - sampled)[mask].abs().mean()) < 0.02
+            fresh_base.zero_grad()
+            logps.sum().backward()
+            assert all(weight.grad is not None for weight in fresh_base.parameters() if weight.requires_grad)
+            with torch.no_grad():
+                for weight in fresh_base.parameters():
+                    weight.mul_(1.2)
+            fresh_base.version += 1
+
+
 def test_greedy_equals_transformers_generate(base):
     prompts = _prompts(base)
     groups = TransformersRollout().generate(base, prompts, Sampling(1, 16, temperature=0.0))

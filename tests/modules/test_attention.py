@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shapes import Shapes
+from visplay.modules import packed_attention as module
 from visplay.modules.attention import grouped_sdpa
 from visplay.modules.packing import LONE_TOKENS, Packing
 
@@ -127,3 +129,41 @@ def test_without_packing_it_is_the_ordinary_attention():
         query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), is_causal=True, scale=0.3
     )
     torch.testing.assert_close(out, expected.transpose(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernels_are_tried_before_they_are_relied_on(dtype, monkeypatch):
+    cpu = torch.device("cpu")
+    module.can_attend.cache_clear()
+    assert module.can_attend(cpu, dtype)
+    assert not module.can_attend(torch.device("mps"), dtype)
+    forward = module._cpu_forward
+
+    def in_bits(*arguments, **settings):
+        out, normaliser = forward(*arguments, **settings)
+        return out, normaliser / 0.6931
+
+    def gone(*arguments, **settings):
+        raise RuntimeError("no such kernel")
+
+    for broken in (in_bits, gone):
+        module.can_attend.cache_clear()
+        monkeypatch.setattr(module, "_cpu_forward", broken)
+        assert not module.can_attend(cpu, dtype)
+    module.can_attend.cache_clear()
+
+
+def test_the_kernels_of_cuda_take_what_they_are_given():
+    """Shapes and signatures only, from torch's own descriptions of them: nothing is computed."""
+    packing = Packing([5, 3], [[2, 1], [4, 0]])
+    tokens = packing.prompt_tokens + packing.answer_tokens
+    with FakeTensorMode():
+        states = tuple(torch.empty(tokens, h, 64, device="cuda", dtype=torch.bfloat16) for h in (4, 2, 2))
+        for segments in (packing.within, packing.across):
+            rows = slice(None) if segments.causal else slice(packing.prompt_tokens, None)
+            queries, keys = states[0][rows], [s if segments.causal else s[: packing.prompt_tokens] for s in states[1:]]
+            out, normaliser = module._attend((queries, *keys), segments, 0.1)
+            assert (out.shape, out.dtype) == (queries.shape, torch.bfloat16)
+            assert (normaliser.shape, normaliser.dtype) == ((len(queries) + 1, 4), torch.float32)
+            into = tuple(s.new_zeros((len(s) + 1, *s.shape[1:])) for s in (queries, *keys))
+            module._add_gradients(into, (out, out, normaliser), (queries, *keys), segments, 0.1)

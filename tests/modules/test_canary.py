@@ -150,12 +150,12 @@ def test_without_a_token_that_counts_there_is_nothing_to_check(learn):
 
 def test_half_precision_has_limits_of_its_own(learn):
     step = learn()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         for seed in range(3):
             assert step(seed)["logp_gap_mean"] < 0.02
         step.engine.other = step.policy.frozen_copy()
         with torch.no_grad():
-            step.engine.other.head_weight.mul_(2.0)
+            step.engine.other.head_weight.mul_(4.0)
         _refused(step, r"above canary\.mean_limit=0\.1 \(half precision\)", 3)
 
 

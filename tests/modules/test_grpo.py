@@ -89,12 +89,15 @@ def test_micro_batches_respect_the_limit_and_lose_nothing():
         assert [p.key for m in micros for p in m.prompts] == list("01234")
         assert torch.cat([m.advantages for m in micros]).flatten().tolist() == list(range(10))
         assert sum(float(m.weights.sum()) for m in micros) == pytest.approx(1.0)
-        assert all(len(m.prompts) == 1 or m._padded_tokens(0, len(m.prompts)) <= limit for m in micros)
+        assert all(len(m.prompts) == 1 or int(m.prompt_tokens.sum() + m.mask.sum()) <= limit for m in micros)
         for micro in micros:
             assert micro.token_ids[micro.mask].tolist() == [
                 t for p in micro.prompts for c in completions[int(p.key)] for t in c.token_ids
             ]
     assert len(list(mini.micro_batches(1))) == 5
+    exactly = 105 + 106 + (3 + 4) + (4 + 5)  # prompts 2 and 3, each once, and their completions
+    assert [len(m.prompts) for m in mini.micro_batches(exactly)] == [2, 2, 1]
+    assert [len(m.prompts) for m in mini.micro_batches(exactly - 1)] == [2, 1, 1, 1]
     assert [len(m.prompts) for m in batch.split(2)] == [2, 2, 1]
     assert all(float(m.weights.sum()) == pytest.approx(1.0) for m in batch.split(2))
 

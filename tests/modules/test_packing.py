@@ -6,7 +6,7 @@ from PIL import Image
 from torch import nn
 
 from shapes import Shapes
-from visplay.modules import Qwen2_5_VL, vlm
+from visplay.modules import Qwen2_5_VL, predictors
 from visplay.modules.packing import Packing, Segments
 from visplay.tiny import ANSWER, BASE
 
@@ -90,10 +90,21 @@ def ragged(fresh_base):
     return fresh_base, _prompts(fresh_base, sizes), *_answers(fresh_base, lengths)
 
 
-def test_with_gradient_checkpointing(ragged):
-    ragged[0].model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert ragged[0].model.training
-    _assert_equal(*ragged)
+def test_with_gradient_checkpointing(ragged, monkeypatch):
+    _, *batch = ragged
+    policy = Qwen2_5_VL(str(BASE), gradient_checkpointing=True)
+    policy.load()
+    assert policy.model.training
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        policy.logps(*batch)
+        with_it, kept = sum(kept), []
+        ragged[0].logps(*batch)
+    assert with_it < 0.5 * sum(kept)
+    _assert_equal(policy, *batch)
+    monkeypatch.setattr(Qwen2_5_VL, "packs", False)
+    with pytest.raises(ValueError, match="gradient_checkpointing: true needs groups packed into one row, and Qwen2_5"):
+        policy.logps(*batch)
 
 
 def test_with_deterministic_algorithms(ragged):
@@ -176,7 +187,7 @@ def test_no_tensor_of_all_pairs_of_tokens_is_made(base):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_another_attention_takes_padded_rows_and_says_so_once(ragged, attention, caplog):
-    vlm._say_padded.cache_clear()
+    predictors._say_padded.cache_clear()
     expected, _ = ragged[0].logps(*ragged[1:])
     policy = Qwen2_5_VL(str(BASE), attn_implementation=attention)
     policy.load()
@@ -184,7 +195,7 @@ def test_another_attention_takes_padded_rows_and_says_so_once(ragged, attention,
         for _ in range(2):
             logps, _ = policy.logps(*ragged[1:])
     torch.testing.assert_close(logps, expected, rtol=0, atol=1e-5)
-    told = [record.getMessage() for record in caplog.records if record.name == "visplay.modules.vlm"]
+    told = [record.getMessage() for record in caplog.records if record.name == "visplay.modules.predictors"]
     assert told == [
         "groups are not packed into one row, training is slower: "
         f"attn_implementation is '{attention}', not 'grouped_sdpa'"
@@ -192,7 +203,7 @@ def test_another_attention_takes_padded_rows_and_says_so_once(ragged, attention,
 
 
 def test_a_family_that_cannot_be_packed_takes_padded_rows(ragged, caplog, monkeypatch):
-    vlm._say_padded.cache_clear()
+    predictors._say_padded.cache_clear()
     monkeypatch.setattr(Qwen2_5_VL, "packs", False)
     assert ragged[0].why_not_packed() == "Qwen2_5_VL does not say that it can be"
     _assert_equal(*ragged)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -38,14 +38,28 @@ class TransformersRollout(RolloutEngine):
         """Sample in batches of prompts about the same pictures and of similar length; the result's order is theirs."""
         batches = _cut_batches(policy, prompts, max(1, self.max_sequences // sampling.n))
         results: dict[int, list[Completion]] = {}
-        with self._compute_precision():
+        with self._compute_precision(policy.device.type):
             for rows in batches:
                 results |= zip(rows, _sample_batch(policy, [prompts[row] for row in rows], sampling), strict=True)
         return [results[index] for index in range(len(prompts))]
 
-    def _compute_precision(self) -> AbstractContextManager:
-        """The trainer's compute precision, so that sampling and training round alike."""
-        return nullcontext() if self.trainer is None else self.trainer.precision_plugin.forward_context()
+    @contextmanager
+    def _compute_precision(self, device: str) -> Iterator[None]:
+        """The trainer's compute precision, so that sampling and training round alike.
+
+        Lightning's autocast keeps no cast weights, as they change within a training step; while a batch is sampled they
+        do not, and are cast once instead of once a token.
+        """
+        with nullcontext() if self.trainer is None else self.trainer.precision_plugin.forward_context():
+            if not torch.is_autocast_enabled(device):
+                yield
+                return
+            torch.clear_autocast_cache()
+            try:
+                with torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=True):
+                    yield
+            finally:
+                torch.clear_autocast_cache()
 
 
 def _cut_batches(policy: VLM, prompts: Sequence[Prompt], size: int) -> list[list[int]]:

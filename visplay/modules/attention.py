@@ -7,13 +7,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from visplay.modules.packed_attention import packed_attention
 
 GROUPED_SDPA = "grouped_sdpa"
-"""Name for ``attn_implementation``: a fifth faster decoding on a CPU, and packed rows when training; on CUDA "sdpa"
-keeps the flash kernels when sampling."""
+"""Name for ``attn_implementation``: packed rows when training, and a fifth faster decoding on a CPU; on CUDA all but
+packed rows is transformers' "sdpa"."""
 
 
 def grouped_sdpa(
@@ -36,6 +37,8 @@ def grouped_sdpa(
     packing = settings.get("packing")
     if packing is not None:
         return packed_attention(query, key, value, packing, settings["scaling"]), None
+    if query.is_cuda:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     out = F.scaled_dot_product_attention(

@@ -9,9 +9,11 @@ whole then, so gradients are exact.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -45,9 +47,42 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing
     return _PackedAttention.apply(*rows, packing, scale)[None]
 
 
+@functools.cache
 def can_attend(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there are kernels that return and take log-normalisers: in any precision on a CPU, in half on CUDA."""
-    return device.type == "cpu" or (device.type == "cuda" and dtype in (torch.float16, torch.bfloat16))
+    """Whether packed attention can be computed there: kernels exist, and agree with a masked softmax.
+
+    The kernels that return and take log-normalisers are torch's own, but not of its public interface; so they are
+    tried, once for a device and a precision, on one small group. On CUDA they take half precision only.
+    """
+    if device.type != "cpu" and not (device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)):
+        return False
+    try:
+        return _agrees(device, dtype)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+
+
+@torch.enable_grad()
+def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
+    """Compare outputs and gradients of one prompt with two answers to those of a masked softmax in float64."""
+    lengths, draw, scale = (33, 20, 7), torch.Generator().manual_seed(0), 0.125
+    *states, weights = (torch.randn(1, 2, sum(lengths), 64, generator=draw).to(dtype) for _ in range(4))
+    owner = torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor(lengths))
+    visible = ((owner == owner[:, None]) | (owner == 0)).tril()
+    packing = Packing(lengths[:1], [lengths[1:]])
+    ours = query, key, value = tuple(s.to(device).requires_grad_() for s in states)
+    exact = tuple(s.double().requires_grad_() for s in states)
+    with torch.autocast(device.type, enabled=False):
+        out = packed_attention(query, key, value, packing, scale).transpose(1, 2)
+        expected = F.scaled_dot_product_attention(exact[0], exact[1], exact[2], attn_mask=visible, scale=scale)
+        pairs = [(out, expected)]
+        pairs += zip(
+            torch.autograd.grad(out, ours, weights.to(out)),
+            torch.autograd.grad(expected, exact, weights.double()),
+            strict=True,
+        )
+    tolerance = min(256 * torch.finfo(dtype).eps, 0.1)
+    return all(bool((a.cpu() - b).abs().max() <= tolerance * b.abs().max()) for a, b in pairs)
 
 
 class _PackedAttention(torch.autograd.Function):

@@ -9,7 +9,6 @@ What a model family needs beyond this lives in a subclass, one family a file.
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 from visplay.functional.logps import token_logps
 from visplay.modules.attention import GROUPED_SDPA
 from visplay.modules.collation import PromptBatch, collate
-from visplay.modules.context import Context, similar_lengths
+from visplay.modules.context import Context
 from visplay.modules.family import Family
 from visplay.modules.loading import Part, check_loading, load_model, load_processor
-from visplay.modules.packing import packed_predictors
+from visplay.modules.predictors import predictors
 from visplay.modules.prefill import prefill
 from visplay.modules.weights import whole_weights
 from visplay.prompts import Template, encode_prompt
@@ -43,15 +42,16 @@ class VLM(Family):
     Args:
         path: Directory or Hub name of a Hugging Face checkpoint with its processor.
         revision: Hub revision; ignored for a directory.
-        attn_implementation: Attention implementation that transformers offers, or ``grouped_sdpa``, with which alone
-            training packs groups into one row; null takes the latter on a machine without CUDA, and transformers'
-            "sdpa" with it.
+        attn_implementation: Attention implementation that transformers offers; with null, and with ``grouped_sdpa``,
+            training packs groups into one row.
         freeze: Parts that do not learn.
         min_pixels: A smaller picture is scaled up to this area; null takes the checkpoint's.
         max_pixels: A larger picture is scaled down to this area; null takes the checkpoint's. The area decides how many
             tokens a picture becomes: see ``image_tokens``.
         max_context_tokens: Most tokens of a sequence, pictures expanded; null takes what the model was made for. An
             engine keeps room for one such sequence at least.
+        gradient_checkpointing: Whether activations are computed again on the way back, layer by layer: about a third
+            more time, a fraction of the memory. It needs packed rows.
 
     Attributes:
         name: Which policy this is; set by the owner.
@@ -70,6 +70,7 @@ class VLM(Family):
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         max_context_tokens: int | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         check_loading(freeze, min_pixels, max_pixels, max_context_tokens)
@@ -80,6 +81,7 @@ class VLM(Family):
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.max_context_tokens = max_context_tokens
+        self.gradient_checkpointing = gradient_checkpointing
         self.name = "policy"
         self.version = 0
         self.model: Any = None
@@ -96,6 +98,8 @@ class VLM(Family):
             return
         self.processor = load_processor(self.path, self.revision)
         self.model = self._load_model()
+        if self.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
         ids = torch.tensor(self._banned_token_ids(), dtype=torch.long)
         self.register_buffer("banned_token_ids", ids, persistent=False)
         self.limit_pixels(self.min_pixels, self.max_pixels)
@@ -110,8 +114,7 @@ class VLM(Family):
                 module.requires_grad_(False)
 
     def _load_model(self) -> Any:
-        attention = self.attn_implementation or ("sdpa" if torch.cuda.is_available() else GROUPED_SDPA)
-        return load_model(self.path, self.revision, attention)
+        return load_model(self.path, self.revision, self.attn_implementation or GROUPED_SDPA)
 
     def frozen_copy(self) -> VLM:
         """A frozen copy of the policy as it is now."""
@@ -252,32 +255,7 @@ class VLM(Family):
 
     def _predictors(self, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
         """Hidden states (R, H) that predict the R tokens under the mask (N, G, T), in its order."""
-        reason = self.why_not_packed()
-        if reason is None:
-            return packed_predictors(self, prompts, token_ids, mask)
-        _say_padded(reason)
-        return self._padded_predictors(prompts, token_ids, mask)
-
-    def _padded_predictors(self, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
-        """The same from rows padded to similar lengths, each with a copy of its prompt's keys and values."""
-        n, g, t = token_ids.shape
-        first, context = self.prefill(prompts)  # (N, H)
-        ids, mask = token_ids.reshape(n * g, t), mask.reshape(n * g, t)
-        hidden, places = [], []
-        for rows in similar_lengths(mask.sum(-1)):
-            width = int(mask[rows].sum(-1).max())
-            inside = mask[rows, :width]
-            hidden.append(self._continue(first, context, rows // g, ids[rows, :width])[inside])
-            places.append((rows[:, None] * t + torch.arange(width, device=rows.device))[inside])
-        return torch.cat(hidden)[torch.cat(places).argsort()]
-
-    def _continue(self, first: Tensor, context: Context, prompts: Tensor, token_ids: Tensor) -> Tensor:
-        """Hidden states (b, T, H) that predict (b, T) completion tokens; ``prompts`` gives each row its prompt."""
-        start = first[prompts][:, None]
-        if token_ids.shape[1] == 1:
-            return start
-        rest, _ = self.extend(context.take(prompts), token_ids[:, :-1])
-        return torch.cat([start, rest], 1)
+        return predictors(self, prompts, token_ids, mask)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight, whole and detached, under the checkpoint's name; see ``whole_weights``."""
@@ -291,9 +269,3 @@ class VLM(Family):
         """Write a Hugging Face directory: weights as safetensors, processor, chat template, generation config."""
         self.model.save_pretrained(folder, safe_serialization=True)
         self.processor.save_pretrained(folder)
-
-
-@functools.cache
-def _say_padded(reason: str) -> None:
-    """Say once why training computes padded rows."""
-    logger.warning("groups are not packed into one row, training is slower: %s", reason)
