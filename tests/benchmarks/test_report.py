@@ -17,7 +17,7 @@ STEP = {
     "shape": {"model": "20m", "prompts": 4, "P": 276, "G": 8, "T": 64, "dtype": "float32"},
 }
 CELLS = [
-    {"P": p, "T": t, "G": 8, "ours": 1.0, "padded": s, "speedup": s, "bound": 4.0, "share": s / 4}
+    {"P": p, "T": t, "G": 8, "ours": 1.0, "padded": s, "rounds": 5, "speedup": s, "bound": 4.0, "share": s / 4}
     for p, t, s in ((64, 16, 3.5), (64, 512, 1.02), (256, 16, 4.5))
 ]
 SURFACE = {"cells": CELLS, "model": "20m", "dtype": "float32"}
@@ -63,7 +63,7 @@ def test_plots_are_drawn_and_shown(results, tmp_path):
     document = tmp_path / "performance.md"
     write_report(results, document, draw_section)
     shown = re.findall(r"!\[.*\]\((.+)\)", document.read_text())
-    assert shown == ["performance/step.svg", "performance/surface.svg"]
+    assert shown == ["performance/step-float32.svg", "performance/surface.svg"]
     drawn = [(tmp_path / name).read_bytes() for name in shown]
     write_report(results, document, draw_section)
     assert drawn == [(tmp_path / name).read_bytes() for name in shown]
