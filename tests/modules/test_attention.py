@@ -106,6 +106,36 @@ def test_deterministic_and_in_autocast():
     assert states[0].grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_half_precision_is_computed_in_float32_where_the_processor_has_no_such_products(monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    module.many_token_dtype.cache_clear()
+    used = torch.bfloat16 if native else torch.float32
+    cpu = torch.device("cpu")
+    assert module.many_token_dtype(cpu, torch.bfloat16) == used
+    assert module.many_token_dtype(cpu, torch.float16) == torch.float32
+    assert module.many_token_dtype(cpu, torch.float64) == torch.float64
+    assert module.many_token_dtype(torch.device("cuda"), torch.bfloat16) == torch.bfloat16
+    seen = []
+    attend, plain = module._cpu_forward, torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        module, "_cpu_forward", lambda q, *rest, **more: seen.append(q.dtype) or attend(q, *rest, **more)
+    )
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, *rest, **more: seen.append(q.dtype) or plain(q, *rest, **more),
+    )
+    states = _states(CASES["equal"], 2, 1, torch.bfloat16)
+    layer = torch.nn.Identity()
+    outs = [grouped_sdpa(layer, *states, None, scaling=0.3, packing=p)[0] for p in (CASES["equal"], None)]
+    outs.append(grouped_sdpa(layer, states[0][:, :, -1:], *states[1:], None, scaling=0.3)[0])
+    assert [out.dtype for out in outs] == [torch.bfloat16] * 3
+    assert set(seen[:-1]) == {used}
+    assert seen[-1] == torch.bfloat16
+    module.many_token_dtype.cache_clear()
+
+
 def test_no_gradient_is_kept_without_one():
     states = [s.detach() for s in _states(CASES["ragged"], 2, 1)]
     out, _ = grouped_sdpa(torch.nn.Identity(), *states, None, scaling=0.3, packing=CASES["ragged"])
@@ -165,5 +195,5 @@ def test_the_kernels_of_cuda_take_what_they_are_given():
             out, normaliser = module._attend((queries, *keys), segments, 0.1)
             assert (out.shape, out.dtype) == (queries.shape, torch.bfloat16)
             assert (normaliser.shape, normaliser.dtype) == ((len(queries) + 1, 4), torch.float32)
-            into = tuple(s.new_zeros((len(s) + 1, *s.shape[1:])) for s in (queries, *keys))
-            module._add_gradients(into, (out, out, normaliser), (queries, *keys), segments, 0.1)
+            gradients = module._differentiate((out, out, normaliser), (queries, *keys), segments, 0.1)
+            assert [g.shape for g in gradients] == [s.shape for s in (queries, *keys)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from visplay.modules.packed_attention import packed_attention
+from visplay.modules.packed_attention import many_token_dtype, packed_attention
 
 GROUPED_SDPA = "grouped_sdpa"
 """Name for ``attn_implementation``: packed rows when training, and a fifth faster decoding on a CPU; on CUDA all but
@@ -41,17 +43,20 @@ def grouped_sdpa(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    out = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=attention_mask,
-        dropout_p=settings.get("dropout", 0.0),
-        scale=settings.get("scaling"),
-        is_causal=causal and attention_mask is None and query.shape[2] > 1,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return out.transpose(1, 2).contiguous(), None
+    dtype, decodes = query.dtype, query.shape[2] == 1  # casting a whole cache for one token would not pay
+    precision = dtype if decodes else many_token_dtype(query.device, dtype)
+    with torch.autocast("cpu", enabled=False) if precision != dtype else nullcontext():
+        out = F.scaled_dot_product_attention(
+            query.to(precision),
+            key.to(precision),
+            value.to(precision),
+            attn_mask=attention_mask,
+            dropout_p=settings.get("dropout", 0.0),
+            scale=settings.get("scaling"),
+            is_causal=causal and attention_mask is None and query.shape[2] > 1,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    return out.to(dtype).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(GROUPED_SDPA, grouped_sdpa)

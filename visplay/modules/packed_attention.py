@@ -41,10 +41,22 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing
     Returns:
         (1, L, heads, D).
     """
-    device = query.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-    rows = [states[0].transpose(0, 1).to(dtype) for states in (query, key, value)]
-    return _PackedAttention.apply(*rows, packing, scale)[None]
+    device = query.device
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else query.dtype
+    rows = [states[0].transpose(0, 1).to(many_token_dtype(device, dtype)) for states in (query, key, value)]
+    return _PackedAttention.apply(*rows, packing, scale)[None].to(dtype)
+
+
+@functools.cache
+def many_token_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What attention of many tokens is computed in: float32 on a processor that has no products in half precision.
+
+    There the kernel's way back takes several times as long in half precision as in float32.
+    """
+    names = {torch.bfloat16: ("amx_bf16", "avx512_bf16"), torch.float16: ("amx_fp16", "avx512_fp16")}.get(dtype)
+    if device.type != "cpu" or names is None or any(torch.cpu.get_capabilities().get(name) for name in names):
+        return dtype
+    return torch.float32
 
 
 @functools.cache
@@ -108,12 +120,15 @@ class _PackedAttention(torch.autograd.Function):
         query, key, value, out, normaliser = ctx.saved_tensors
         packing, scale, grad = ctx.packing, ctx.scale, grad.contiguous()
         start, stop = packing.prompt_tokens, len(query)
-        into = tuple(rows.new_zeros((len(rows) + 1, *rows.shape[1:])) for rows in (query, key, value))
-        _add_gradients(into, (grad, out, normaliser), (query, key, value), packing.within, scale)
+        gradients = _differentiate((grad, out, normaliser), (query, key, value), packing.within, scale)
         if start < stop:
             whole, states = (grad[start:], out[start:], normaliser[start:]), (query[start:], key[:start], value[:start])
-            _add_gradients((into[0][start:], *into[1:]), whole, states, packing.across, scale)
-        return *(rows[:stop] for rows in into), None, None
+            parts = _differentiate(whole, states, packing.across, scale)
+            for rows, part in zip(
+                (gradients[0][start:], gradients[1][:start], gradients[2][:start]), parts, strict=True
+            ):
+                rows.add_(part)
+        return *gradients, None, None
 
 
 def _attend(states: States, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
@@ -122,18 +137,21 @@ def _attend(states: States, segments: Segments, scale: float) -> tuple[Tensor, T
     return attend(states, segments, scale)
 
 
-def _add_gradients(into: States, whole: States, states: States, segments: Segments, scale: float) -> None:
-    """Add the gradients of states.
+def _differentiate(whole: States, states: States, segments: Segments, scale: float) -> States:
+    """The gradients of states, shaped like them.
 
     Args:
-        into: Shaped like the states, or with one more row, which may hold anything in the end.
         whole: Of the queries: gradient and output (R, heads, D), log-normalisers (R + 1, heads), the last one infinite.
         states: Queries, keys and values.
         segments: Which keys each query attends to.
         scale: Factor of the scores.
     """
-    add = _add_ragged if states[0].is_cuda else _add_on_cpu
-    add(into, whole, states, segments, scale)
+    differentiate = _ragged_differentiate if states[0].is_cuda else _cpu_differentiate
+    gradients = differentiate(whole, states, segments, scale)
+    for keys in segments.unread:
+        for rows in gradients[1:]:
+            rows[keys].zero_()
+    return gradients
 
 
 def _cpu_attend(states: States, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
@@ -153,17 +171,18 @@ def _cpu_attend(states: States, segments: Segments, scale: float) -> tuple[Tenso
     return out[:-1], normaliser
 
 
-def _add_on_cpu(into: States, whole: States, states: States, segments: Segments, scale: float) -> None:
+def _cpu_differentiate(whole: States, states: States, segments: Segments, scale: float) -> States:
     """Padding has an infinite log-normaliser, hence probability and gradient 0."""
     (grad, out, normaliser), heads = whole, states[1].shape[1]
+    into = tuple(rows.new_empty((len(rows) + 1, *rows.shape[1:])) for rows in states)  # padding goes to the row behind
     for queries, keys in segments.lone:
         outer = _view(grad[queries], heads), _view(out[queries], heads)
         lse = _view(normaliser[queries, :, None], heads).squeeze(-1)
         views = _views(states, queries, keys)
         parts = _cpu_backward(outer[0], *views, outer[1], lse, 0.0, segments.causal, scale=scale)
-        _view(into[0][queries], heads).add_(parts[0])
+        _view(into[0][queries], heads).copy_(parts[0])
         for rows, part in zip(into[1:], parts[1:], strict=True):
-            _view(rows[keys], heads).add_(part.sum(1, keepdim=True))  # over the query heads that a key head serves
+            torch.sum(part, 1, keepdim=True, out=_view(rows[keys], heads))  # over the query heads a key head serves
     for batch in segments.batches:
         outer = _gather(grad, batch.sources, batch), _gather(out, batch.sources, batch)
         lse, gathered = _gather(normaliser, batch.targets, batch), _gather_states(states, batch)
@@ -171,6 +190,7 @@ def _add_on_cpu(into: States, whole: States, states: States, segments: Segments,
         for rows, part in zip(into, map(_rows, parts), strict=True):
             served = part.unflatten(1, (rows.shape[1], -1))  # for keys, the query heads that each serves
             rows.index_copy_(0, batch.targets, served.squeeze(2) if served.shape[2] == 1 else served.sum(2))
+    return into[0][:-1], into[1][:-1], into[2][:-1]
 
 
 def _view(rows: Tensor, heads: int) -> Tensor:
@@ -210,11 +230,9 @@ def _ragged_attend(states: States, segments: Segments, scale: float) -> tuple[Te
     return out, torch.cat([lse.transpose(0, 1), lse.new_full((1, len(lse)), torch.inf)])
 
 
-def _add_ragged(into: States, whole: States, states: States, segments: Segments, scale: float) -> None:
+def _ragged_differentiate(whole: States, states: States, segments: Segments, scale: float) -> States:
     """On CUDA. The kernel reads the state of the random numbers for dropout only."""
     grad, out, lse = whole[0], whole[1], whole[2][:-1].transpose(0, 1).contiguous()
     causal, lengths = segments.causal, segments.cumulative(grad.device)
     unused = torch.zeros(2, dtype=torch.uint64, device=grad.device), torch.empty(0, device=grad.device)
-    parts = _cuda_backward(grad, *states, out, lse, *lengths, *segments.longest, 0.0, causal, *unused, scale=scale)
-    for rows, part in zip(into, parts, strict=True):
-        rows[: len(part)].add_(part)
+    return _cuda_backward(grad, *states, out, lse, *lengths, *segments.longest, 0.0, causal, *unused, scale=scale)

@@ -73,6 +73,11 @@ class Segments:
         return {}
 
     @cached_property
+    def unread(self) -> list[slice]:
+        """Stretches of keys that no query attends to."""
+        return [keys for tokens, keys in zip(self.queries, _spans(self.keys), strict=True) if not tokens]
+
+    @cached_property
     def lone(self) -> list[tuple[slice, slice]]:
         """Stretches of queries and keys that are computed one by one, in place."""
         together = set(self._short)
