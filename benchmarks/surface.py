@@ -6,18 +6,20 @@ sharing leaves v(1) + h + (s - v(G) - h) · (P + G (T - 1)) / (G (P + T)). Atten
 work that cannot be shared, so that the bound is out of reach where it dominates.
 
 Figures: ``cells``, each with P, T, G, seconds ``ours`` and ``padded``, ``rounds``, ``speedup``, ``bound``, ``share``;
-``model``; ``dtype``. A cell is measured in ``--rounds`` rounds, or in as many as fit in ``--budget`` seconds.
+``pictures``, seconds of the vision tower on as many copies of the picture; ``model``; ``dtype``. A cell is measured in
+``--rounds`` rounds, or in as many as begin within ``--budget`` seconds, ``--least`` at least.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -25,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.models import SHAPES, make_policy
 from benchmarks.results import command, make_parser, parse, record
-from benchmarks.timing import Spread, time_call
+from benchmarks.timing import Spread, alternate, time_call
 from benchmarks.updates import DTYPES, autocast, make_pictures
 from benchmarks.ways import PaddedRows, in_way
 from visplay.functional import token_logps
@@ -36,6 +38,20 @@ from visplay.types import Prompt
 PROMPTS, TOKENS, GROUPS = (300, 1000, 3000), (16, 128, 1024), (2, 8, 16)
 PADDED_TOKENS = 8192
 """Tokens of padded rows that are held for the way back at once."""
+
+
+class Limit(NamedTuple):
+    """How often a cell is measured.
+
+    Args:
+        rounds: At most.
+        least: At least.
+        budget: Seconds after which no further round begins.
+    """
+
+    rounds: int
+    least: int
+    budget: float
 
 
 class Surface:
@@ -82,21 +98,24 @@ class Surface:
         logps.sum().backward()
         self.policy.model.zero_grad()
 
-    def measure_cell(self, p: int, t: int, g: int, rounds: int, budget: float) -> dict[str, Any]:
-        """One cell of the grid."""
+    def measure_pictures(self, counts: Sequence[int], rounds: int) -> dict[int, float]:
+        """Median seconds of the vision tower on as many copies of the picture."""
+        seconds = alternate({count: lambda count=count: self.see(count) for count in counts}, rounds)
+        return {count: spread.median for count, spread in seconds.items()}
+
+    def measure_cell(self, p: int, t: int, g: int, limit: Limit, pictures: dict[int, float]) -> dict[str, Any]:
+        """One cell of the grid, given the seconds that pictures take."""
         prompt, ids = self.make_prompt(p), self._words(g * t).view(g, t).to(self.policy.device)
         rows = max(1, PADDED_TOKENS // (p + t))
         parts = {
             "ours": lambda: self.score(self.policy, prompt, ids, g),
             "padded": lambda: self.score(self.padded, prompt, ids, rows),
-            "one picture": lambda: self.see(1),
-            "all pictures": lambda: [self.see(min(rows, g - start)) for start in range(0, g, rows)],
             "head": lambda: self.head(g * t),
         }
-        seconds = within_budget(parts, rounds, budget)
+        seconds = within(limit, parts)
         median = {name: statistics.median(values) for name, values in seconds.items()}
-        text = median["padded"] - median["all pictures"] - median["head"]
-        least = median["one picture"] + median["head"] + text * (p + g * (t - 1)) / (g * (p + t))
+        text = median["padded"] - pictures[g] - median["head"]
+        least = pictures[1] + median["head"] + text * (p + g * (t - 1)) / (g * (p + t))
         speedup, bound = median["padded"] / median["ours"], median["padded"] / least
         return {
             "P": p,
@@ -115,12 +134,12 @@ class Surface:
         return torch.randint(1, 400, (count,), generator=self.draw)
 
 
-def within_budget(parts: dict[str, Callable[[], object]], rounds: int, budget: float) -> dict[str, list[float]]:
-    """Seconds of parts in alternating rounds, until ``rounds`` are done or ``budget`` seconds are over."""
+def within(limit: Limit, parts: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of parts in alternating rounds, as many as the limit allows."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     start = time.perf_counter()
-    for number in range(rounds):
-        if number and time.perf_counter() - start > budget:
+    for number in range(limit.rounds):
+        if number >= limit.least and time.perf_counter() - start > limit.budget:
             break
         for name, part in parts.items():
             seconds[name].append(time_call(part))
@@ -129,18 +148,18 @@ def within_budget(parts: dict[str, Callable[[], object]], rounds: int, budget: f
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All cells, after a small one that warms up."""
+    limit = Limit(options.rounds, options.least, options.budget)
     with tempfile.TemporaryDirectory() as folder:
         policy = make_policy(options.model, Path(folder), "cuda" if torch.cuda.is_available() else "cpu").train()
         policy.max_context_tokens = None
         surface = Surface(policy, SHAPES[options.model].side, DTYPES[options.dtype])
-        surface.measure_cell(min(options.P), min(options.T), min(options.G), 2, options.budget)
+        pictures = surface.measure_pictures([1, *options.G], options.rounds)
+        surface.measure_cell(min(options.P), min(options.T), min(options.G), limit, pictures)
         cells = []
-        for g in options.G:
-            for p in options.P:
-                for t in options.T:
-                    cells.append(surface.measure_cell(p, t, g, options.rounds, options.budget))
-                    show_cell(cells[-1])
-    return {"cells": cells, "model": options.model, "dtype": options.dtype}
+        for g, p, t in itertools.product(options.G, options.P, options.T):
+            cells.append(surface.measure_cell(p, t, g, limit, pictures))
+            show_cell(cells[-1])
+    return {"cells": cells, "pictures": pictures, "model": options.model, "dtype": options.dtype}
 
 
 def show_cell(cell: dict[str, Any]) -> None:
@@ -152,11 +171,12 @@ def show_cell(cell: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, print, and record where it is asked for; the key is the median share over the grid."""
+    """Measure, print, and record where it is asked for; the keys are the least and the median share over the grid."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", choices=SHAPES, default="8m")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--budget", type=float, default=10.0, help="seconds of a cell, after which no round begins")
+    parser.add_argument("--least", type=int, default=2, help="rounds of a cell whatever the budget")
     parser.add_argument("--P", type=int, nargs="+", default=PROMPTS, help="tokens of a prompt")
     parser.add_argument("--T", type=int, nargs="+", default=TOKENS, help="tokens of a completion")
     parser.add_argument("--G", type=int, nargs="+", default=GROUPS, help="completions of a group")
