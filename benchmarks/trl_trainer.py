@@ -1,10 +1,10 @@
-"""TRL's ``GRPOTrainer`` as a yardstick: seconds of its rollout, of its update and of its whole step.
+"""TRL's ``GRPOTrainer`` as a yardstick for ``benchmarks.step``: its rollout, its update and its whole step.
 
-Run it alone: ``python -m benchmarks.trl_trainer``; it needs the extra ``bench``. The trainer is TRL's own, and so is
-every optimisation step: ``GRPOTrainer.train`` sets up, and the body of its loop, ``_run_epoch``, does each step, an
-epoch being one step. No hub is asked. What TRL is given to be fast on one device:
+It needs the extra ``bench``. The trainer is TRL's own, and so is every optimisation step: ``GRPOTrainer.train`` sets
+up, and the body of its loop, ``_run_epoch``, does each step, an epoch being one step. No hub is asked. What TRL is
+given to be fast on one device:
 
-- as few micro-batches as memory allows (one, unless ``--batch`` says otherwise); completions are sampled once a step
+- as few micro-batches as memory allows (one, unless ``batch`` says otherwise); completions are sampled once a step
   for all of them, and with one update per rollout no pass for old log-probabilities is made;
 - no reference model (``beta=0``), no gradient checkpointing, no log, no report, no progress bar, no check-points;
 - the fused AdamW, which is its default, and ``sdpa``, transformers' default attention;
@@ -21,30 +21,17 @@ TRL 1.16 hands ``mm_token_type_ids`` on to Qwen's models, so nothing of it needs
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL.Image import Image as Picture
-from rich.console import Console
-from rich.table import Table
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.models import SHAPES, make_policy
-from benchmarks.rollout import alternate, make_prompts
-from visplay.tiny import ANSWER
-
-logger = logging.getLogger(__name__)
-
-QUESTION = "Where are the 2 red circles?"
 Precision = Literal["float32", "bf16-mixed", "bf16"]
 _FEATURES = Features({"prompt": List({"role": Value("string"), "content": Value("string")}), "image": Image()})
 
@@ -185,59 +172,3 @@ def _configure(output: Path, completions: int, settings: TRLSettings) -> GRPOCon
 def _alternating(completions: Sequence[object], **_: object) -> list[float]:
     """Rewards that differ within every group, so that every completion has a gradient."""
     return [float(i % 2) for i in range(len(completions))]
-
-
-def measure(model: str, folder: Path, prompts: int, settings: TRLSettings, rounds: int) -> dict[str, float]:
-    """Median seconds of rollout, update and step on N pictures of the model's side.
-
-    Raises:
-        RuntimeError: TRL's prompts are not those that ``Qwen2_5_VL.encode`` makes.
-    """
-    policy = make_policy(model, folder, "cpu")
-    pictures = [prompt.images[0] for prompt in make_prompts(policy, SHAPES[model].side, prompts)]
-    asked = [policy.encode(str(i), ANSWER, picture, question=QUESTION) for i, picture in enumerate(pictures)]
-    never = (*policy.banned_token_ids.tolist(), *policy.stop_token_ids)
-    settings = replace(settings, suppressed=never)
-    step = TRLStep(Path(policy.path), folder / "trl", [QUESTION] * prompts, pictures, settings)
-    inputs = step.rollout()
-    ours = policy.collate(asked).input_ids.repeat_interleave(settings.group, 0)
-    if not ours.equal(inputs["prompt_ids"].cpu()):
-        raise RuntimeError(f"TRL's prompts {tuple(inputs['prompt_ids'].shape)} differ from ours {tuple(ours.shape)}")
-    parts = {"rollout": step.rollout, "update": lambda: step.update(inputs), "step": step.step}
-    return alternate(parts, rounds)
-
-
-def main() -> None:
-    """Measure, print, and write where it is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=SHAPES, default="20m", help="a shape")
-    parser.add_argument("--prompts", type=int, default=4, help="N, each with a picture of its own")
-    parser.add_argument("--group", type=int, default=8, help="G, completions per prompt")
-    parser.add_argument("--tokens", type=int, default=64, help="T, tokens of a completion")
-    parser.add_argument("--batch", type=int, action="append", help="completions of a micro-batch; may be repeated")
-    parser.add_argument("--precision", action="append", choices=get_args(Precision), help="may be repeated")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that count; one more warms up")
-    parser.add_argument("--write", type=Path, help="a JSON file for the figures")
-    options = parser.parse_args()
-    results: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for precision in options.precision or ["bf16-mixed"]:
-            for batch in options.batch or [options.prompts * options.group]:
-                settings = TRLSettings(options.group, options.tokens, batch, precision)
-                figures = measure(options.model, Path(folder), options.prompts, settings, options.rounds)
-                results[f"{precision}, micro-batches of {batch}"] = figures
-    _show(options, results)
-    if options.write:
-        options.write.write_text(json.dumps(results, indent=2) + "\n")
-
-
-def _show(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> None:
-    sizes = f"{options.model}: {options.prompts} x {options.group} x {options.tokens}"
-    table = Table("", "rollout", "update", "step", title=f"{sizes}, seconds, median of {options.rounds}")
-    for label, figures in results.items():
-        table.add_row(label, *(f"{seconds:.2f}" for seconds in figures.values()))
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
