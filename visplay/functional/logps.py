@@ -71,11 +71,13 @@ class _TokenLogps(torch.autograd.Function):
         ctx.settings = settings
         results = hidden.new_empty((3, len(hidden)), dtype=torch.promote_types(ctx.dtype, torch.float32))
         for rows, logits in _chunks(hidden, weight, settings, ctx.dtype):
-            normalisers = logits.logsumexp(1, keepdim=True)
-            scores = logits.sub_(normalisers)  # log-probabilities of the whole vocabulary
-            results[0, rows] = scores.gather(1, targets[rows, None]).squeeze(1)
-            results[1, rows] = -torch.linalg.vecdot(scores.exp(), scores)
-            results[2, rows] = normalisers.squeeze(1)
+            highest = logits.amax(1, keepdim=True)
+            chosen = logits.gather(1, targets[rows, None]).squeeze(1)
+            weights = logits.sub_(highest).exp_()  # softmax is weights / total; all in one place
+            total = weights.sum(1)
+            results[2, rows] = highest.squeeze(1) + total.log()
+            results[0, rows] = chosen - results[2, rows]
+            results[1, rows] = total.log() + torch.special.entr(weights, out=weights).sum(1) / total
         logps, entropies, normalisers = results.unbind()
         ctx.save_for_backward(hidden, weight, targets, entropies, normalisers)
         if not settings.entropy_gradient:
