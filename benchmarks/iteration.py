@@ -68,7 +68,7 @@ def measure(rounds: int) -> dict[str, Spread]:
 
 def main() -> None:
     """Measure, print, and record where it is asked for."""
-    options = parse(make_parser(__doc__))
+    options = parse(make_parser(__doc__), least_rounds=1)
     seconds = measure(options.rounds)
     table = Table("stage", "seconds", title=f"One iteration, median of {options.rounds}")
     for name, spread in seconds.items():
