@@ -70,14 +70,9 @@ class _TokenLogps(torch.autograd.Function):
         ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         ctx.settings = settings
         results = hidden.new_empty((3, len(hidden)), dtype=torch.promote_types(ctx.dtype, torch.float32))
-        for rows, logits in _chunks(hidden, weight, settings, ctx.dtype):
-            highest = logits.amax(1, keepdim=True)
-            chosen = logits.gather(1, targets[rows, None]).squeeze(1)
-            weights = logits.sub_(highest).exp_()  # softmax is weights / total; all in one place
-            total = weights.sum(1)
-            results[2, rows] = highest.squeeze(1) + total.log()
-            results[0, rows] = chosen - results[2, rows]
-            results[1, rows] = total.log() + torch.special.entr(weights, out=weights).sum(1) / total
+        cast = weight.to(ctx.dtype)
+        for rows in _chunks(len(hidden), settings.chunk_size):
+            results[:, rows] = _score(hidden[rows].to(ctx.dtype), cast, targets[rows], settings)
         logps, entropies, normalisers = results.unbind()
         ctx.save_for_backward(hidden, weight, targets, entropies, normalisers)
         if not settings.entropy_gradient:
@@ -92,21 +87,34 @@ class _TokenLogps(torch.autograd.Function):
         settings: _Settings = ctx.settings
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for rows, logits in _chunks(hidden, weight, settings, ctx.dtype):
-            scores = logits.sub_(normalisers[rows, None])
-            down = -grad_logps[rows, None]
+        cast = weight.to(ctx.dtype)
+        for rows in _chunks(len(hidden), settings.chunk_size):
+            states, down = hidden[rows].to(ctx.dtype), -grad_logps[rows, None]
+            grad = _logits(states, cast, settings).sub_(normalisers[rows, None])
             if settings.entropy_gradient:
-                down = down - grad_entropies[rows, None] * (scores + entropies[rows, None])
-            grad = scores.exp_().mul_(down)
-            grad.scatter_add_(1, targets[rows, None], grad_logps[rows, None])
+                down = down - grad_entropies[rows, None] * (grad + entropies[rows, None])
+            grad = grad.exp_().mul_(down).scatter_add_(1, targets[rows, None], grad_logps[rows, None])
             if settings.banned is not None:
                 grad.index_fill_(1, settings.banned, 0.0)
             grad = grad.div_(settings.temperature).to(ctx.dtype)
             if grad_hidden is not None:
-                grad_hidden[rows] = grad @ weight.to(ctx.dtype)
+                grad_hidden[rows] = grad @ cast
             if grad_weight is not None:
-                _add_product(grad_weight, grad.T, hidden[rows].to(ctx.dtype))
+                _add_product(grad_weight, grad.T, states)
+            del grad, down  # or they would be held while the next chunk is made
         return grad_hidden, grad_weight, None, None
+
+
+def _score(hidden: Tensor, weight: Tensor, targets: Tensor, settings: _Settings) -> Tensor:
+    """Log-probabilities, entropies and normalisers of a chunk, (3, rows); all is computed in the logits' place."""
+    logits = _logits(hidden, weight, settings)
+    highest = logits.amax(1, keepdim=True)
+    chosen = logits.gather(1, targets[:, None]).squeeze(1)
+    weights = logits.sub_(highest).exp_()  # softmax is weights / total
+    total = weights.sum(1)
+    normalisers = highest.squeeze(1) + total.log()
+    entropies = total.log() + torch.special.entr(weights, out=weights).sum(1) / total
+    return torch.stack([chosen - normalisers, entropies, normalisers])
 
 
 def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
@@ -117,18 +125,19 @@ def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
         into.add_(left @ right)
 
 
-def _chunks(hidden: Tensor, weight: Tensor, settings: _Settings, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Rows and their logits (rows, V) at the temperature, free to be overwritten."""
-    weight = weight.to(dtype)
-    for start in range(0, len(hidden), settings.chunk_size):
-        rows = slice(start, start + settings.chunk_size)
-        logits = F.linear(hidden[rows].to(dtype), weight)
-        logits = logits.to(torch.promote_types(dtype, torch.float32))
-        if settings.temperature != 1.0:
-            logits.div_(settings.temperature)
-        if settings.banned is not None:
-            logits.index_fill_(1, settings.banned, _BANNED_LOGIT)
-        yield rows, logits
+def _chunks(rows: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _logits(hidden: Tensor, weight: Tensor, settings: _Settings) -> Tensor:
+    """Logits (rows, V) at the temperature, free to be overwritten."""
+    logits = F.linear(hidden, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if settings.temperature != 1.0:
+        logits.div_(settings.temperature)
+    if settings.banned is not None:
+        logits.index_fill_(1, settings.banned, _BANNED_LOGIT)
+    return logits
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk_size: int) -> None:
