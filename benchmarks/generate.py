@@ -1,4 +1,4 @@
-"""The yardstick: transformers' own ``generate``."""
+"""The yardstick, transformers' own ``generate``, and what makes all samples alike in length."""
 
 from __future__ import annotations
 
@@ -34,3 +34,9 @@ def plain_generate(policy: Qwen2_5_VL, prompts: Sequence[Prompt], n: int, tokens
         suppress_tokens=policy.banned_token_ids.tolist(),
     )
     return sampled[:, batch.input_ids.shape[1] :]
+
+
+def ban_stops(policy: Qwen2_5_VL) -> None:
+    """Let no completion of a policy end by itself, so that all are as long as their limit."""
+    stops = torch.tensor(policy.stop_token_ids, device=policy.device)
+    policy.banned_token_ids = torch.cat([policy.banned_token_ids, stops])

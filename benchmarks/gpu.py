@@ -25,18 +25,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.flops import packed_work, update_flops
-from benchmarks.generate import plain_generate
+from benchmarks.generate import ban_stops, plain_generate
 from benchmarks.models import SHAPES, RandomPolicy
 from benchmarks.peak import measure_peak, model_products
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import Spread, alternate
-from benchmarks.updates import Size, autocast, make_batch, make_prompts, make_update
+from benchmarks.updates import DTYPES, Size, autocast, make_batch, make_prompts, make_update
 from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
 from visplay.modules import Qwen2_5_VL
 from visplay.modules.attention import GROUPED_SDPA
 from visplay.types import Sampling
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 COMPUTE = torch.bfloat16
 CONTEXT = 4096
 PATHS = {"packed": (GROUPED_SDPA, False), "packed, checkpointed": (GROUPED_SDPA, True), "fallback": ("sdpa", False)}
@@ -79,8 +78,7 @@ def measure_updates(policy: Qwen2_5_VL, size: Size, peak: float, rounds: int) ->
 
 def measure_rollout(policy: Qwen2_5_VL, size: Size, vllm: bool, rounds: int) -> dict[str, Spread]:
     """Tokens per second of the engines and of ``generate``; no completion ends before its limit."""
-    stops = torch.tensor(policy.stop_token_ids, device=policy.device)
-    policy.banned_token_ids = torch.cat([policy.banned_token_ids, stops])
+    ban_stops(policy)
     prompts, sampling = make_prompts(policy, size), Sampling(size.group, size.tokens)
     engines: dict[str, RolloutEngine] = {"TransformersRollout": TransformersRollout()}
     if vllm:

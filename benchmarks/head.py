@@ -6,7 +6,8 @@ inputs (hidden states, weight, targets) there already; on CUDA both are of the a
 few MiB, so one round will do; the seconds are those of the fastest of ``--repeats`` calls.
 
 Figures: ``rows``, for each precision and way ``growth_mib``, ``whole_mib`` and ``seconds``; ``ratios``, for each
-precision lean over full of both; ``shape``. The headline key is the ratio of growth in bfloat16.
+precision lean over full of both; ``shape``. The headline key is the ratio of growth in the first precision of
+``--dtypes``, which the figures name first.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from torch import Tensor
 
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import Spread, time_call
+from benchmarks.updates import DTYPES
 from visplay.functional.logps import token_logps
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 LEAN, FULL = "lean", "full logits"
 
 

@@ -29,6 +29,12 @@ class Shape:
     vision: dict[str, Any] = field(default_factory=dict)
 
 
+_SMALL_TEXT = {
+    "vocab_size": 4096,
+    "max_position_embeddings": 4096,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+}
+_SMALL_VISION = {"hidden_size": 256, "intermediate_size": 512, "window_size": 112}
 _LARGE_TEXT = {
     "max_position_embeddings": 32768,
     "initializer_range": 0.02,
@@ -49,43 +55,15 @@ SHAPES = {
     "tiny": Shape(side=56),
     "20m": Shape(
         side=224,
-        text={
-            "vocab_size": 4096,
-            "hidden_size": 384,
-            "intermediate_size": 1152,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 6,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
-        },
-        vision={
-            "depth": 6,
-            "hidden_size": 256,
-            "intermediate_size": 512,
-            "out_hidden_size": 384,
-            "window_size": 112,
-            "fullatt_block_indexes": [2, 5],
-        },
+        text=_SMALL_TEXT
+        | {"hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 8, "num_attention_heads": 6},
+        vision=_SMALL_VISION | {"depth": 6, "out_hidden_size": 384, "fullatt_block_indexes": [2, 5]},
     ),
     "8m": Shape(
         side=224,
-        text={
-            "vocab_size": 4096,
-            "hidden_size": 256,
-            "intermediate_size": 768,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
-        },
-        vision={
-            "depth": 3,
-            "hidden_size": 256,
-            "intermediate_size": 512,
-            "out_hidden_size": 256,
-            "window_size": 112,
-            "fullatt_block_indexes": [2],
-        },
+        text=_SMALL_TEXT
+        | {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4},
+        vision=_SMALL_VISION | {"depth": 3, "out_hidden_size": 256, "fullatt_block_indexes": [2]},
     ),
     "3b": Shape(
         side=448,

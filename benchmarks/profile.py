@@ -23,12 +23,12 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity
 
 from benchmarks.flops import forward_flops, packed_work, update_flops
-from benchmarks.models import SHAPES, make_policy
+from benchmarks.models import make_policy
 from benchmarks.overhead import measure_overhead
 from benchmarks.peak import measure_peak, model_products
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import alternate
-from benchmarks.updates import DTYPES, Size, make_batch, make_update
+from benchmarks.updates import DTYPES, add_size, make_batch, make_update, read_size
 from visplay.modules import Qwen2_5_VL
 
 OPERATORS = 15
@@ -50,7 +50,7 @@ def profile_operators(run: Callable[[], object]) -> list[dict[str, Any]]:
 
 def measure_update(policy: Qwen2_5_VL, options: argparse.Namespace) -> dict[str, Any]:
     """The peak and the update in each precision, and the operators of the first."""
-    size = _size(options)
+    size = read_size(options)
     batch = make_batch(policy, size)
     work = packed_work(policy, batch)
     cube = options.cube
@@ -71,7 +71,7 @@ def measure_update(policy: Qwen2_5_VL, options: argparse.Namespace) -> dict[str,
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
-    size, device = _size(options), "cuda" if torch.cuda.is_available() else "cpu"
+    size, device = read_size(options), "cuda" if torch.cuda.is_available() else "cpu"
     precision = {"bfloat16": "bf16-mixed", "float32": "32-true"}[options.dtypes[0]]
     with tempfile.TemporaryDirectory() as folder:
         policy = make_policy(options.model, Path(folder), device).train()
@@ -106,11 +106,8 @@ def show(figures: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print, and record where it is asked for."""
     parser = make_parser(__doc__)
-    parser.add_argument("--model", choices=SHAPES, default="20m")
+    add_size(parser, prompts=4)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="the first gives the keys")
-    parser.add_argument("--prompts", type=int, default=4, help="N")
-    parser.add_argument("--group", type=int, default=8, help="G")
-    parser.add_argument("--tokens", type=int, default=64, help="T")
     parser.add_argument("--cube", type=int, default=4096, help="side of the square product")
     options = parse(parser)
     figures = measure(options)
@@ -119,10 +116,6 @@ def main() -> None:
         share = figures["update"][options.dtypes[0]]["share"]
         keys = {"matmul_peak_share": share, "overhead_share": figures["overhead"]["share"]}
         record("profile", figures, keys, command(), options.write)
-
-
-def _size(options: argparse.Namespace) -> Size:
-    return Size(options.prompts, options.group, options.tokens, SHAPES[options.model].side)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.generate import plain_generate
+from benchmarks.generate import ban_stops, plain_generate
 from benchmarks.models import SHAPES, make_policy
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import Spread, alternate
+from benchmarks.updates import make_pictures
 from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import ANSWER
@@ -41,11 +40,9 @@ Figures = dict[str, dict[str, Spread]]
 
 def make_prompts(policy: Qwen2_5_VL, side: int, pictures: int, questions: int = 1) -> list[Prompt]:
     """Prompts about random pictures, ``questions`` about each."""
-    noise = np.random.default_rng(pictures)
-    images = [Image.fromarray(noise.integers(0, 255, (side, side, 3), dtype=np.uint8)) for _ in range(pictures)]
     return [
         policy.encode(f"{i}/{j}", ANSWER, image, question=f"Where are the {j + 2} red circles?")
-        for i, image in enumerate(images)
+        for i, image in enumerate(make_pictures(pictures, side))
         for j in range(questions)
     ]
 
@@ -54,8 +51,7 @@ def measure(name: str, rounds: int, many: Sequence[int], folder: Path) -> Figure
     """All figures of one model, for as many sequences at once."""
     policy = make_policy(name, folder, "cuda" if torch.cuda.is_available() else "cpu")
     side = SHAPES[name].side
-    never = torch.cat([policy.banned_token_ids, torch.tensor(policy.stop_token_ids, device=policy.device)])
-    policy.banned_token_ids = never  # no completion ends by itself
+    ban_stops(policy)
     vllm = VLLMRollout(EngineSettings(cache_gib=2.0, max_sequences=256))
     engines: dict[str, RolloutEngine] = {"TransformersRollout": TransformersRollout(256), "VLLMRollout": vllm}
     figures: Figures = {}

@@ -20,11 +20,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.models import SHAPES, make_policy
+from benchmarks.generate import ban_stops
+from benchmarks.models import make_policy
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import Spread, alternate
 from benchmarks.trl_trainer import TRLSettings, TRLStep
-from benchmarks.updates import DTYPES, Size, autocast, make_batch, make_pictures, make_update
+from benchmarks.updates import DTYPES, Size, add_size, autocast, make_batch, make_pictures, make_update, read_size
 from benchmarks.ways import PaddedRows, SharedCache, in_way
 from visplay.callbacks import TransformersRollout
 from visplay.modules import GRPOConfig, Qwen2_5_VL, Reasoner
@@ -89,11 +90,10 @@ def trl_parts(policy: Qwen2_5_VL, size: Size, dtype: torch.dtype, folder: Path) 
 
 def measure(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
     """All figures of one precision."""
-    size = Size(options.prompts, options.group, options.tokens, SHAPES[options.model].side)
+    size = read_size(options)
     with tempfile.TemporaryDirectory() as name:
         policy = make_policy(options.model, Path(name), "cuda" if torch.cuda.is_available() else "cpu").train()
-        stops = torch.tensor(policy.stop_token_ids, device=policy.device)
-        policy.banned_token_ids = torch.cat([policy.banned_token_ids, stops])  # no completion ends by itself
+        ban_stops(policy)
         parts = our_parts(policy, size, DTYPES[dtype]) | trl_parts(policy, size, DTYPES[dtype], Path(name))
         seconds = alternate(parts, options.rounds)
         prompt = policy.encode("", ANSWER, make_pictures(1, size.side)[0], question=QUESTION)
@@ -126,11 +126,8 @@ def speedups(figures: dict[str, Any]) -> dict[str, float]:
 def main() -> None:
     """Measure, print, and record where it is asked for; keys and section of float32 say so in their names."""
     parser = make_parser(__doc__)
-    parser.add_argument("--model", choices=SHAPES, default="20m")
+    add_size(parser, prompts=1)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="to compute in")
-    parser.add_argument("--prompts", type=int, default=1, help="N")
-    parser.add_argument("--group", type=int, default=8, help="G")
-    parser.add_argument("--tokens", type=int, default=64, help="T")
     options = parse(parser)
     for dtype in options.dtypes:
         figures, suffix = measure(options, dtype), "" if dtype == "bfloat16" else f"_{dtype}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch.optim import AdamW, Optimizer
 
+from benchmarks.models import SHAPES
 from visplay.clock import Clock
 from visplay.functional import group_advantages
 from visplay.modules import GRPOConfig, Qwen2_5_VL
@@ -38,6 +40,19 @@ class Size:
     group: int
     tokens: int
     side: int
+
+
+def add_size(parser: argparse.ArgumentParser, prompts: int) -> None:
+    """Give a parser the arguments ``--model``, ``--prompts`` with a default, ``--group`` and ``--tokens``."""
+    parser.add_argument("--model", choices=SHAPES, default="20m")
+    parser.add_argument("--prompts", type=int, default=prompts, help="N")
+    parser.add_argument("--group", type=int, default=8, help="G")
+    parser.add_argument("--tokens", type=int, default=64, help="T")
+
+
+def read_size(options: argparse.Namespace) -> Size:
+    """What the arguments of ``add_size`` say."""
+    return Size(options.prompts, options.group, options.tokens, SHAPES[options.model].side)
 
 
 def make_pictures(count: int, side: int) -> list[Image.Image]:

@@ -19,6 +19,17 @@ CASES = {
 }
 
 
+@pytest.fixture
+def fresh_caches():
+    """What was found out of the machine before is not known, and what is found out within is not kept."""
+    caches = module.many_token_dtype, module.why_not_attended
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
 def _visible(packing):
     """(L, L) bool, written out token by token."""
     owner = [("prompt", n) for n, tokens in enumerate(packing.prompts) for _ in range(tokens)]
@@ -107,9 +118,10 @@ def test_deterministic_and_in_autocast():
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_half_precision_is_computed_in_float32_where_the_processor_has_no_such_products(monkeypatch, native):
+def test_half_precision_is_computed_in_float32_where_the_processor_has_no_such_products(
+    fresh_caches, monkeypatch, native
+):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
-    module.many_token_dtype.cache_clear()
     used = torch.bfloat16 if native else torch.float32
     cpu = torch.device("cpu")
     assert module.many_token_dtype(cpu, torch.bfloat16) == used
@@ -133,7 +145,6 @@ def test_half_precision_is_computed_in_float32_where_the_processor_has_no_such_p
     assert [out.dtype for out in outs] == [torch.bfloat16] * 3
     assert set(seen[:-1]) == {used}
     assert seen[-1] == torch.bfloat16
-    module.many_token_dtype.cache_clear()
 
 
 def test_no_gradient_is_kept_without_one():
@@ -162,11 +173,11 @@ def test_without_packing_it_is_the_ordinary_attention():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_the_kernels_are_tried_before_they_are_relied_on(dtype, monkeypatch):
+def test_the_kernels_are_tried_before_they_are_relied_on(dtype, fresh_caches, monkeypatch):
     cpu = torch.device("cpu")
-    module.can_attend.cache_clear()
-    assert module.can_attend(cpu, dtype)
-    assert not module.can_attend(torch.device("mps"), dtype)
+    missing = f"there is no kernel for {dtype} on"
+    assert module.why_not_attended(cpu, dtype) is None
+    assert module.why_not_attended(torch.device("mps"), dtype) == f"{missing} mps"
     forward = module._cpu_forward
 
     def in_bits(*arguments, **settings):
@@ -176,11 +187,11 @@ def test_the_kernels_are_tried_before_they_are_relied_on(dtype, monkeypatch):
     def gone(*arguments, **settings):
         raise RuntimeError("no such kernel")
 
-    for broken in (in_bits, gone):
-        module.can_attend.cache_clear()
+    wrong = f"the kernels for {dtype} on cpu do not agree with a masked softmax"
+    for broken, reason in ((in_bits, wrong), (gone, f"{missing} cpu")):
+        module.why_not_attended.cache_clear()
         monkeypatch.setattr(module, "_cpu_forward", broken)
-        assert not module.can_attend(cpu, dtype)
-    module.can_attend.cache_clear()
+        assert module.why_not_attended(cpu, dtype) == reason
 
 
 def test_the_kernels_of_cuda_take_what_they_are_given():

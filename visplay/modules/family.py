@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from visplay.modules.attention import GROUPED_SDPA
 from visplay.modules.loading import Part
-from visplay.modules.packed_attention import can_attend
+from visplay.modules.packed_attention import why_not_attended
 from visplay.modules.packing import Packing
 
 
@@ -113,4 +113,4 @@ class Family(nn.Module, ABC):
         device = self.model.device
         in_autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if in_autocast else self.model.dtype
-        return None if can_attend(device, dtype) else f"there is no kernel for {dtype} on {device.type}"
+        return why_not_attended(device, dtype)

@@ -60,18 +60,20 @@ def many_token_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 
 @functools.cache
-def can_attend(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether packed attention can be computed there: kernels exist, and agree with a masked softmax.
+def why_not_attended(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why packed attention cannot be computed there; None where kernels exist, and agree with a masked softmax.
 
     The kernels that return and take log-normalisers are torch's own, but not of its public interface; so they are
     tried, once for a device and a precision, on one small group. On CUDA they take half precision only.
     """
+    missing = f"there is no kernel for {dtype} on {device.type}"
     if device.type != "cpu" and not (device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)):
-        return False
+        return missing
     try:
-        return _agrees(device, dtype)
+        agrees = _agrees(device, dtype)
     except (RuntimeError, TypeError, NotImplementedError):
-        return False
+        return missing
+    return None if agrees else f"the kernels for {dtype} on {device.type} do not agree with a masked softmax"
 
 
 @torch.enable_grad()

@@ -241,6 +241,9 @@ class VLM(Family):
 
         Returns:
             Log-probabilities of the tokens and entropies of their distributions, both (N, G, T) in nats; 0 at padding.
+
+        Raises:
+            ValueError: ``gradient_checkpointing`` where groups are not packed into one row; see ``why_not_packed``.
         """
         scores = token_logps(
             self._predictors(prompts, token_ids, mask),
