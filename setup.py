@@ -14,6 +14,7 @@ EXTRAS = {
         "liger-kernel>=0.8.5,<0.9",
         "mypy>=1.15",
         "nltk>=3.9",
+        "openai>=2",
         "peft>=0.21",
         "pre-commit>=4",
         "pytest>=8.3",

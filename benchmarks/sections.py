@@ -68,6 +68,13 @@ def clustering_tables(figures: Figures) -> str:
     return told + "\n" + grid(figures["seconds"], "seconds")
 
 
+def evaluation_tables(figures: Figures) -> str:
+    """Seconds by stage, and memory."""
+    told = facts({"rows": figures["rows"], "milliseconds_per_row": figures["milliseconds_per_row"]})
+    stages = {f"`{name}`": {"seconds": seconds} for name, seconds in figures["seconds"].items()}
+    return told + f"\nMemory grows by {number(figures['growth_mib'])} MiB.\n\n" + grid(stages, "stage")
+
+
 def head_tables(figures: Figures) -> str:
     """Memory and seconds of both ways, and the ratios of memory."""
     rows = {f"{way}, {dtype}": row for dtype, ways in figures["rows"].items() for way, row in ways.items()}
@@ -173,6 +180,14 @@ SECTIONS = {
         "Ours, and the released code's way (every pair scored with nltk, linked with scikit-learn), timed on a\n"
         "part of the questions and extrapolated by the number of pairs.",
         clustering_tables,
+    ),
+    "evaluation": Section(
+        "Evaluation",
+        "Rows of a parquet file, answered at once by an engine that only writes text: one greedy answer and two\n"
+        "samples a row, one row in 25 with an answer that needs mathematics to be graded. `milliseconds_per_row` are\n"
+        "those of grading and of the rest: writing rows, metrics with their intervals, and the trainer. Memory is\n"
+        "what the process holds of its own, at its peak against after a fifth of the rows.",
+        evaluation_tables,
     ),
     "gpu": Section(
         "CUDA",

@@ -49,5 +49,8 @@ TARGETS = {
     "cluster_4096_seconds": Target("clustering of 4096 questions, seconds", 3.0, at_most=True),
     "cluster_512x8_seconds": Target("clustering of 512 groups of 8 questions, seconds", 0.5, at_most=True),
     "overhead_share": Target("share of a step that is neither model nor optimiser nor sampling", 0.03, at_most=True),
+    "evaluation_ms_per_row": Target(
+        "evaluating a row besides decoding, prompt and generation, milliseconds", 2.0, at_most=True
+    ),
     "matmul_peak_share": Target("share of the measured peak of matrix products in an update", 0.20),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -57,8 +58,13 @@ def alternate(parts: dict[K, Callable[[], object]], rounds: int = ROUNDS) -> dic
 
 def synchronize() -> None:
     """Wait until an accelerator has done what it was told."""
-    if torch.cuda.is_available():
+    if _has_accelerator():
         torch.cuda.synchronize()
+
+
+@cache
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available()  # asking takes longer than many of the calls that are timed
 
 
 def time_call(part: Callable[[], object]) -> float:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+
 import datasets
 import pytest
 import torch
+import yaml
 
+from data.benchmark_tables import CONFIGS, FolderHub
+from judge_server import KEY, JudgeServer, Reply, Seen, honest
+from visplay.commands import prepare
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import BASE
 
@@ -39,3 +46,35 @@ def fresh_base() -> Qwen2_5_VL:
     vlm = Qwen2_5_VL(str(BASE))
     vlm.load()
     return vlm
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Start a judge's server and point the environment to it."""
+    with ExitStack() as servers:
+
+        def start(script: Callable[[Seen, int], Reply] = honest) -> JudgeServer:
+            server = servers.enter_context(JudgeServer(script))
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            monkeypatch.setenv("OPENAI_API_KEY", KEY)
+            monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """The configuration of the eight with a folder of its own, prepared from a stand-in for the Hub."""
+    folder = tmp_path / "prepared"
+    override = tmp_path / "folder.yaml"
+    override.write_text(yaml.safe_dump({"data": {"init_args": {"benchmarks": {"folder": str(folder)}}}}))
+    hub = FolderHub(tmp_path / "hub")
+    arguments = [f"--config={CONFIGS / 'benchmarks.yaml'}", f"--config={override}"]
+    prepare.run(arguments, hub)
+    return arguments, hub, folder
+
+
+@pytest.fixture
+def suite(prepared):
+    return prepare.read_suite([argument.removeprefix("--config=") for argument in prepared[0]])

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from visplay.__main__ import main
 from visplay.callbacks import RolloutEngine, VLLMRollout, VLLMServerRollout
 from visplay.cli import VisPlayCLI, run
+from visplay.data.benchmark_suite import BenchmarkSuite
 from visplay.functional import minority_difficulty
 from visplay.modules import VLM, Questioner, Qwen2_5_VL, Reasoner
 from visplay.tiny import ANSWER, ASK, QUESTION_KINDS
@@ -30,6 +32,7 @@ def parse(monkeypatch, tmp_path):
 CONFIGS = {path.stem: yaml.safe_load(path.read_text()).get("model", {}) for path in (ROOT / "configs").glob("*.yaml")}
 BASES = sorted(name for name, model in CONFIGS.items() if "class_path" in model)
 SELF_PLAY = [name for name in BASES if CONFIGS[name]["class_path"] == "visplay.modules.VisPlay"]
+EIGHT = ["mmmu", "mm_vet", "realworldqa", "visnumbench", "mathverse", "mathvision", "hallusionbench", "mmstar"]
 OVERLAYS = sorted(CONFIGS.keys() - {*BASES})
 
 
@@ -44,7 +47,7 @@ def test_every_config_is_instantiated_without_loading_weights(parse, config):
 
 
 def test_every_overlay_is_tested():
-    assert OVERLAYS == ["released_code", "vllm", "vllm_server"]
+    assert OVERLAYS == ["benchmarks", "paper_protocol", "released_code", "vllm", "vllm_server"]
 
 
 @pytest.mark.parametrize(("overlay", "engine"), [("vllm", VLLMRollout), ("vllm_server", VLLMServerRollout)])
@@ -52,6 +55,16 @@ def test_every_overlay_is_tested():
 def test_every_config_with_vllm(parse, config, overlay, engine):
     cli = parse(_config(config), _config(overlay))
     assert [type(each) for each in cli.trainer.callbacks if isinstance(each, RolloutEngine)] == [engine]
+
+
+@pytest.mark.parametrize("config", BASES)
+def test_every_config_with_the_benchmarks(parse, config):
+    assert parse(_config(config), _config("paper_protocol")).datamodule.suite == BenchmarkSuite(max_images=1)
+    suite = parse(_config(config), _config("benchmarks")).datamodule.suite
+    assert [source.name for source in suite.sources] == EIGHT
+    assert (suite.max_images, suite.validation) == (None, ("mmstar",))
+    together = parse(_config(config), _config("benchmarks"), _config("paper_protocol")).datamodule.suite
+    assert together == replace(suite, max_images=1)
 
 
 @pytest.mark.parametrize("config", SELF_PLAY)
@@ -140,6 +153,22 @@ def test_a_value_that_a_constructor_refuses_ends_with_its_words(parse, capsys, a
     with pytest.raises(SystemExit, match="2"):
         parse("--config", TINY, argument)
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_checkpoint_is_not_read_for_settings(parse, tmp_path):
+    path = tmp_path / "run.ckpt"
+    path.write_text("many gigabytes of weights")
+    assert parse("--config", TINY, f"--ckpt_path={path}").config["fit"]["ckpt_path"] == str(path)
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_questioner_alone_is_not_evaluated(monkeypatch, tmp_path, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    with pytest.raises(SystemExit, match="2"):
+        run([command, _config("tiny_questioner")])
+    assert "model: a Questioner alone does not answer" in capsys.readouterr().err.splitlines()[-1]
+    torch.use_deterministic_algorithms(False)
 
 
 def test_help_is_quick_and_loads_nothing_heavy(capsys):

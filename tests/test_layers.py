@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "visplay"
+PROGRAM = ["cli", "commands"]
 FORBIDDEN = {
-    "functional": ["modules", "callbacks", "data", "metrics", "tiny", "cli", "prompts", "clock"],
-    "metrics": ["modules", "callbacks", "data", "tiny", "cli"],
-    "modules": ["callbacks", "data", "tiny", "cli"],
-    "data": ["modules", "callbacks", "tiny", "cli"],
-    "callbacks": ["tiny", "cli"],
-    "tiny": ["modules", "callbacks", "cli"],
+    "functional": [
+        *("modules", "callbacks", "data", "metrics", "judge", "evaluation", "tiny", "prompts", "clock", "answered"),
+        *PROGRAM,
+    ],
+    "metrics": ["modules", "callbacks", "data", "judge", "evaluation", "tiny", *PROGRAM],
+    "judge": ["modules", "callbacks", "data", "metrics", "evaluation", "tiny", *PROGRAM],
+    "evaluation": ["modules", "callbacks", "tiny", *PROGRAM],
+    "modules": ["callbacks", "data", "judge", "evaluation", "tiny", *PROGRAM],
+    "data": ["modules", "callbacks", "metrics", "judge", "evaluation", "tiny", *PROGRAM],
+    "callbacks": ["tiny", *PROGRAM],
+    "tiny": ["modules", "callbacks", "metrics", "judge", "evaluation", *PROGRAM],
+    "commands": ["cli"],
 }
 
 

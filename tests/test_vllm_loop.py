@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from visplay.callbacks import VLLMRollout
 from visplay.cli import run
+from visplay.evaluation import RowStore
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = 320
@@ -37,6 +39,35 @@ def fit(monkeypatch, tmp_path):
         return folder, [row["heldout_sampled"] for row in rows]
 
     return fit
+
+
+def test_base_and_evolved_are_tested_with_one_engine(fit, tmp_path, monkeypatch):
+    """The answers are those of the other engine, for both models; the engine is started once."""
+    monkeypatch.setattr(sys.modules[__name__], "SHORT", [*SHORT, "--model.reasoner.grpo.steps=4"])
+    checkpoint = fit()[0] / "checkpoints" / "phase-01.ckpt"
+    starts = []
+    start = VLLMRollout._start
+    monkeypatch.setattr(VLLMRollout, "_start", lambda self, policy: starts.append(policy.path) or start(self, policy))
+
+    def evaluate(*overlays):
+        folder = tmp_path / "-".join(["evaluation", *overlays])
+        configs = [f"--config=configs/{name}.yaml" for name in ("tiny", *overlays)]
+        options = [f"--evaluation.folder={folder}", f"--ckpt_path={checkpoint}", f"--data.cache={tmp_path / 'images'}"]
+        questions = ["--data.heldout_questions=96", "--data.heldout_votes=2"]
+        run(["test", *configs, *options, *questions, f"--trainer.logger.save_dir={tmp_path / 'tested'}"])
+        stores = {path.name.partition("-")[0]: RowStore(path) for path in folder.iterdir() if path.is_dir()}
+        return {
+            (name, row.key): row.greedy.text
+            for name, store in stores.items()
+            for benchmark in store.benchmarks()
+            for row in store.rows(benchmark)
+        }
+
+    answers, others = evaluate("vllm"), evaluate()
+    assert len(starts) == 1
+    assert answers.keys() == others.keys()
+    assert {name for name, _ in answers} == {"base", "reasoner"}
+    assert sum(answers[key] == others[key] for key in answers) >= 0.99 * len(answers)  # but for near ties
 
 
 def test_the_gain_is_that_of_the_other_engine(fit):

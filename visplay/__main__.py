@@ -12,7 +12,10 @@ Vision-language models that improve themselves from unlabeled images.
 
 commands:
   fit         self-play: train Questioner and Reasoner in turns
-  validate    score the Reasoner on the configured benchmarks
+  validate    score the Reasoner on the benchmarks to validate on
+  test        score models on all benchmarks, and compare them: base against evolved
+  compare     compare what two evaluations have answered, row by row
+  prepare     download the benchmarks, and check every file by its hash
 
 Try it:      visplay fit --config configs/tiny.yaml
 Your images: visplay fit --config configs/tiny.yaml --data.images=DIR
@@ -29,6 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
+        return
+    if given[0] == "prepare":
+        from visplay.commands import prepare
+
+        prepare.run(given[1:])
+        return
+    if given[0] == "compare":
+        from visplay.commands import evaluate
+
+        evaluate.run(given[1:])
         return
     from visplay.cli import run
 

@@ -9,7 +9,9 @@ import inspect
 import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import datasets
 from jsonargparse import set_parsing_settings
@@ -17,9 +19,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.logging import RichHandler
 from transformers.utils.logging import disable_progress_bar
 
+from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.rollout import RolloutEngine
 from visplay.callbacks.self_play import SelfPlay
+from visplay.commands.evaluate import evaluate_models
 from visplay.data.module import SelfPlayData
+from visplay.judge import JudgeUnavailableError
 from visplay.modules.training import GRPOModule
 
 _UNKNOWN = re.compile(
@@ -62,12 +67,13 @@ def _import(path: str) -> type:
 
 
 class VisPlayCLI(LightningCLI):
-    """``fit`` and ``validate`` with keys of their own for the rollout engine and self-play."""
+    """``fit``, ``validate`` and ``test`` with keys of their own for the rollout engine, self-play and evaluation."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``rollout`` and ``self_play``, so that an overlay can change one without replacing the callbacks."""
+        """Add keys of their own, so that an overlay can change one without replacing the callbacks."""
         parser.add_lightning_class_args(RolloutEngine, "rollout", subclass_mode=True)
         parser.add_lightning_class_args(SelfPlay, "self_play")
+        parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.link_arguments("self_play.iterations", "trainer.max_epochs", compute_fn=_epochs)
 
     def instantiate_classes(self) -> None:
@@ -77,11 +83,37 @@ class VisPlayCLI(LightningCLI):
         except ValueError as error:
             self.parser.exit(2, f"error: {_first(error)}\n")
 
+    def _parse_ckpt_path(self) -> None:
+        """Settings come from the configuration; no checkpoint of many gigabytes is read to look for others in it."""
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The trainer's methods on offer."""
         arguments = {"model", "dataloaders", "datamodule"}
-        return {"fit": arguments | {"train_dataloaders", "val_dataloaders"}, "validate": arguments}
+        fit = arguments | {"train_dataloaders", "val_dataloaders"}
+        return {"fit": fit, "validate": arguments, "test": arguments}
+
+    def validate(self, **options: Any) -> None:
+        """Evaluate the model on the benchmarks to validate on; ``Evaluation`` shows the scores, not the trainer."""
+        evaluation = next(callback for callback in self.trainer.callbacks if isinstance(callback, Evaluation))
+        evaluation.name = "base" if options.get("ckpt_path") is None else "reasoner"
+        with self._refusing():
+            if self.model.validated is None:
+                raise ValueError(f"model: a {type(self.model).__name__} alone does not answer; validate a Reasoner")
+            self.trainer.validate(**options | {"verbose": False})
+
+    def test(self, model: GRPOModule, datamodule: SelfPlayData, ckpt_path: str | None = None, **options: Any) -> None:
+        """Evaluate one model after the other on all benchmarks, and compare them."""
+        with self._refusing():
+            evaluate_models(self.trainer, model, datamodule, ckpt_path)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """End the command with the words of what cannot be evaluated."""
+        try:
+            yield
+        except (FileNotFoundError, JudgeUnavailableError, ValueError) as error:
+            self.parser.exit(2, f"error: {error}\n")
 
 
 def _first(error: ValueError) -> ValueError:

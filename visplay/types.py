@@ -7,7 +7,7 @@ Identity travels with every value (``key``), so that nothing is ever matched by 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -174,7 +174,7 @@ class Example:
 
     Args:
         key: Identity of the row.
-        image: The picture, RGB.
+        image: The picture, RGB; the first one where there are several.
         problem: The question.
         answer: Silver or gold answer.
         problem_type: The question's type, empty if unknown.
@@ -182,6 +182,8 @@ class Example:
         votes: Answer classes as (name, count).
         image_id: Key of the picture.
         iteration: Iteration that generated the row; 0 for gold.
+        further_images: The other pictures of a benchmark row, in their order.
+        metadata: What else the row of a benchmark says as text, by column: discipline, ids, options.
     """
 
     key: str
@@ -193,6 +195,13 @@ class Example:
     votes: tuple[tuple[str, int], ...] = ()
     image_id: str = ""
     iteration: int = 0
+    further_images: tuple[Image, ...] = field(default=(), repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All pictures, in their order."""
+        return (self.image, *self.further_images)
 
 
 class Engine(Protocol):

@@ -85,19 +85,19 @@ def test_a_repeated_phase_is_resumed(tmp_path, phases):
 
 
 class Validated(SelfPlayData):
-    def benchmarks(self):
+    def benchmarks(self, stage="test"):
         return [Benchmark("mine", [Example("a", picture, "What is 1?", "1") for picture in [self.images[1].image]])]
 
 
 def test_validation_follows_the_reasoner_and_a_rule_may_ask_for_it(tmp_path):
-    rule = ValidationGain("val/mine_greedy", least=-1.0)
+    rule = ValidationGain("val/mine/rule_accuracy", least=-1.0)
     scores = []
     measure, rule.measure = rule.measure, lambda report: scores.append(report.scores) or measure(report)
     data = Validated(write_pictures(tmp_path / "images"))
     trainer, module, _ = fit(tmp_path, data=data, self_play=SelfPlay(2, CURATION, rule), num_sanity_val_steps=-1)
-    assert [set(s) for s in scores] == [set(), {"val/mine_greedy", "val/mine_wrong_claims"}] * 2
+    assert [set(s) for s in scores] == [set(), {"val/mine/rule_accuracy", "val/mine/wrong_claims"}] * 2
     lines = (tmp_path / "run" / "version_0" / "metrics.csv").read_text().splitlines()
-    column = lines[0].split(",").index("val/mine_greedy")
+    column = lines[0].split(",").index("val/mine/rule_accuracy")
     assert sum(bool(line.split(",")[column]) for line in lines[1:]) == 3  # the base and two iterations
 
 
@@ -146,7 +146,7 @@ def test_a_questioner_alone_cannot_be_validated(tmp_path):
     jury = Reasoner(CONFIG, ANSWER, vlm=_vlm())
     questioner = Questioner(CONFIG, ASK, jury=jury, vlm=_vlm())
     data = Validated(write_pictures(tmp_path / "images"))
-    data.benchmarks = lambda: [Benchmark("mine", [Example("a", plain_picture(1), "What is 1?", "1")])]
+    data.benchmarks = lambda stage: [Benchmark("mine", [Example("a", plain_picture(1), "What is 1?", "1")])]
     trainer = make_trainer(tmp_path, Scripted(script), SelfPlay(1))
     with pytest.raises(ValueError, match="validate: a Questioner alone does not answer"):
         trainer.validate(questioner, datamodule=data)
@@ -196,7 +196,7 @@ def test_what_a_role_alone_lacks(tmp_path, module, message):
 
 
 def test_iterations_between_two_validations_are_not_judged_by_the_last_one(tmp_path):
-    rule = ValidationGain("val/mine_greedy", least=0.0)
+    rule = ValidationGain("val/mine/rule_accuracy", least=0.0)
     data = Validated(write_pictures(tmp_path / "images"))
     self_play = SelfPlay(2, CURATION, rule, validate_every=2)
     fit(tmp_path, data=data, self_play=self_play, num_sanity_val_steps=-1)

@@ -22,15 +22,18 @@ def _render(trainer, module):
 
 
 def test_says_iteration_phase_stage_and_step():
-    trainer = SimpleNamespace(validating=False, sanity_checking=False)
+    trainer = SimpleNamespace(evaluating=False, sanity_checking=False)
     line = _render(trainer, _module())
     assert "iteration 2 · reasoner · votes 64/400 images" in line
     assert "step 3/30" in line
     assert describe(_module("", "")) == "iteration 2 · reasoner"
 
 
-def test_says_that_it_validates():
-    assert "validation" in _render(SimpleNamespace(validating=True, sanity_checking=False), _module())
+def test_says_what_it_evaluates():
+    trainer = SimpleNamespace(evaluating=True, sanity_checking=False, testing=False)
+    assert _render(trainer, _module(note="mmmu, batch 3")) == "validation · mmmu, batch 3\n"
+    trainer.testing = True
+    assert _render(trainer, _module(note="")) == "test\n"
 
 
 def test_shows_nothing_where_a_line_cannot_be_redrawn():

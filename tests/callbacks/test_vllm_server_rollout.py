@@ -3,15 +3,11 @@
 import asyncio
 import copy
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -26,76 +22,29 @@ from visplay.callbacks.vllm_server_client import RequestLimits, Server
 from visplay.callbacks.vllm_server_rollout import VLLMServerRollout
 from visplay.callbacks.vllm_server_transfer import TransferSettings
 from visplay.callbacks.vllm_server_worker import RequireToken, open_weights
-from visplay.tiny import ANSWER, BASE
+from visplay.tiny import ANSWER
 from visplay.types import Prompt, Sampling, derive_seed
+from vllm_server import free_port, serve_base
 
 TOKEN, VARIABLE = "a-token-of-the-tests", "VISPLAY_TEST_TOKEN"
-START_SECONDS = 240
-DIE_WITH_ME = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"  # Linux
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _command(port):
-    worker = "visplay.callbacks.vllm_server_worker"
-    size = {"shortest_edge": 3136, "longest_edge": 12544}
-    return [
-        *(sys.executable, "-c", DIE_WITH_ME),
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(BASE)),
-        *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"),
-        *("--kv-cache-memory-bytes", "134217728", "--max-model-len", "1024", "--block-size", "32"),
-        *("--enable-scale-out", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
-        *("--distributed-executor-backend", "uni", "--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
-        *("--mm-processor-kwargs", json.dumps({"size": size})),
-        *("--weight-transfer-config", '{"backend": "visplay_file"}'),
-        *("--worker-extension-cls", f"{worker}.ServerWorker", "--middleware", f"{worker}.RequireToken"),
-    ]
-
-
-def _wait_until_healthy(url, process, log):
-    for _ in range(START_SECONDS):
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()[-3000:]
-            time.sleep(1)
-    raise AssertionError(log.read_text()[-3000:])
-
-
-def _end(process):
-    process.terminate()  # lets it clear its shared memory
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(20)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     """A server with a token, and its children, killed at the end."""
     folder = tmp_path_factory.mktemp("server")
-    port = _free_port()
-    settings = {
-        **{"VLLM_SERVER_DEV_MODE": "1", "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_API_KEY": TOKEN},
-        **{"VISPLAY_WEIGHTS_FOLDER": str(folder / "weights"), "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"},
-        **{"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"},
-    }
-    log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            _command(port), env=os.environ | settings, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        _end(process)
+    worker = "visplay.callbacks.vllm_server_worker"
+    size = {"shortest_edge": 3136, "longest_edge": 12544}
+    arguments = [
+        *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
+        *("--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--mm-processor-kwargs", json.dumps({"size": size})),
+        *("--weight-transfer-config", '{"backend": "visplay_file"}'),
+        *("--worker-extension-cls", f"{worker}.ServerWorker", "--middleware", f"{worker}.RequireToken"),
+    ]
+    weights = str(folder / "weights")
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": TOKEN, "VISPLAY_WEIGHTS_FOLDER": weights}
+    with serve_base(folder, *arguments, environment=environment) as address:
+        yield address
 
 
 @pytest.fixture
@@ -409,7 +358,7 @@ def test_answers_that_do_not_fit_the_request(connect, monkeypatch, base):
 
 
 def test_a_server_that_is_not_there(connect, base):
-    port = _free_port()
+    port = free_port()
     with pytest.raises(RolloutError) as caught:
         connect(f"http://127.0.0.1:{port}").generate(base, _prompts(base), Sampling(1, 2))
     message = str(caught.value)

@@ -280,3 +280,9 @@ class TestAtomicity:
         finally:
             os.umask(before)
         assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_example_with_several_pictures_is_refused(tmp_path):
+    example = Example("a", noise(), "?", "!", further_images=(noise(),))
+    with pytest.raises(ValueError, match="'a' has 2 pictures; a row here holds one"):
+        write_examples(tmp_path / "x.parquet", [example])

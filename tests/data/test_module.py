@@ -1,4 +1,5 @@
 import pytest
+from lightning import Trainer
 
 from helpers import plain_picture
 from visplay.data.benchmark import Benchmark
@@ -22,6 +23,16 @@ def test_no_benchmark_by_default(tmp_path):
     assert data.silver_accuracy([_example("a")]) is None
 
 
+def test_an_evaluation_without_benchmarks_is_refused_and_a_fit_goes_on(tmp_path):
+    data = SelfPlayData()
+    data.trainer = Trainer(logger=False, barebones=True)
+    for stage in ("validate", "test"):
+        with pytest.raises(ValueError, match="benchmarks: none to evaluate on; give data.benchmarks"):
+            data.setup(stage)
+    data.setup("fit")
+    assert data.trainer.limit_val_batches == 0
+
+
 def test_keys_of_a_benchmark_must_differ():
     with pytest.raises(ValueError, match="the keys of benchmark 'mine' must differ"):
         Benchmark("mine", [_example("a"), _example("a")])
@@ -34,14 +45,15 @@ def test_tiny_world_renders_only_if_no_folder_is_given(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_tiny_world_validates_on_its_splits():
-    data = TinyWorld(heldout_votes=4, heldout_questions=8)
+def test_tiny_world_validates_on_its_splits(tmp_path):
+    data = TinyWorld(cache=tmp_path / "images", n_images=2, heldout_votes=4, heldout_questions=8)
+    data.prepare_data()
     assert [(b.name, len(b), b.votes) for b in data.benchmarks()] == [
         ("heldout", 8, 4),
         ("compositional", 4, 0),
         ("hallucination", 4, 0),
     ]
-    assert [example.key for loader in data.val_dataloader() for batch in loader for example in batch][:2] == [
+    assert [example.key for loader in data.val_dataloader() for batch in loader for example in batch.examples][:2] == [
         "heldout/0",
         "heldout/1",
     ]

@@ -3,6 +3,7 @@
 from visplay.callbacks.advance import AdvanceRule, RewardGain, ValidationGain, VoteMargin
 from visplay.callbacks.curation import Curation, TooFewQuestionsError
 from visplay.callbacks.diagnostics import Diagnostics
+from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.progress import PhaseProgress
 from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.samples import SampleLogger
@@ -18,6 +19,7 @@ __all__ = [
     "Curation",
     "Diagnostics",
     "EngineSettings",
+    "Evaluation",
     "PhaseProgress",
     "RewardGain",
     "RolloutEngine",

@@ -114,7 +114,7 @@ class ValidationGain(AdvanceRule):
     """Measures how much a validation score rose.
 
     Args:
-        metric: For example ``val/heldout_greedy``.
+        metric: For example ``val/heldout/rule_accuracy``.
         least: The gain must exceed this.
         otherwise: What happens if it does not.
         max_repeats: Repeats of one phase.

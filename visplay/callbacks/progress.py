@@ -1,4 +1,4 @@
-"""A progress line that says iteration, phase, stage and step."""
+"""A progress line that says iteration, phase, stage and step, or which benchmark is being answered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar as Bar
@@ -38,11 +39,24 @@ class PhaseProgress(ProgressBar):
 
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Start to show."""
-        console = Console(stderr=True)
-        if self._enabled and console.is_terminal:
-            line = _Line(trainer, pl_module)
-            self._live = Live(line, console=console, refresh_per_second=self.refresh_per_second, transient=True)
-            self._live.start()
+        self._start(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Start to show; within a fit that has been done."""
+        self._start(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Start to show."""
+        self._start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Stop before others print their results; a fit goes on."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._stop()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Stop before others print their results."""
+        self._stop()
 
     def on_fit_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Stop before others print their results."""
@@ -55,6 +69,13 @@ class PhaseProgress(ProgressBar):
     def teardown(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
         """Leave the terminal as it was."""
         self._stop()
+
+    def _start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        console = Console(stderr=True)
+        if self._enabled and self._live is None and console.is_terminal:
+            line = _Line(trainer, pl_module)
+            self._live = Live(line, console=console, refresh_per_second=self.refresh_per_second, transient=True)
+            self._live.start()
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -72,8 +93,9 @@ class _Line:
     def __rich__(self) -> Any:
         module, total = self.module, self.module.role.config.steps
         grid = Table.grid(padding=(0, 1))
-        if self.trainer.validating or self.trainer.sanity_checking:
-            return Text("validation")
+        if self.trainer.evaluating or self.trainer.sanity_checking:
+            stage = "test" if self.trainer.testing else "validation"
+            return Text(f"{stage} · {module.clock.note}" if module.clock.note else stage)
         bar = Bar(total=total, completed=module.phase_step, width=30)
         grid.add_row(describe(module), bar, f"step {module.phase_step}/{total}")
         return Group(grid)

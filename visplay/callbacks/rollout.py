@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -30,6 +31,7 @@ class RolloutEngine(Callback, ABC):
     def __init__(self) -> None:
         self.held: tuple[str, int] | None = None
         self.trainer: Trainer | None = None
+        self._kept = False
 
     @property
     def shared(self) -> bool:
@@ -42,8 +44,20 @@ class RolloutEngine(Callback, ABC):
         pl_module.attach_engine(self)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the engine with the run."""
-        self.close()
+        """Close the engine with the run, or within ``kept`` let it forget what it holds."""
+        self.held = None
+        if not self._kept:
+            self.close()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let the engine outlive the trainer's runs within the block, as to evaluate one model after the other."""
+        self._kept = True
+        try:
+            yield
+        finally:
+            self._kept = False
+            self.close()
 
     @torch.no_grad()
     def generate(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:

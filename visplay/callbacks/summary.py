@@ -25,7 +25,7 @@ class Summary(Callback):
     ``num_sanity_val_steps`` is -1.
 
     Args:
-        scores: Column of the summary to measure of the validation, for example ``heldout_greedy: val/heldout_greedy``.
+        scores: Column of the summary to measure of the validation: ``heldout_greedy: val/heldout/rule_accuracy``.
     """
 
     def __init__(self, scores: dict[str, str]) -> None:

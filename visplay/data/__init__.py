@@ -1,5 +1,10 @@
-"""Data that self-play reads and writes: unlabeled images, labelled questions and the generated examples."""
+"""Data that self-play reads and writes: unlabeled images, labelled questions, generated examples, and benchmarks."""
 
+from visplay.data.benchmark import Benchmark
+from visplay.data.benchmark_files import write_benchmarks
+from visplay.data.benchmark_sources import BenchmarkColumns, BenchmarkSource
+from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmark_table import BenchmarkTable
 from visplay.data.columns import count_pictures, read_pictures
 from visplay.data.decoding import ImageLimits, decode_image, to_rgb
 from visplay.data.generated import FEATURES, GeneratedDataset, Ledger, read_examples, write_examples
@@ -9,6 +14,11 @@ from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
 
 __all__ = [
     "FEATURES",
+    "Benchmark",
+    "BenchmarkColumns",
+    "BenchmarkSource",
+    "BenchmarkSuite",
+    "BenchmarkTable",
     "Columns",
     "GeneratedDataset",
     "ImageFolder",
@@ -25,5 +35,6 @@ __all__ = [
     "read_examples",
     "read_pictures",
     "to_rgb",
+    "write_benchmarks",
     "write_examples",
 ]

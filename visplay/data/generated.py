@@ -105,7 +105,7 @@ def write_examples(path: str | Path, examples: Sequence[Example]) -> None:
         examples: The rows, in order; their images RGB. None at all gives a valid file without rows.
 
     Raises:
-        ValueError: If an image is not RGB.
+        ValueError: If an image is not RGB, or an example has several.
 
     Example:
         >>> import tempfile, PIL.Image
@@ -115,7 +115,7 @@ def write_examples(path: str | Path, examples: Sequence[Example]) -> None:
         >>> read_examples(path)[0].votes
         (('4', 7),)
     """
-    encode = _PngEncoder()
+    encode = PngEncoder()
     with (
         replacing(Path(path)) as file,
         pq.ParquetWriter(
@@ -229,13 +229,14 @@ class Ledger:
         return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
 
 
-class _PngEncoder:
+class PngEncoder:
     """Encodes each distinct picture once."""
 
     def __init__(self) -> None:
         self._encoded: dict[tuple[tuple[int, int], bytes], bytes] = {}
 
     def __call__(self, image: Image) -> bytes:
+        """PNG of a picture."""
         identity = image.size, hashlib.sha256(image.tobytes()).digest()
         if identity not in self._encoded:
             self._encoded[identity] = _encode_png(image)
@@ -251,6 +252,8 @@ def _encode_png(image: Image) -> bytes:
 
 
 def _row(example: Example, encode: Callable[[Image], bytes]) -> dict[str, Any]:
+    if example.further_images:
+        raise ValueError(f"examples: {example.key!r} has {len(example.images)} pictures; a row here holds one")
     if example.image.mode != "RGB":
         raise ValueError(f"examples: the image of {example.key!r} must be RGB, got {example.image.mode}")
     return {

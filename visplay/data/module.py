@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
 
-from visplay.data.benchmark import Benchmark
+from visplay.data.benchmark import Benchmark, BenchmarkBatches
+from visplay.data.benchmark_suite import BenchmarkSuite
 from visplay.data.decoding import ImageLimits
 from visplay.data.draws import Draws, MixedDraws
 from visplay.data.generated import GeneratedDataset
 from visplay.data.images import ImageFolder
 from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example
+
+EvaluationStage = Literal["validate", "test"]
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,16 @@ class LabelledSource:
 class SelfPlayData(LightningDataModule):
     """Unlabeled images to ask about, and labelled questions where there are any.
 
-    What an epoch reads is decided by ``SelfPlay``, which sets ``phase_batches``.
+    What an epoch reads is decided by ``SelfPlay``, which sets ``phase_batches``; what an evaluation leaves out, because
+    it was answered before, by ``Evaluation``, which sets ``answered``.
 
     Args:
         images: Unlabeled images, for self-play and for a Questioner that is fitted alone; a path alone is enough.
         labelled: Questions with answers, for the phases of the Reasoner; a path alone is enough.
         silver: A data set that an earlier run generated, for a Reasoner that is fitted alone.
         silver_share: Share of silver answers in a Reasoner phase that has labelled ones as well.
-        validation_batch_size: Questions answered side by side in validation.
+        validation_batch_size: Questions of a benchmark answered side by side.
+        benchmarks: What to evaluate on; the files must be here, see ``visplay prepare``.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class SelfPlayData(LightningDataModule):
         silver: str | Path | None = None,
         silver_share: float = 0.5,
         validation_batch_size: int = 64,
+        benchmarks: BenchmarkSuite = BenchmarkSuite(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if not 0 <= silver_share <= 1:
@@ -95,9 +100,12 @@ class SelfPlayData(LightningDataModule):
         self.silver_path = silver
         self.silver_share = silver_share
         self.validation_batch_size = validation_batch_size
+        self.suite = benchmarks
         self.phase_batches: Callable[[], Iterable] | None = None
         self.labelled: LabelledTable | None = None
         self.silver: GeneratedDataset | None = None
+        self.answered: Callable[[Benchmark], Collection[str]] = lambda benchmark: ()
+        self._benchmarks: dict[EvaluationStage, Sequence[Benchmark]] = {}
         self._images: ImageFolder | ImageTable | None = None
 
     @property
@@ -112,13 +120,20 @@ class SelfPlayData(LightningDataModule):
         return self._images
 
     def setup(self, stage: str) -> None:
-        """Open what there is. Without benchmarks nothing is validated."""
+        """Open what there is. Without benchmarks nothing is validated within a fit.
+
+        Raises:
+            ValueError: There is nothing to evaluate on.
+        """
         if stage == "fit":
             self._images = None if self.image_source is None else self.image_source.open()
             self.labelled = None if self.labelled_source is None else self.labelled_source.open()
             self.silver = None if self.silver_path is None else GeneratedDataset(self.silver_path)
-        if self.trainer is not None and not self.benchmarks():
-            self.trainer.limit_val_batches = 0
+        if self.trainer is None or self.benchmarks("test" if stage == "test" else "validate"):
+            return
+        if stage != "fit":
+            raise ValueError("benchmarks: none to evaluate on; give data.benchmarks, see configs/benchmarks.yaml")
+        self.trainer.limit_val_batches = 0
 
     def mix(self, silver: Draws | None = None, labelled: Draws | None = None) -> Draws | MixedDraws:
         """What a Reasoner phase draws from.
@@ -147,14 +162,29 @@ class SelfPlayData(LightningDataModule):
             raise RuntimeError("self_play: a SelfPlay callback is needed to train on this data")
         return self.phase_batches()
 
-    def benchmarks(self) -> Sequence[Benchmark]:
-        """What to validate on; none by default."""
-        return ()
+    def benchmarks(self, stage: EvaluationStage = "test") -> Sequence[Benchmark]:
+        """What to evaluate on, opened once: all for a test, those of ``BenchmarkSuite.validation`` for a validation."""
+        if stage not in self._benchmarks:
+            chosen = self.suite.validation if stage == "validate" else None
+            suite = self.suite if chosen is None else self.suite.choose(chosen)
+            self._benchmarks[stage] = suite.open()
+        return self._benchmarks[stage]
 
-    def val_dataloader(self) -> list[DataLoader]:
-        """One loader per benchmark."""
-        size = self.validation_batch_size
-        return [DataLoader(b, batch_size=size, collate_fn=list, num_workers=0) for b in self.benchmarks()]
+    def val_dataloader(self) -> list[BenchmarkBatches]:
+        """The batches of each benchmark to validate on."""
+        return self._batches("validate")
+
+    def test_dataloader(self) -> list[BenchmarkBatches]:
+        """The batches of each benchmark."""
+        return self._batches("test")
+
+    def _batches(self, stage: EvaluationStage) -> list[BenchmarkBatches]:
+        """What is left to answer, this rank's share of it."""
+        ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return [
+            BenchmarkBatches(benchmark, self.validation_batch_size, self.answered(benchmark), *ranks)
+            for benchmark in self.benchmarks(stage)
+        ]
 
     def silver_accuracy(self, examples: Sequence[Example]) -> float | None:
         """Share of silver answers that are true, for observers alone; None where the truth is not known."""

@@ -6,11 +6,9 @@ Nothing is decoded before an item is asked for. A bad item raises ``UnusableItem
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections import Counter
 from dataclasses import dataclass
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
+from visplay.data.cells import read_text
 from visplay.data.columns import count_per_row, find_column, read_picture, split_pictures
 from visplay.data.images import EXTENSIONS, ImageFolder, ImageLimits, UnusableItemError
 from visplay.data.sources import Origin, find_origin, is_saved, is_table, list_files, open_origin
@@ -176,8 +175,8 @@ class LabelledTable(Dataset[Example]):
 
     def _example(self, key: str, image_id: str, row: dict[str, Any]) -> Example:
         columns = self.columns
-        problem = _PLACEHOLDER.sub("", _read_text(row, columns.problem)).strip()
-        answer = _read_text(row, columns.answer)
+        problem = _PLACEHOLDER.sub("", read_text(row, columns.problem)).strip()
+        answer = read_text(row, columns.answer)
         for name, text in ((columns.problem, problem), (columns.answer, answer)):
             if not text:
                 raise ValueError(f"no {name}: {row[name]!r}")
@@ -186,7 +185,7 @@ class LabelledTable(Dataset[Example]):
             image=self._picture(row[self._images]),
             problem=problem,
             answer=answer,
-            problem_type=_read_text(row, columns.problem_type),
+            problem_type=read_text(row, columns.problem_type),
             score=_read_score(row.get("score")),
             image_id=image_id,
         )
@@ -284,15 +283,6 @@ def _read_keys(origin: Origin, table: datasets.Dataset, column: str) -> list[str
             f"{repeated[:_SHOWN_KEYS]}"
         )
     return keys
-
-
-def _read_text(row: dict[str, Any], column: str | None) -> str:
-    value = None if column is None else row.get(column)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if not isinstance(value, str | Number):
-        raise ValueError(f"{column} is a {type(value).__name__}, not text or a number")
-    return str(value).strip()
 
 
 def _read_score(value: object) -> float:

@@ -6,7 +6,17 @@ from visplay.functional.advantages import (
     leave_one_out_advantages,
     zero_variance_groups,
 )
+from visplay.functional.averages import ScoredRows, average_benchmarks
+from visplay.functional.breakdown import (
+    NO_FIGURE,
+    all_right_share,
+    hallusion_accuracies,
+    link_rows,
+    mean_by_group,
+    mmmu_discipline,
+)
 from visplay.functional.clustering import bleu_distances, cluster, cluster_groups, cluster_shares
+from visplay.functional.comparison import Comparison, compare_paired, mcnemar_p_value
 from visplay.functional.corrections import (
     sequence_geometric_weights,
     sequence_sum_weights,
@@ -22,11 +32,21 @@ from visplay.functional.diagnosis import (
 )
 from visplay.functional.gaps import effective_sample_size, gap_statistics, logp_gaps
 from visplay.functional.grading import equivalent, normalise_answer
+from visplay.functional.intervals import (
+    DEFAULT_BOOTSTRAP,
+    Bootstrap,
+    Estimate,
+    bootstrap_means,
+    estimate_mean,
+    format_estimate,
+    percentile_interval,
+)
 from visplay.functional.kl import k1_kl, k2_kl, k3_kl
 from visplay.functional.logps import token_logps
 from visplay.functional.losses import cispo_loss, clipped_policy_loss, sequence_policy_loss
 from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question
 from visplay.functional.phases import FIRST_PHASE, Phase, next_phase, permuted_indices
+from visplay.functional.raters import RaterAgreement, agreement_table, cohen_kappa, compare_all_raters, compare_raters
 from visplay.functional.rewards import (
     agreement,
     agreement_rewards,
@@ -42,30 +62,48 @@ from visplay.functional.voting import is_valid_vote, vote
 from visplay.functional.weights import FixedLengthWeights, sequence_mean_weights, token_mean_weights
 
 __all__ = [
+    "Bootstrap",
+    "Comparison",
+    "DEFAULT_BOOTSTRAP",
     "DEFAULT_KINDS",
+    "Estimate",
     "FIRST_PHASE",
     "FixedLengthWeights",
+    "NO_FIGURE",
     "Phase",
+    "RaterAgreement",
+    "ScoredRows",
     "agreement",
     "agreement_rewards",
+    "agreement_table",
+    "all_right_share",
+    "average_benchmarks",
     "batch_redundancy",
     "bleu_distances",
+    "bootstrap_means",
     "centred_advantages",
     "cispo_loss",
     "clipped_policy_loss",
     "cluster",
     "cluster_groups",
     "cluster_shares",
+    "cohen_kappa",
+    "compare_all_raters",
+    "compare_paired",
+    "compare_raters",
     "confidence_histogram",
     "describe_votes",
     "difficulty",
     "effective_sample_size",
     "equivalent",
+    "estimate_mean",
     "fold_question",
+    "format_estimate",
     "formatted_agreement_rewards",
     "gap_statistics",
     "group_advantages",
     "group_redundancy",
+    "hallusion_accuracies",
     "has_thought",
     "in_band",
     "is_valid_vote",
@@ -74,14 +112,19 @@ __all__ = [
     "k3_kl",
     "keep_in_band",
     "leave_one_out_advantages",
+    "link_rows",
     "logp_gaps",
+    "mcnemar_p_value",
+    "mean_by_group",
     "mean_margin",
     "minority_difficulty",
+    "mmmu_discipline",
     "next_phase",
     "normalise_answer",
     "own_answer_agreement",
     "parse_boxed",
     "parse_question",
+    "percentile_interval",
     "permuted_indices",
     "questioner_rewards",
     "relax_band",

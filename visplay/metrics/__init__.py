@@ -1,5 +1,24 @@
-"""torchmetrics classes over ``visplay.functional.grading``."""
+"""torchmetrics classes over ``visplay.functional``: each row counts once, on any number of ranks and in any order."""
 
-from visplay.metrics.accuracy import AnswerAccuracy, BenchmarkMetrics, WrongClaimRate
+from visplay.metrics.across import BenchmarkAverage, PairedComparison
+from visplay.metrics.benchmarks import HallusionBenchAccuracy, MMMUAccuracy, MMVetScore
+from visplay.metrics.rows import Report, RowMetric
+from visplay.metrics.scores import BenchmarkScores, Scoring, SuiteScores
+from visplay.metrics.verdicts import JudgeAccuracy, RuleAccuracy, SampledAccuracy, WrongClaims
 
-__all__ = ["AnswerAccuracy", "BenchmarkMetrics", "WrongClaimRate"]
+__all__ = [
+    "BenchmarkAverage",
+    "BenchmarkScores",
+    "HallusionBenchAccuracy",
+    "JudgeAccuracy",
+    "MMMUAccuracy",
+    "MMVetScore",
+    "PairedComparison",
+    "Report",
+    "RowMetric",
+    "RuleAccuracy",
+    "SampledAccuracy",
+    "Scoring",
+    "SuiteScores",
+    "WrongClaims",
+]

@@ -58,9 +58,9 @@ class Reasoner(Role):
         return self
 
     def prompts(self, items: Sequence[Example], template: Template | None = None) -> list[Prompt]:
-        """Ask each example's question."""
+        """Ask each example's question about all its pictures."""
         template, keyed = template or self.template, zip(distinct_keys(items), items, strict=True)
-        return [self.vlm.encode(key, template, item.image, question=item.problem) for key, item in keyed]
+        return [self.vlm.encode(key, template, item.images, question=item.problem) for key, item in keyed]
 
     def parse(self, completion: Completion) -> str | None:
         """The boxed answer, or None if there is none or the completion was cut off."""
@@ -69,12 +69,6 @@ class Reasoner(Role):
     def answers(self, rollout: Rollout) -> list[list[str | None]]:
         """The answers of a rollout, (N, G)."""
         return [[self.parse(completion) for completion in group] for group in rollout.completions]
-
-    def answer(
-        self, items: Sequence[Example], n: int, seed: int, temperature: float | None = None
-    ) -> list[list[str | None]]:
-        """Answer each example's question ``n`` times; None where an answer does not parse."""
-        return self.answers(self.rollout(items, n, seed, temperature))
 
     def answer_blind(self, items: Sequence[Example], seed: int) -> list[str | None]:
         """Answer each example's question greedily, without its picture."""

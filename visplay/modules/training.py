@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from lightning import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
+from visplay.answered import BatchAnswers, BenchmarkBatch
 from visplay.clock import Clock
 from visplay.functional.phases import FIRST_PHASE, Phase
-from visplay.metrics import BenchmarkMetrics
+from visplay.metrics import BenchmarkScores, Report, SuiteScores
+from visplay.modules.answering import Answering, answer_batch
 from visplay.modules.grpo import StepResult
-from visplay.types import Engine, Example, Rollout, derive_seed
+from visplay.types import Engine, Rollout, derive_seed
 
 if TYPE_CHECKING:
     from visplay.functional.phases import RoleName
@@ -35,7 +38,12 @@ class GRPOModule(LightningModule, ABC):
         steps_before: Steps the active role took before this phase.
         refill: Gives as many further items of the phase.
         result: The last step's rollout and how it was judged, for loggers.
-        scores: What the last validation measured.
+        evaluated: What the model under test is called.
+        answering: How benchmarks are answered.
+        judges: Names of the judges whose verdicts ``measures`` is given.
+        measures: What the evaluation under way measures.
+        reports: What the last evaluation measured, by benchmark.
+        scores: The values in it, as they are logged.
     """
 
     def __init__(self, seed: int) -> None:
@@ -49,8 +57,12 @@ class GRPOModule(LightningModule, ABC):
         self.steps_before = 0
         self.refill: Callable[[int], Sequence] | None = None
         self.result: StepResult | None = None
+        self.evaluated = "model"
+        self.answering = Answering()
+        self.judges: tuple[str, ...] = ()
+        self.measures = SuiteScores({})
+        self.reports: dict[str, Report] = {}
         self.scores: dict[str, float] = {}
-        self._measures: list[BenchmarkMetrics] = []
 
     @property
     @abstractmethod
@@ -118,28 +130,57 @@ class GRPOModule(LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         """Start the measures of every benchmark afresh."""
-        loaders = self.trainer.val_dataloaders or []
-        grader = self._answering().grader
-        self._measures = [BenchmarkMetrics(loader.dataset.name, loader.dataset.votes, grader) for loader in loaders]
+        self._start_measures(self.trainer.val_dataloaders)
 
-    def _answering(self) -> Reasoner:
-        if self.validated is None:
-            raise ValueError(f"validate: a {type(self).__name__} alone does not answer; validate a Reasoner or VisPlay")
-        return self.validated
+    def on_test_epoch_start(self) -> None:
+        """Start the measures of every benchmark afresh."""
+        self._start_measures(self.trainer.test_dataloaders)
 
-    def validation_step(self, batch: list[Example], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: BenchmarkBatch, batch_idx: int, dataloader_idx: int = 0) -> BatchAnswers:
         """Answer the batch greedily and, where the benchmark asks for it, by sampling."""
-        reasoner, seed = self._answering(), derive_seed(self.seed, "validation")
-        measures, golds = self._measures[dataloader_idx], [example.answer for example in batch]
-        greedy = reasoner.answer(batch, 1, seed, temperature=0.0)
-        measures.update_greedy([group[0] for group in greedy], golds)
-        if measures.votes:
-            measures.update_sampled(reasoner.answer(batch, measures.votes, seed), golds)
+        return self._answer(batch, batch_idx)
+
+    def test_step(self, batch: BenchmarkBatch, batch_idx: int, dataloader_idx: int = 0) -> BatchAnswers:
+        """Answer the batch greedily and, where the benchmark asks for it, by sampling."""
+        return self._answer(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/benchmark_measure``; within a fit on the axis of iterations, where the base is iteration 0."""
-        self.scores = {f"val/{name}": value for m in self._measures for name, value in m.compute().items()}
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        self.log_dict(self.scores, logger=not fitting)
-        for logger in self.loggers if fitting else ():
-            logger.log_metrics(self.scores, step=0 if self.trainer.sanity_checking else self.phase.iteration)
+        """Log ``val/benchmark/measure`` on the axis of iterations, where the base is iteration 0."""
+        self._finish_measures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/model/benchmark/measure``."""
+        self._finish_measures(f"test/{self.evaluated}")
+
+    def samples_of(self, benchmark: Any) -> int:
+        """K, sampled answers per row of a benchmark."""
+        return benchmark.votes if self.answering.samples is None else self.answering.samples
+
+    def _start_measures(self, loaders: Sequence | None) -> None:
+        benchmarks = [loader.benchmark for loader in loaders or []]
+        scores = {b.name: BenchmarkScores(self.samples_of(b), b.scoring, self.judges) for b in benchmarks}
+        self.measures = SuiteScores(scores, self.judges)
+
+    def _answer(self, batch: BenchmarkBatch, number: int) -> BatchAnswers:
+        if self.validated is None:
+            raise ValueError(f"validate: a {type(self).__name__} alone does not answer; validate a Reasoner or VisPlay")
+        self.clock.note = f"{batch.benchmark}, batch {number + 1}"
+        samples = self.measures.benchmarks[batch.benchmark].samples
+        seed = derive_seed(self.seed, "validation")
+        answers = answer_batch(self.validated, replace(batch, samples=samples), self.answering, seed)
+        self.measures.update(answers)
+        return answers
+
+    def _finish_measures(self, stage: str) -> None:
+        self.clock.note = ""
+        self.reports = self.measures.compute()
+        self.scores = {
+            f"{stage}/{benchmark}/{measure}": estimate.value
+            for benchmark, report in self.reports.items()
+            for measure, estimate in report.measures.items()
+            if estimate is not None
+        }
+        self.log_dict(self.scores, logger=False, sync_dist=True)  # the same on every rank
+        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        for logger in self.loggers:
+            logger.log_metrics(self.scores, step=self.phase.iteration if fitting else 0)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from visplay.modules.questioner import Questioner
@@ -60,8 +61,9 @@ class VisPlay(GRPOModule):
         self.reasoner.attach_engine(engine)
 
     def configure_model(self) -> None:
-        """Load both policies from the base."""
-        self.questioner.vlm.load()
+        """Load both policies from the base; in a test, where nobody asks, the Reasoner's alone."""
+        if self.trainer.state.fn != TrainerFn.TESTING:
+            self.questioner.vlm.load()
         self.reasoner.vlm.load()
 
     def configure_optimizers(self) -> list[Optimizer]:

@@ -9,6 +9,7 @@ What a model family needs beyond this lives in a subclass, one family a file.
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -157,9 +158,9 @@ class VLM(Family):
         """Control tokens a policy must never sample: all special ones but the stop tokens."""
         return sorted({*self.tokenizer.all_special_ids, self.image_token_id} - set(self.stop_token_ids))
 
-    def encode(self, key: str, template: Template, image: Image | None, **fields: str) -> Prompt:
-        """Make a prompt of one picture, or none, and a template's text."""
-        images = () if image is None else (image,)
+    def encode(self, key: str, template: Template, images: Image | Sequence[Image] | None, **fields: str) -> Prompt:
+        """Make a prompt of a picture, several in their order, or none, and a template's text."""
+        images = () if images is None else (images,) if isinstance(images, Image) else tuple(images)
         return Prompt(key, encode_prompt(self.tokenizer, template, images=len(images), **fields), images)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -264,9 +265,12 @@ class VLM(Family):
         """Every weight, whole and detached, under the checkpoint's name; see ``whole_weights``."""
         return whole_weights(self.model)
 
-    def fingerprint(self) -> float:
-        """Sum of all weights, in float64: two policies that differ have, but for chance, different ones."""
-        return sum(float(weight.detach().double().sum()) for weight in self.model.parameters())
+    def fingerprint(self) -> str:
+        """Hash of all weights: two policies that differ have, but for chance, different ones."""
+        found = hashlib.sha256()
+        for name, weight in self.model.named_parameters():
+            found.update(f"{name}:{torch.hash_tensor(weight.detach()).view(torch.int64).item()}\n".encode())
+        return found.hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face directory: weights as safetensors, processor, chat template, generation config."""

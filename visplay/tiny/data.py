@@ -1,18 +1,20 @@
-"""The small world as a data module: its images to learn from, its evaluation splits to validate on."""
+"""The small world as a data module: its images to learn from, its evaluation splits as a benchmark file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from visplay.data.benchmark import Benchmark
+from visplay.data.benchmark_sources import BenchmarkSource
+from visplay.data.benchmark_suite import BenchmarkSuite
 from visplay.data.generated import write_examples
-from visplay.data.module import LabelledSource, SelfPlayData
+from visplay.data.module import EvaluationStage, LabelledSource, SelfPlayData
 from visplay.data.tables import Columns
 from visplay.tiny.images import labelled_examples, silver_accuracy, write_images
-from visplay.tiny.splits import compositional, hallucination, heldout
+from visplay.tiny.splits import write_splits
 from visplay.types import Example
 
 
@@ -21,12 +23,12 @@ class TinyWorld(SelfPlayData):
 
     Args:
         images: Folder of pictures to learn from; null renders the small world's own into ``cache``.
-        cache: Where the rendered images are kept.
+        cache: Where the rendered images are kept, and beside it the evaluation splits.
         n_images: Number of images rendered.
         image_seed: Seed of the rendered scenes.
         heldout_votes: Answers sampled per held-out question.
         heldout_questions: Number of held-out questions; each of the other splits has half of it.
-        validation_batch_size: Questions answered side by side in validation.
+        **data: Arguments of ``SelfPlayData``; its benchmarks come after the small world's own.
     """
 
     def __init__(
@@ -37,24 +39,34 @@ class TinyWorld(SelfPlayData):
         image_seed: int = 0,
         heldout_votes: int = 10,
         heldout_questions: int = 640,
-        validation_batch_size: int = 64,
+        **data: Any,
     ) -> None:
-        super().__init__(cache if images is None else images, validation_batch_size=validation_batch_size)
+        super().__init__(images=cache if images is None else images, **data)
         self.cache = Path(cache)
         self.renders = images is None
         self.n_images = n_images
         self.image_seed = image_seed
         self.heldout_votes = heldout_votes
         self.heldout_questions = heldout_questions
+        self.splits_path = self.cache.with_name(f"{self.cache.name}-splits-{heldout_questions}.parquet")
 
     def prepare_data(self) -> None:
-        """Render the images, unless a folder of pictures was given."""
+        """Write the evaluation splits, and render the images unless a folder of pictures was given; each once."""
+        if not self.splits_path.is_file():
+            write_splits(self.splits_path, self.heldout_questions)
         if self.renders:
             write_images(self.cache, self.n_images, self.image_seed)
 
-    def benchmarks(self) -> Sequence[Benchmark]:
+    def benchmarks(self, stage: EvaluationStage = "test") -> Sequence[Benchmark]:
         """Held-out questions, unseen combinations, and questions about what is not there."""
-        return _benchmarks(self.heldout_questions, self.heldout_votes)
+        return (*self._splits, *super().benchmarks(stage))
+
+    @cached_property
+    def _splits(self) -> tuple[Benchmark, ...]:
+        path, votes = str(self.splits_path), {"heldout": self.heldout_votes}
+        names = ("heldout", "compositional", "hallucination")
+        sources = [BenchmarkSource(name, path=path, part=name, votes=votes.get(name, 0)) for name in names]
+        return BenchmarkSuite(tuple(sources)).open()
 
     def silver_accuracy(self, examples: Sequence[Example]) -> float | None:
         """Share of silver answers that are true; None if no picture is of the small world."""
@@ -93,12 +105,3 @@ class LabelledTinyWorld(TinyWorld):
         path = self.labelled_path
         if not path.is_file():
             write_examples(path, labelled_examples(self.n_images, self.image_seed, self.questions_per_image))
-
-
-@cache
-def _benchmarks(questions: int, heldout_votes: int) -> tuple[Benchmark, ...]:
-    return (
-        Benchmark("heldout", heldout(questions), heldout_votes),
-        Benchmark("compositional", compositional(questions // 2)),
-        Benchmark("hallucination", hallucination(questions // 2)),
-    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+from visplay.data.benchmark_files import write_benchmarks
 from visplay.tiny.nouns import Noun
 from visplay.tiny.questions import Posed, pose, work_out
 from visplay.tiny.world import CELLS, HELD_OUT, SEEN, Scene, render, sample_scene
@@ -39,6 +41,19 @@ def hallucination(n: int = 320) -> list[Example]:
         n: Number of examples; the first ones do not depend on it.
     """
     return _split("hallucination", n, _sample_sparse, _pose_absent)
+
+
+def write_splits(path: str | Path, n: int = 640) -> None:
+    """Write the splits as the published benchmarks are: one parquet file, told apart by ``file_name``.
+
+    Args:
+        path: The file, which a ``BenchmarkSource`` reads with ``part`` ``heldout``, ``compositional`` or
+            ``hallucination``.
+        n: Number of held-out questions; each of the other splits has half of it.
+    """
+    half = n // 2
+    splits = {"heldout": heldout(n), "compositional": compositional(half), "hallucination": hallucination(half)}
+    write_benchmarks(path, splits)
 
 
 def _split(

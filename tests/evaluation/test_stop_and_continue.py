@@ -1,0 +1,84 @@
+"""Evaluations in processes of their own: killed and started again, and on two ranks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from evaluation_run import BATCH, main, make_suite
+from visplay.evaluation import RowStore
+
+TESTS = Path(__file__).parents[1]
+BENCHMARKS = ("compositional", "hallucination", "heldout")
+LIMIT_SECONDS = 300
+
+
+def start(folder, devices=1):
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TESTS / "evaluation_run.py"), str(folder), str(devices)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 0, out
+    return out
+
+
+def asked(folder):
+    return Counter(line for path in folder.glob("asked-*.txt") for line in path.read_text().splitlines())
+
+
+def result(folder):
+    """The scores, and every row by its key; rows must be there once."""
+    (only,) = (folder / "evaluation").iterdir()
+    store = RowStore(only)
+    rows = [row for benchmark in store.benchmarks() for row in store.rows(benchmark)]
+    assert len({row.key for row in rows}) == len(rows)
+    return json.loads((only / "scores.json").read_text()), {row.key: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One run that nobody stops."""
+    folder = tmp_path_factory.mktemp("evaluation") / "whole"
+    main(folder, 1)
+    return folder
+
+
+def test_every_row_is_asked_once(whole):
+    counts = asked(whole)
+    assert set(counts.values()) == {1}
+    assert {key: 1 for benchmark in make_suite(whole).open() for key in benchmark.keys} == counts
+    assert counts.keys() == result(whole)[1].keys()
+
+
+def test_killed_and_started_again(whole):
+    folder = whole.parent / "killed"
+    process = start(folder)
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while sum(asked(folder).values()) < 5 * BATCH:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert len(asked(folder)) < len(asked(whole))
+    finish(start(folder))
+    assert result(folder) == result(whole)
+    assert asked(folder).total() - asked(whole).total() <= BATCH
+
+
+def test_two_ranks_say_what_one_says(whole):
+    folder = whole.parent / "ranks"
+    finish(start(folder, devices=2))
+    assert result(folder) == result(whole)
+    assert all((folder / f"asked-{rank}.txt").is_file() for rank in (0, 1))
+    assert asked(folder) == asked(whole)

@@ -1,0 +1,77 @@
+"""The eight benchmarks in their own schemas, from a stand-in for the Hub to the table, through the small model."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.benchmark_tables import CONFIGS, read
+from judge_server import say
+from visplay.cli import run
+from visplay.evaluation import RowStore
+from visplay.evaluation.judging import read_verdicts
+
+EIGHT = ["mmmu", "mm_vet", "realworldqa", "visnumbench", "mathverse", "mathvision", "hallusionbench", "mmstar"]
+PLAIN = "{system: null, user: '{question}'}"  # the small model knows no other prompt
+
+
+@pytest.fixture
+def evaluate(prepared, monkeypatch, tmp_path):
+    monkeypatch.chdir(CONFIGS.parent)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+
+    def evaluate(*further):
+        options = [
+            f"--evaluation.folder={tmp_path / 'evaluation'}",
+            f"--data.cache={tmp_path / 'images'}",
+            "--data.n_images=2",
+            "--data.heldout_questions=4",
+            "--data.heldout_votes=2",
+            f"--trainer.logger.save_dir={tmp_path / 'runs'}",
+            "--evaluation.answering.max_new_tokens=48",
+        ]
+        run(["test", "--config=configs/tiny.yaml", *prepared[0], *further, *options])
+        (folder,) = (tmp_path / "evaluation").glob("base-*")
+        return RowStore(folder), json.loads((folder / "scores.json").read_text())["scores"]
+
+    return evaluate
+
+
+def test_every_row_is_answered_or_skipped_and_scored(evaluate, suite, capsys):
+    store, scores = evaluate()
+    asked = {example.key: example for example in read(suite.open()).values()}
+    answered = {row.key: row for benchmark in EIGHT for row in store.rows(benchmark)}
+    assert answered.keys() == asked.keys()
+    assert all((row.problem, row.gold) == (asked[key].problem, asked[key].answer) for key, row in answered.items())
+    batches = [part for benchmark in EIGHT for part in store.read(benchmark)]
+    skipped = {key: reason for part in batches for key, reason in part.skipped.items()}
+    assert answered.keys() | skipped.keys() == {key for benchmark in suite.open() for key in benchmark.keys}
+    assert skipped["mm_vet/p5"] == "no picture"
+    for benchmark in EIGHT:
+        rows = [row for key, row in answered.items() if row.benchmark == benchmark]
+        measures, counts = scores[benchmark]["measures"], scores[benchmark]["counts"]
+        assert measures["rule_accuracy"]["value"] == pytest.approx(sum(r.greedy.correct for r in rows) / len(rows))
+        assert counts["rows"] == len(rows)
+        assert counts["skipped"] == sum(key.startswith(f"{benchmark}/") for key in skipped)
+    assert scores["mmmu"]["measures"]["discipline/Art and Design"]["size"] == scores["mmmu"]["counts"]["rows"]
+    assert {"aAcc", "qAcc", "fAcc"} <= scores["hallusionbench"]["measures"].keys()
+    assert {"macro_average", "micro_average", "heldout"} <= scores.keys()
+    shown = capsys.readouterr().out
+    assert all(benchmark in shown for benchmark in EIGHT)
+    assert "| mmmu |" in (store.folder / "scores.md").read_text()
+
+
+def test_the_protocol_of_the_paper(evaluate, serve):
+    """One picture a row, a judge that sees no question, and a table under the judge's own name."""
+    server = serve(lambda seen, attempt: say("1" if "zebra" in str(seen.body) else "0"))
+    store, scores = evaluate("--config=configs/paper_protocol.yaml")
+    judge = "glm-4-flash-250414-paper"
+    assert "mmmu/validation_Art_1" not in {row.key for row in store.rows("mmmu")}
+    assert scores["mmmu"]["measures"][f"judge_accuracy/{judge}"]["value"] == 0
+    assert read_verdicts(store, judge, "mmstar").keys() == {row.key for row in store.rows("mmstar")}
+    problems = [row.problem for benchmark in EIGHT for row in store.rows(benchmark)]
+    assert server.seen
+    assert not any(problem in str(seen.body) for seen in server.seen for problem in problems)
+    assert {seen.body["temperature"] for seen in server.seen} == {0.6}
+    assert Path(store.folder, "agreement.md").is_file()

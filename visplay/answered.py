@@ -1,0 +1,84 @@
+"""What benchmarks ask and what was answered: the values that travel from the data to the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from visplay.types import Example
+
+
+@dataclass(frozen=True)
+class BenchmarkBatch:
+    """Rows of a benchmark that are answered side by side.
+
+    Args:
+        benchmark: Name of the benchmark.
+        samples: K, answers to sample per question besides the greedy one; 0 for none.
+        examples: The rows that can be used; there may be none.
+        skipped: Why the others cannot be used, by key.
+    """
+
+    benchmark: str
+    samples: int = 0
+    examples: tuple[Example, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a benchmark's question.
+
+    Args:
+        text: The whole completion.
+        finished: Whether the policy stopped by itself; False when it was cut off at the token limit.
+        answer: What it answers, or None if that does not parse.
+        correct: Whether that is equivalent to the gold answer, by rule.
+    """
+
+    text: str
+    finished: bool
+    answer: str | None
+    correct: bool
+
+
+@dataclass(frozen=True)
+class AnsweredRow:
+    """A benchmark's row with what was answered; without its pictures.
+
+    Args:
+        key: Identity of the row.
+        benchmark: Name of the benchmark.
+        problem: The question.
+        gold: The gold answer.
+        metadata: What else the row says, see ``Example``.
+        greedy: The greedy answer.
+        samples: K sampled answers.
+        majority: The majority's answer among the samples, or None if none parsed.
+        majority_correct: Whether that is equivalent to the gold answer, by rule.
+    """
+
+    key: str
+    benchmark: str
+    problem: str
+    gold: str
+    metadata: Mapping[str, str]
+    greedy: Answer
+    samples: tuple[Answer, ...] = ()
+    majority: str | None = None
+    majority_correct: bool = False
+
+
+@dataclass(frozen=True)
+class BatchAnswers:
+    """What became of a ``BenchmarkBatch``: every one of its rows is answered or skipped.
+
+    Args:
+        benchmark: Name of the benchmark.
+        rows: The answered rows.
+        skipped: Why the others were not answered, by key.
+    """
+
+    benchmark: str
+    rows: tuple[AnsweredRow, ...]
+    skipped: Mapping[str, str]

@@ -1,0 +1,270 @@
+"""Evaluation: every answered row on disk, continued after a stop; judges; tables; models compared on the same rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+
+from visplay.answered import AnsweredRow, BatchAnswers
+from visplay.callbacks.logging import tensorboard_writers
+from visplay.data.benchmark import Benchmark
+from visplay.data.files import replacing
+from visplay.evaluation import (
+    RowStore,
+    as_json,
+    as_markdown,
+    as_rich,
+    describe_usage,
+    detail_table,
+    judge_name,
+    judge_rows,
+    read_usage,
+    score_table,
+    write_agreement,
+    write_usage,
+)
+from visplay.functional.phases import RoleName
+from visplay.judge import Judge, JudgeConfig
+from visplay.modules.answering import Answering
+from visplay.modules.model_source import ModelSource
+from visplay.modules.training import GRPOModule
+
+logger = logging.getLogger(__name__)
+_NAME = re.compile(r"[\w.-]+")
+
+
+class Evaluation(Callback):
+    """Writes what is answered in ``validate``, ``test`` and the validation within a fit, and says what it is worth.
+
+    The rows of a model lie in ``folder/<name>-<hash>``, where the hash is of all that the answers follow from: weights,
+    prompt, sampling, engine, precision. An evaluation that is started again continues there; one with other weights or
+    settings has a folder of its own. Within a fit they lie in the run's own folder and are written afresh.
+
+    Args:
+        folder: Where evaluations are kept.
+        answering: How benchmarks are answered.
+        judges: Chat models that judge the greedy answers besides the rule; a cache that is null is kept in ``folder``.
+        models: What ``visplay test`` evaluates, by name; the first one is what the others are compared with. Null is
+            the configuration's own model, ``base``, and with ``--ckpt_path`` what ``roles`` learned from it.
+        roles: Whose policies ``--ckpt_path`` stands for.
+
+    Attributes:
+        name: What the model under evaluation is called.
+        store: Its rows.
+        console: Where tables are shown.
+
+    Raises:
+        ValueError: Two judges have one name, or a model's is no name.
+    """
+
+    def __init__(
+        self,
+        folder: str = "runs/evaluation",
+        answering: Answering = Answering(),  # noqa: B008 (frozen)
+        judges: Sequence[JudgeConfig] = (),
+        models: dict[str, ModelSource] | None = None,
+        roles: Sequence[RoleName] = ("reasoner",),
+    ) -> None:
+        names = [judge_name(config) for config in judges]
+        if len(set(names)) != len(names):
+            raise ValueError(f"judges: their names must differ, got {names}")
+        for name in models or {}:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"models: {name!r} must consist of letters, digits, '_', '-' and '.'")
+        self.folder = Path(folder)
+        self.answering = answering
+        kept = [replace(config, cache_folder=config.cache_folder or f"{folder}/judge-cache") for config in judges]
+        self.judges = {name: Judge(config) for name, config in zip(names, kept, strict=True)}
+        self.models = models
+        self.roles = tuple(roles)
+        self.name = "base"
+        self.console = Console()
+        self._store: RowStore | None = None
+        self._facts: dict[str, Any] = {}
+        self._before: dict[str, frozenset[str]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
+        """Tell the module how to answer and the data what is answered already; see that judges could be asked."""
+        self._store, self._before = None, {}
+        pl_module.evaluated, pl_module.answering = self.name, self.answering
+        pl_module.judges = tuple(self.judges)
+        trainer.datamodule.answered = lambda benchmark: self._answered(trainer, pl_module, benchmark)
+        for judge in self.judges.values():
+            judge.check_environment()
+
+    @property
+    def store(self) -> RowStore:
+        """The rows of the evaluation under way, or of the last one.
+
+        Raises:
+            RuntimeError: There was none.
+        """
+        if self._store is None:
+            raise RuntimeError("store: nothing was evaluated yet")
+        return self._store
+
+    def sources(self, ckpt_path: str | None) -> dict[str, ModelSource]:
+        """What to evaluate, by name.
+
+        Raises:
+            ValueError: Models and a checkpoint are given, or ``ckpt_path`` is no file that a run wrote.
+        """
+        if self.models:
+            if ckpt_path is not None:
+                raise ValueError(f"ckpt_path: models are given, name {ckpt_path!r} among them: {sorted(self.models)}")
+            return self.models
+        if ckpt_path is not None and not ckpt_path.endswith(".ckpt"):
+            raise ValueError(f"ckpt_path: need a run's checkpoint, *.ckpt, got {ckpt_path!r}; others go into models")
+        sources = {"base": ModelSource()}
+        for role in () if ckpt_path is None else self.roles:
+            sources[role] = ModelSource(ckpt_path, role)
+        return sources
+
+    def on_validation_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Begin afresh within a fit."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
+            folder = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation" / f"iteration-{iteration}"
+            if trainer.is_global_zero:
+                shutil.rmtree(folder, ignore_errors=True)
+            self._open(trainer, folder, {"iteration": iteration})
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Write a batch."""
+        self.store.append(outputs, trainer.global_rank)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Write a batch."""
+        self.store.append(outputs, trainer.global_rank)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Count the rows that were answered before, and have all judged."""
+        self._complete(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Count the rows that were answered before, and have all judged."""
+        self._complete(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Write and, outside a fit, show the tables."""
+        self._report(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Write and show the tables."""
+        self._report(trainer, pl_module)
+
+    def _answered(self, trainer: Trainer, module: GRPOModule, benchmark: Benchmark) -> Collection[str]:
+        """Keys of the rows that this model has answered before, with the same settings.
+
+        Raises:
+            ValueError: An answered row is not one of the benchmark, or has another number of samples.
+        """
+        if trainer.state.fn == TrainerFn.FITTING:
+            return ()
+        if self._store is None:
+            facts = self._describe(trainer, module)
+            code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+            self._open(trainer, self.folder / f"{self.name}-{code}", facts)
+        samples, keys = module.samples_of(benchmark), set[str]()
+        for answers in self.store.read(benchmark.name):
+            keys.update(answers.skipped)
+            for row in answers.rows:
+                self._check(benchmark, row)
+                if len(row.samples) != samples:
+                    raise ValueError(
+                        f"votes: {benchmark.name!r} was answered with {len(row.samples)} samples a row in "
+                        f"{str(self.store.folder)!r}, now {samples} are asked for; give another evaluation.folder"
+                    )
+                keys.add(row.key)
+        if keys:
+            logger.info("%s: %d of %d rows were answered before", benchmark.name, len(keys), len(benchmark))
+        self._before[benchmark.name] = frozenset(keys)
+        return keys
+
+    def _check(self, benchmark: Benchmark, row: AnsweredRow) -> None:
+        try:
+            benchmark.check(row.key, row.problem, row.gold)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; for another benchmark than in {self.store.folder} give another folder"
+            ) from error
+
+    def _open(self, trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
+        self._store, self._facts = RowStore(folder), facts
+        if trainer.is_global_zero:
+            self._store.repair()
+            with replacing(folder / "settings.json") as file:
+                file.write(json.dumps(facts, indent=2, sort_keys=True).encode())
+        trainer.strategy.barrier()
+
+    def _describe(self, trainer: Trainer, module: GRPOModule) -> dict[str, Any]:
+        """All that the answers follow from, as plain values."""
+        reasoner = module.validated
+        assert reasoner is not None, "the module refuses to evaluate what does not answer"
+        vlm, template = reasoner.vlm, self.answering.template or reasoner.template
+        return {
+            "weights": vlm.fingerprint(),
+            "template": asdict(template),
+            "sampling": asdict(self.answering.sampling(reasoner, module.seed)),
+            "samples": self.answering.samples,
+            "pixels": [vlm.min_pixels, vlm.max_pixels],
+            "context_tokens": vlm.context_tokens,
+            "engine": type(reasoner.engine).__name__,
+            "precision": str(trainer.precision),
+            "max_images": trainer.datamodule.suite.max_images,
+        }
+
+    def _complete(self, trainer: Trainer, module: GRPOModule) -> None:
+        ranks, measures = (trainer.global_rank, trainer.world_size), module.measures
+        for benchmark, keys in self._before.items():
+            for answers in self.store.read(benchmark, *ranks):
+                before = tuple(row for row in answers.rows if row.key in keys)
+                skipped = {key: reason for key, reason in answers.skipped.items() if key in keys}
+                measures.update(BatchAnswers(benchmark, before, skipped))
+        for name, judge in self.judges.items():
+            for benchmark, scores in measures.benchmarks.items():
+                measures.update_judged(name, benchmark, (), ())
+                for rows, found in judge_rows(judge, self.store, benchmark, scores.graded, ranks):
+                    measures.update_judged(name, benchmark, rows, found)
+            write_usage(self.store, name, judge.drain_usage(), ranks[0])
+
+    def _report(self, trainer: Trainer, module: GRPOModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        folder, reports = self.store.folder, module.reports
+        tables = [table for table in (score_table(reports), detail_table(reports)) if len(table) > 1]
+        usage = [describe_usage(name, read_usage(self.store, name, trainer.world_size)) for name in self.judges]
+        text = "\n\n".join([f"# {self.name}", *map(as_markdown, tables), *usage])
+        _write(folder / "scores.json", json.dumps({"settings": self._facts, "scores": as_json(reports)}, indent=2))
+        _write(folder / "scores.md", f"{text}\n")
+        write_agreement(self.store, folder / "agreement.md")
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        step = module.phase.iteration if fitting and not trainer.sanity_checking else 0
+        for writer in tensorboard_writers(trainer):
+            writer.add_text(f"test/{self.name}/scores" if trainer.testing else "val/scores", text, step)
+        if not fitting:
+            for table in tables:
+                self.console.print(as_rich(table, self.name))
+            for line in usage:
+                self.console.print(line, soft_wrap=True)
+            self.console.print(f"rows and tables: {folder}", soft_wrap=True)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())

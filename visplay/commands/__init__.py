@@ -1,0 +1,1 @@
+"""Commands that are no method of the Trainer, one file each."""

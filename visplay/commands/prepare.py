@@ -1,0 +1,100 @@
+"""``visplay prepare``: bring the configured benchmarks here, check every file by its hash, and read every row."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import datasets
+from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from visplay.data.benchmark import Benchmark
+from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.downloads import Hub, HuggingFaceHub
+from visplay.data.images import UnusableItemError
+
+_SHOWN_REASONS = 3
+
+
+def run(arguments: Sequence[str], hub: Hub | None = None) -> None:
+    """Download, check and read the benchmarks; a refusal ends the process with its words.
+
+    Args:
+        arguments: What follows the command's name.
+        hub: Where to download from; None is the Hugging Face Hub.
+    """
+    options = _parse(arguments)
+    _set_up_log()
+    try:
+        suite = read_suite(options.config)
+        suite = suite if not options.only else suite.choose(options.only)
+        suite.download(HuggingFaceHub() if hub is None else hub, options.update)
+        Console().print(describe(suite.open()))
+    except (OSError, ValueError, argparse.ArgumentError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def describe(benchmarks: Sequence[Benchmark]) -> Table:
+    """Read every row of some benchmarks: a table of how many there are, how many can be used, and why others cannot."""
+    table = Table("benchmark", "rows", "usable", "pictures", "not usable because")
+    for benchmark in benchmarks:
+        pictures, faults = _read_all(benchmark)
+        usable = len(benchmark) - faults.total()
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in faults.most_common(_SHOWN_REASONS))
+        table.add_row(benchmark.name, str(len(benchmark)), str(usable), str(pictures), reasons)
+    return table
+
+
+def _read_all(benchmark: Benchmark) -> tuple[int, Counter[str]]:
+    pictures, faults = 0, Counter[str]()
+    for index in range(len(benchmark)):
+        try:
+            pictures += len(benchmark[index].images)
+        except UnusableItemError as error:
+            faults[error.reason] += 1
+    return pictures, faults
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="visplay prepare", description=__doc__)
+    parser.add_argument(
+        "--config",
+        action="append",
+        required=True,
+        help="YAML with data.init_args.benchmarks, for example configs/benchmarks.yaml; a later one overrides",
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="benchmarks to prepare; all by default")
+    parser.add_argument(
+        "--update", action="store_true", help="go to what the revisions are now, instead of the commits on record"
+    )
+    return parser.parse_args(arguments)
+
+
+def read_suite(configs: Sequence[str]) -> BenchmarkSuite:
+    """The benchmarks of some configuration files, of which a later one overrides.
+
+    Raises:
+        ValueError: There are none in them.
+    """
+    merged = OmegaConf.merge(*(OmegaConf.load(config) for config in configs))
+    settings = OmegaConf.select(merged, "data.init_args.benchmarks")
+    if settings is None:
+        raise ValueError(f"config: {', '.join(configs)}: there is no data.init_args.benchmarks")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--benchmarks", type=BenchmarkSuite)
+    parsed = parser.parse_object({"benchmarks": OmegaConf.to_container(settings, resolve=True)})
+    return parser.instantiate_classes(parsed).benchmarks
+
+
+def _set_up_log() -> None:
+    datasets.disable_progress_bars()
+    log = logging.getLogger("visplay")
+    if not log.handlers:
+        log.addHandler(RichHandler(show_path=False, show_level=False))
+        log.setLevel(logging.INFO)

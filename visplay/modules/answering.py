@@ -1,0 +1,139 @@
+"""How the Reasoner answers benchmarks: greedily, and by K samples whose majority counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Any
+
+from visplay.answered import Answer, AnsweredRow, BatchAnswers, BenchmarkBatch
+from visplay.functional.voting import vote
+from visplay.prompts import Template
+from visplay.types import Completion, Example, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from visplay.modules.reasoner import Reasoner
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How benchmarks are answered; what is null is as in the Reasoner's own training.
+
+    Args:
+        samples: K, answers sampled per question besides the greedy one, 0 for none; null is what each benchmark says.
+        template: The prompt; ``{question}`` is filled in.
+        max_new_tokens: Most tokens of an answer.
+        temperature: Of the samples.
+        top_p: Nucleus of the samples.
+        top_k: Most probable tokens kept in the samples; 0 keeps all.
+    """
+
+    samples: int | None = None
+    template: Template | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing could be answered with."""
+        if self.samples is not None and self.samples < 0:
+            raise ValueError(f"samples: {self.samples} must be at least 0, or null")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"temperature: {self.temperature} must be above 0; one answer is greedy in any case")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: {self.max_new_tokens} must be at least 1, or null")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: {self.top_p} must lie in (0, 1]; 1 keeps all")
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError(f"top_k: {self.top_k} must be at least 0, which keeps all")
+        if self.template is not None and "question" not in self.template.fields():
+            raise ValueError(f"template: its user message must hold {{question}}, got {self.template.user!r}")
+
+    def sampling(self, reasoner: Reasoner, seed: int) -> Sampling:
+        """How the Reasoner samples K answers; K is at least 1 here."""
+        names = ("max_new_tokens", "temperature", "top_p", "top_k")
+        chosen: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(reasoner.sampling(max(self.samples or 0, 1), seed), **chosen)
+
+
+def answer_batch(reasoner: Reasoner, batch: BenchmarkBatch, answering: Answering, seed: int) -> BatchAnswers:
+    """Answer a batch of benchmark rows and grade the answers by rule.
+
+    Every sample has a seed of its own that follows from its row's key, so that the answers do not depend on how the
+    rows are batched. A row whose prompt and longest answer do not fit the context is skipped, and says so.
+
+    Args:
+        reasoner: Who answers.
+        batch: The rows, and K.
+        answering: How.
+        seed: Root of all draws.
+    """
+    sampling, skipped = answering.sampling(reasoner, seed), dict(batch.skipped)
+    asked: list[tuple[Example, Prompt]] = []
+    for example, prompt in zip(batch.examples, reasoner.prompts(batch.examples, answering.template), strict=True):
+        if reasoner.vlm.fits(prompt, sampling.max_new_tokens):
+            asked.append((example, prompt))
+        else:
+            skipped[example.key] = (
+                f"a prompt of {reasoner.vlm.prompt_tokens(prompt)} tokens and an answer of {sampling.max_new_tokens} "
+                f"do not fit the context of {reasoner.vlm.context_tokens}"
+            )
+    prompts = [prompt for _, prompt in asked]
+    greedy = reasoner.engine.generate(
+        reasoner.vlm, prompts, replace(sampling, n=1, temperature=0.0, top_p=1.0, top_k=0)
+    )
+    sampled: list[list[Completion]] = [[] for _ in asked]
+    if batch.samples:
+        sampled = reasoner.engine.generate(reasoner.vlm, prompts, replace(sampling, n=batch.samples))
+    rows = tuple(
+        _grade(reasoner, batch.benchmark, example, first, further)
+        for (example, _), (first,), further in zip(asked, greedy, sampled, strict=True)
+    )
+    return BatchAnswers(batch.benchmark, rows, skipped)
+
+
+def write_out(example: Example) -> str:
+    """The gold answer with both the letter and the text of its option, so that an answer may give either.
+
+    Example:
+        >>> from PIL import Image
+        >>> write_out(Example("k", Image.new("RGB", (8, 8)), "Which?", "B", metadata={"options": '["red", "blue"]'}))
+        'B. blue'
+    """
+    options = json.loads(example.metadata.get("options", "[]"))
+    lettered = dict(zip(ascii_uppercase, options, strict=False))
+    letter = example.answer.strip(" ().").upper()
+    if letter not in lettered:
+        same = [name for name, option in lettered.items() if option == example.answer]
+        letter = same[0] if len(same) == 1 else ""
+    return f"{letter}. {lettered[letter]}" if letter else example.answer
+
+
+def _grade(
+    reasoner: Reasoner, benchmark: str, example: Example, greedy: Completion, sampled: Sequence[Completion]
+) -> AnsweredRow:
+    def grade(completion: Completion) -> Answer:
+        answer = reasoner.parse(completion)
+        return Answer(completion.text, completion.finished, answer, is_right(answer))
+
+    def is_right(answer: str | None) -> bool:
+        return answer is not None and reasoner.grader(answer, gold)
+
+    gold = write_out(example)
+
+    samples = tuple(grade(completion) for completion in sampled)
+    majority = vote([sample.answer for sample in samples], reasoner.grader).answer
+    return AnsweredRow(
+        key=example.key,
+        benchmark=benchmark,
+        problem=example.problem,
+        gold=example.answer,
+        metadata=example.metadata,
+        greedy=grade(greedy),
+        samples=samples,
+        majority=majority,
+        majority_correct=is_right(majority),
+    )
