@@ -282,6 +282,6 @@ def test_within_a_fit_rows_lie_in_the_folder_of_the_run(numbers, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["iteration-0", "iteration-1"]
     for path in folder.iterdir():
         assert len(answers(RowStore(path))) == ROWS
-        assert (path / "scores.md").is_file()
+        assert (path / "scores.md").read_text().startswith(f"# {path.name}\n")
     assert module.scores.keys() == {"val/numbers/rule_accuracy", "val/numbers/wrong_claims"}
     assert not (tmp_path / "evaluation").exists()

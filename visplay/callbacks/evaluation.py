@@ -135,7 +135,8 @@ class Evaluation(Callback):
         """Begin afresh within a fit."""
         if trainer.state.fn == TrainerFn.FITTING:
             iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
-            folder = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation" / f"iteration-{iteration}"
+            self.name = f"iteration-{iteration}"
+            folder = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation" / self.name
             if trainer.is_global_zero:
                 shutil.rmtree(folder, ignore_errors=True)
             self._open(trainer, folder, {"iteration": iteration})
