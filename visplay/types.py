@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL.Image import Image
 
@@ -81,6 +81,16 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+
+    def override(self, **settings: float | None) -> Sampling:
+        """The same with these settings; one that is None stays as it is.
+
+        Example:
+            >>> Sampling(1, max_new_tokens=64, top_k=5).override(max_new_tokens=9, top_k=None)
+            Sampling(n=1, max_new_tokens=9, temperature=1.0, top_p=1.0, top_k=5, seed=0)
+        """
+        chosen: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from visplay.functional.raters import agreement_table, cohen_kappa, compare_all_raters, compare_raters
+from visplay.functional.raters import (
+    agreement_table,
+    cohen_kappa,
+    compare_all_raters,
+    compare_raters,
+    final_score,
+    judge_score,
+)
 
 
 @pytest.mark.parametrize("labels", [2, 3, 11])
@@ -70,3 +77,13 @@ def test_every_two_raters_are_compared():
         "| rule, other | 4 | 50.0 % | 0.000 | 1 | 1 | 2 |",
         "| one, other | 5 | 100.0 % | 1.000 | 0 | 0 | 1 |",
     ]
+
+
+@pytest.mark.parametrize("rule", [True, False])
+@pytest.mark.parametrize(
+    ("correct", "score", "judged"),
+    [(True, None, 1.0), (False, None, 0.0), (True, 0.3, 0.3), (False, 0.0, 0.0), (None, None, None)],
+)
+def test_the_rule_stands_only_where_judging_failed(rule, correct, score, judged):
+    assert judge_score(correct, score) == judged
+    assert final_score(rule, judged) == (rule if correct is None else judged)

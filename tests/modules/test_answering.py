@@ -127,6 +127,7 @@ def test_settings_that_are_null_are_the_reasoner_s(reasoner):
     (_, _, greedy), (_, _, sampled) = reasoner.engine.calls
     assert sampled == reasoner.sampling(3, seed=5)
     assert greedy == reasoner.sampling(1, seed=5, temperature=0.0)
+    assert Answering(samples=8).sampling(reasoner, seed=5) == reasoner.sampling(1, seed=5)
 
 
 @pytest.mark.parametrize(

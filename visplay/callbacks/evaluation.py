@@ -147,27 +147,19 @@ class Evaluation(Callback):
         """Write a batch."""
         self.store.append(outputs, trainer.global_rank)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Write a batch."""
-        self.store.append(outputs, trainer.global_rank)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Count the rows that were answered before, and have all judged."""
         self._complete(trainer, pl_module)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Count the rows that were answered before, and have all judged."""
-        self._complete(trainer, pl_module)
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Write and, outside a fit, show the tables."""
         self._report(trainer, pl_module)
 
-    def on_test_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Write and show the tables."""
-        self._report(trainer, pl_module)
+    on_test_end = on_validation_end
 
     def _answered(self, trainer: Trainer, module: GRPOModule, benchmark: Benchmark) -> Collection[str]:
         """Keys of the rows that this model has answered before, with the same settings.
@@ -240,7 +232,7 @@ class Evaluation(Callback):
         for name, judge in self.judges.items():
             for benchmark, scores in measures.benchmarks.items():
                 measures.update_judged(name, benchmark, (), ())
-                for rows, found in judge_rows(judge, self.store, benchmark, scores.graded, ranks):
+                for rows, found in judge_rows(judge, self.store, benchmark, scores.scoring.graded, ranks):
                     measures.update_judged(name, benchmark, rows, found)
             write_usage(self.store, name, judge.drain_usage(), ranks[0])
 

@@ -45,9 +45,7 @@ class PhaseProgress(ProgressBar):
         """Start to show; within a fit that has been done."""
         self._start(trainer, pl_module)
 
-    def on_test_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Start to show."""
-        self._start(trainer, pl_module)
+    on_test_start = on_validation_start
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Stop before others print their results; a fit goes on."""

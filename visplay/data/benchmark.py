@@ -1,4 +1,4 @@
-"""Labelled questions to validate on."""
+"""Labelled questions to evaluate on."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Benchmark(Dataset[Example]):
         """
         return self.examples[range(len(self))[index]]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+    def read_usable(self, indices: Sequence[int]) -> list[Example]:
         """Read the usable ones among some rows; the others are counted in ``skipped`` and logged."""
         examples = []
         for index in indices:
@@ -155,7 +155,7 @@ class BenchmarkBatches:
     def __iter__(self) -> Iterator[BenchmarkBatch]:
         """The batches, in the order of the source."""
         for rows in self._rows:
-            examples = self.benchmark.__getitems__(rows)
+            examples = self.benchmark.read_usable(rows)
             usable = {example.key for example in examples}
             keys = (self.benchmark.keys[row] for row in rows)
             skipped = {key: self.benchmark.skipped[key] for key in keys if key not in usable}

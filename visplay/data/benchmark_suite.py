@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchmarkSuite:
-    """Benchmarks to validate on.
+    """The benchmarks to evaluate on: ``test`` uses all, ``validate`` some.
 
     Args:
         sources: The benchmarks; their names differ.

@@ -10,6 +10,7 @@ from visplay.evaluation.judging import judges_of, read_verdicts
 from visplay.evaluation.store import RowStore
 from visplay.functional.averages import ScoredRows, average_benchmarks
 from visplay.functional.comparison import Comparison, OnMissing, compare_paired
+from visplay.functional.raters import final_score, judge_score
 from visplay.metrics.scores import figure_id
 
 
@@ -116,17 +117,11 @@ def _read(store: RowStore, benchmark: str) -> _Scored:
             read.scores[f"majority@{len(row.samples)}"][row.key] = float(row.majority_correct)
         for name, verdicts in zip(names, judges.values(), strict=True):
             if row.key in verdicts:
-                read.scores[name][row.key] = _judged(verdicts[row.key], row.greedy.correct)
+                judged = judge_score(verdicts[row.key]["correct"], verdicts[row.key]["score"])
+                read.scores[name][row.key] = final_score(row.greedy.correct, judged)
         if figure := figure_id(row.metadata):
             read.figures[row.key] = figure
     return read
-
-
-def _judged(verdict: dict, rule: bool) -> float:
-    """A judge's score; where judging failed the rule's verdict stands."""
-    if verdict["correct"] is None:
-        return float(rule)
-    return float(verdict["correct"]) if verdict["score"] is None else verdict["score"]
 
 
 def _check_texts(benchmark: str, before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]]) -> None:

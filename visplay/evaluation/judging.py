@@ -12,8 +12,8 @@ from typing import Any
 from visplay.answered import AnsweredRow
 from visplay.data.files import replacing
 from visplay.evaluation.store import RowStore, json_line, ranked_files
-from visplay.functional.raters import agreement_table, compare_all_raters
-from visplay.judge import Judge, JudgeConfig, JudgeItem, JudgeUsage, Verdict
+from visplay.functional.raters import agreement_table, compare_all_raters, judge_score
+from visplay.judge import PROTOCOLS, Judge, JudgeConfig, JudgeItem, JudgeUsage, Verdict
 
 _FOLDER = "judged"
 RULE = "rule"
@@ -27,7 +27,7 @@ def judge_name(config: JudgeConfig) -> str:
         'org-glm-4-paper'
     """
     name = re.sub(r"[^\w.-]", "-", config.model)
-    return name if config.protocol == "json" else f"{name}-{config.protocol}"
+    return f"{name}{PROTOCOLS[config.protocol].suffix}"
 
 
 def judge_item(row: AnsweredRow, config: JudgeConfig, graded: bool) -> JudgeItem:
@@ -35,10 +35,10 @@ def judge_item(row: AnsweredRow, config: JudgeConfig, graded: bool) -> JudgeItem
 
     Args:
         row: The row.
-        config: The judge; under ``paper`` it is shown the whole completion, and cuts it itself.
+        config: The judge; its protocol may take the whole completion, and cut it itself.
         graded: Whether a score is wanted besides.
     """
-    whole = config.protocol == "paper" or row.greedy.answer is None
+    whole = PROTOCOLS[config.protocol].takes_completion or row.greedy.answer is None
     prediction = row.greedy.text if whole else str(row.greedy.answer)
     return JudgeItem(row.key, row.problem, row.gold, prediction, graded)
 
@@ -64,7 +64,7 @@ def judge_rows(
             verdicts = judge.judge([judge_item(row, judge.config, graded) for row in answers.rows])
             for verdict in verdicts:
                 file.write(json_line(_as_record(verdict)))
-            yield answers.rows, [_score(verdict) for verdict in verdicts]
+            yield answers.rows, [judge_score(verdict.correct, verdict.score) for verdict in verdicts]
     for found in ranked_files(folder) if ranks[0] == 0 else ():
         if found.benchmark == benchmark and found.rank >= ranks[1]:
             found.path.unlink()  # of an evaluation on more ranks, whose rows are judged again here
@@ -115,15 +115,14 @@ def judges_of(store: RowStore) -> list[str]:
     return sorted(path.name for path in (store.folder / _FOLDER).glob("*") if path.is_dir())
 
 
-def write_agreement(store: RowStore, path: Path) -> bool:
+def write_agreement(store: RowStore, path: Path) -> None:
     """Write how rule and judges agree, as Markdown, and the rows they differ on, as JSON lines beside it.
 
-    Returns:
-        Whether there was a judge to compare with.
+    Nothing is written where no judge has judged.
     """
     judges = judges_of(store)
     if not judges:
-        return False
+        return
     raters: dict[str, dict[str, bool | None]] = {name: {} for name in (RULE, *judges)}
     with replacing(path.with_suffix(".jsonl")) as file:
         for benchmark in store.benchmarks():
@@ -137,7 +136,6 @@ def write_agreement(store: RowStore, path: Path) -> bool:
                     file.write(json_line(_describe(row) | said))
     with replacing(path) as file:
         file.write(f"{agreement_table(compare_all_raters(raters))}\n".encode())
-    return True
 
 
 def _usage_path(store: RowStore, judge: str, rank: int) -> Path:
@@ -156,9 +154,3 @@ def _describe(row: AnsweredRow) -> dict[str, Any]:
 
 def _as_record(verdict: Verdict) -> dict[str, Any]:
     return {"key": verdict.key, "correct": verdict.correct, "score": verdict.score, "reason": verdict.reason}
-
-
-def _score(verdict: Verdict) -> float | None:
-    if verdict.correct is None:
-        return None
-    return float(verdict.correct) if verdict.score is None else verdict.score

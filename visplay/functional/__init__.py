@@ -46,7 +46,15 @@ from visplay.functional.logps import token_logps
 from visplay.functional.losses import cispo_loss, clipped_policy_loss, sequence_policy_loss
 from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question
 from visplay.functional.phases import FIRST_PHASE, Phase, next_phase, permuted_indices
-from visplay.functional.raters import RaterAgreement, agreement_table, cohen_kappa, compare_all_raters, compare_raters
+from visplay.functional.raters import (
+    RaterAgreement,
+    agreement_table,
+    cohen_kappa,
+    compare_all_raters,
+    compare_raters,
+    final_score,
+    judge_score,
+)
 from visplay.functional.rewards import (
     agreement,
     agreement_rewards,
@@ -97,6 +105,7 @@ __all__ = [
     "effective_sample_size",
     "equivalent",
     "estimate_mean",
+    "final_score",
     "fold_question",
     "format_estimate",
     "formatted_agreement_rewards",
@@ -107,6 +116,7 @@ __all__ = [
     "has_thought",
     "in_band",
     "is_valid_vote",
+    "judge_score",
     "k1_kl",
     "k2_kl",
     "k3_kl",

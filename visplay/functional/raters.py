@@ -43,6 +43,36 @@ class RaterAgreement:
         return self.first_only + self.second_only
 
 
+def judge_score(correct: bool | None, score: float | None = None) -> float | None:
+    """A judge's score of an answer: the one it gave, else its verdict; None where judging failed.
+
+    Args:
+        correct: Its verdict; None where judging failed.
+        score: In [0, 1]; None where none was wanted.
+
+    Example:
+        >>> judge_score(True), judge_score(True, 0.7), judge_score(None)
+        (1.0, 0.7, None)
+    """
+    if correct is None:
+        return None
+    return float(correct) if score is None else score
+
+
+def final_score(rule: bool, judged: float | None) -> float:
+    """What an answer is worth under a judge: where judging failed the rule's verdict stands.
+
+    Args:
+        rule: Whether the answer is right by rule.
+        judged: The judge's score, in [0, 1]; None where judging failed.
+
+    Example:
+        >>> final_score(True, 0.7), final_score(True, None)
+        (0.7, 1.0)
+    """
+    return float(rule) if judged is None else judged
+
+
 def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
     """Agreement beyond chance: (p_o - p_e) / (1 - p_e) (Cohen, 1960).
 

@@ -83,9 +83,10 @@ class Judge:
 
     def _content(self, item: JudgeItem) -> str:
         """The cache's key of a row, or one that stands for no answer."""
-        if PROTOCOLS[self.config.protocol].fields(item)["prediction"].strip():
+        protocol = PROTOCOLS[self.config.protocol]
+        if protocol.fields(item)["prediction"].strip():
             return content_key(self.config, item)
-        return _BLANK_GRADED if item.graded and self.config.protocol != "paper" else _BLANK
+        return _BLANK_GRADED if item.graded and protocol.grades else _BLANK
 
     def _look_up(self, content: str) -> Ruling | None:
         return _BLANK_RULINGS.get(content) or self._cache.get(content)

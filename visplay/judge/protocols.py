@@ -25,7 +25,17 @@ class MalformedReplyError(ValueError):
 
 
 class JudgeProtocol(Protocol):
-    """A way to ask a judge."""
+    """A way to ask a judge.
+
+    Attributes:
+        suffix: Ends the name of a judge that is asked so; empty for the default.
+        takes_completion: Whether a row's prediction is the whole completion, which the protocol cuts itself.
+        grades: Whether a score is given where one is wanted.
+    """
+
+    suffix: str
+    takes_completion: bool
+    grades: bool
 
     def fields(self, item: JudgeItem) -> dict[str, str]:
         """The texts of a row that the judge is shown, as it is shown them."""
@@ -43,6 +53,10 @@ class JudgeProtocol(Protocol):
 
 class JsonProtocol:
     """Question, gold and prediction as JSON fields under a nonce, and a verdict by JSON schema, at temperature 0."""
+
+    suffix = ""
+    takes_completion = False
+    grades = True
 
     def fields(self, item: JudgeItem) -> dict[str, str]:
         """Question, gold and prediction."""
@@ -88,6 +102,10 @@ class PaperProtocol:
 
     The prediction is ``paper_prediction`` of the completion. A reply that is not one of the words for yes is a no.
     """
+
+    suffix = "-paper"
+    takes_completion = True
+    grades = False
 
     def fields(self, item: JudgeItem) -> dict[str, str]:
         """Gold and prediction."""

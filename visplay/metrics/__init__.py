@@ -3,7 +3,7 @@
 from visplay.metrics.across import BenchmarkAverage, PairedComparison
 from visplay.metrics.benchmarks import HallusionBenchAccuracy, MMMUAccuracy, MMVetScore
 from visplay.metrics.rows import Report, RowMetric
-from visplay.metrics.scores import BenchmarkScores, Scoring, SuiteScores
+from visplay.metrics.scores import SCORINGS, BenchmarkScores, Scoring, SuiteScores
 from visplay.metrics.verdicts import JudgeAccuracy, RuleAccuracy, SampledAccuracy, WrongClaims
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Report",
     "RowMetric",
     "RuleAccuracy",
+    "SCORINGS",
     "SampledAccuracy",
     "Scoring",
     "SuiteScores",

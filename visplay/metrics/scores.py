@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from visplay.answered import AnsweredRow, BatchAnswers
 from visplay.functional.breakdown import NO_FIGURE, mmmu_discipline
+from visplay.functional.raters import final_score
 from visplay.metrics.across import BenchmarkAverage
 from visplay.metrics.benchmarks import HallusionBenchAccuracy, MMMUAccuracy, MMVetScore
 from visplay.metrics.rows import Report, RowMetric
-from visplay.metrics.verdicts import JudgeAccuracy, RuleAccuracy, SampledAccuracy, WrongClaims
-
-Scoring = Literal["accuracy", "mmmu", "hallusionbench", "mm_vet"]
-"""What a benchmark's own measures are; ``accuracy`` has none besides."""
+from visplay.metrics.verdicts import JudgeAccuracy, JudgedMetric, RuleAccuracy, SampledAccuracy, WrongClaims
 
 _SET = ("category", "subcategory", "set_id")
 
@@ -33,32 +31,70 @@ def figure_id(metadata: Mapping[str, str]) -> str | None:
     return NO_FIGURE if metadata.get("visual_input") == "0" else _join(metadata, (*_SET, "figure_id"))
 
 
+def _clusters(rows: Sequence[AnsweredRow]) -> dict[str, list]:
+    return {"clusters": _figures(rows)}
+
+
+def _disciplines(rows: Sequence[AnsweredRow]) -> dict[str, list]:
+    return {"disciplines": [mmmu_discipline(row.metadata.get("id", "")) for row in rows]}
+
+
+def _pairs(rows: Sequence[AnsweredRow]) -> dict[str, list]:
+    return {"pairs": [pair_id(row.metadata) for row in rows], "figures": [figure_id(row.metadata) for row in rows]}
+
+
+def _capabilities(rows: Sequence[AnsweredRow]) -> dict[str, list]:
+    return {"capabilities": [_read_capabilities(row.metadata.get("capability", "")) for row in rows]}
+
+
+class Scoring(NamedTuple):
+    """What is measured of one kind of benchmark besides what is measured of all.
+
+    Args:
+        own: Metric of its own, of verdicts by rule; None for none.
+        columns: What the rows tell this metric besides keys and verdicts, by argument of ``update``.
+        judged: Metric of a judge's scores.
+        judged_columns: What the rows tell that one besides keys, verdicts and scores.
+        graded: Whether a judge is asked for a score in [0, 1] besides its verdict.
+    """
+
+    own: type[RowMetric] | None = None
+    columns: Callable[[Sequence[AnsweredRow]], dict[str, list]] = _clusters
+    judged: type[JudgedMetric] = JudgeAccuracy
+    judged_columns: Callable[[Sequence[AnsweredRow]], dict[str, list]] = _clusters
+    graded: bool = False
+
+
+SCORINGS = {
+    "accuracy": Scoring(),
+    "mmmu": Scoring(MMMUAccuracy, _disciplines),
+    "hallusionbench": Scoring(HallusionBenchAccuracy, _pairs),
+    "mm_vet": Scoring(judged=MMVetScore, judged_columns=_capabilities, graded=True),
+}
+"""By the name that a benchmark gives."""
+
+
 class BenchmarkScores:
     """What is measured of one benchmark.
 
     Args:
         samples: K, sampled answers per row; 0 for none.
-        scoring: Which measures the benchmark has of its own.
+        scoring: Which measures the benchmark has of its own, one of ``SCORINGS``.
         judges: Names of the judges.
 
     Raises:
         ValueError: An unknown scoring.
     """
 
-    def __init__(self, samples: int = 0, scoring: Scoring = "accuracy", judges: Sequence[str] = ()) -> None:
-        if scoring not in get_args(Scoring):
-            raise ValueError(f"scoring: must be one of {get_args(Scoring)}, got {scoring!r}")
+    def __init__(self, samples: int = 0, scoring: str = "accuracy", judges: Sequence[str] = ()) -> None:
+        if scoring not in SCORINGS:
+            raise ValueError(f"scoring: must be one of {tuple(SCORINGS)}, got {scoring!r}")
         self.samples = samples
-        self.scoring = scoring
+        self.scoring = SCORINGS[scoring]
         self.rule, self.wrong_claims, self.skipped = RuleAccuracy(), WrongClaims(), RuleAccuracy()
         self.sampled = SampledAccuracy(samples) if samples else None
-        self.disciplines, self.hallusion = MMMUAccuracy(), HallusionBenchAccuracy()
-        self.judged = {name: MMVetScore() if self.graded else JudgeAccuracy() for name in judges}
-
-    @property
-    def graded(self) -> bool:
-        """Whether a judge is asked for a score in [0, 1] besides its verdict."""
-        return self.scoring == "mm_vet"
+        self.own = self.scoring.own and self.scoring.own()
+        self.judged = {name: self.scoring.judged() for name in judges}
 
     def update(self, answers: BatchAnswers) -> None:
         """Add rows; one that comes again counts once.
@@ -75,11 +111,8 @@ class BenchmarkScores:
         if self.sampled is not None:
             verdicts = [[sample.correct for sample in row.samples] for row in rows]
             self.sampled.update(keys, verdicts, [row.majority_correct for row in rows], figures)
-        if self.scoring == "mmmu":
-            self.disciplines.update(keys, right, [mmmu_discipline(row.metadata.get("id", "")) for row in rows])
-        if self.scoring == "hallusionbench":
-            pairs = [pair_id(row.metadata) for row in rows]
-            self.hallusion.update(keys, right, pairs, [figure_id(row.metadata) for row in rows])
+        if self.own is not None:
+            self.own.update(keys, right, **self.scoring.columns(rows))
 
     def update_judged(self, judge: str, rows: Sequence[AnsweredRow], scores: Sequence[float | None]) -> None:
         """Add a judge's scores of greedy answers.
@@ -89,20 +122,15 @@ class BenchmarkScores:
             rows: The rows.
             scores: A score in [0, 1] per row; None where judging failed: the rule's verdict stands.
         """
-        keys, right, metric = [row.key for row in rows], [row.greedy.correct for row in rows], self.judged[judge]
-        if isinstance(metric, MMVetScore):
-            metric.update(keys, right, scores, [_capabilities(row.metadata) for row in rows])
-        else:
-            metric.update(keys, right, scores, _figures(rows))
+        keys, right = [row.key for row in rows], [row.greedy.correct for row in rows]
+        self.judged[judge].update(keys, right, scores, **self.scoring.judged_columns(rows))
 
     def compute(self) -> Report:
         """Every measure; K, and how many rows there are, were skipped, and have no verdict of a judge."""
         rule = self.rule.compute()
         measures, counts = rule.measures | self.wrong_claims.compute().measures, rule.counts
         counts = counts | {"skipped": self.skipped.compute().counts["rows"], "samples": self.samples}
-        own: dict[str, RowMetric] = {"mmmu": self.disciplines, "hallusionbench": self.hallusion}
-        further = [self.sampled, own.get(self.scoring)]
-        for metric in (metric for metric in further if metric is not None):
+        for metric in (metric for metric in (self.sampled, self.own) if metric is not None):
             found = metric.compute().measures
             measures |= {_plain(name): value for name, value in found.items() if name != "accuracy"}
         for name, judged in self.judged.items():
@@ -136,7 +164,7 @@ class SuiteScores:
     ) -> None:
         """Add a judge's scores of rows of one benchmark, see ``BenchmarkScores.update_judged``."""
         self.benchmarks[benchmark].update_judged(judge, rows, scores)
-        final = [row.greedy.correct if score is None else score for row, score in zip(rows, scores, strict=True)]
+        final = [final_score(row.greedy.correct, score) for row, score in zip(rows, scores, strict=True)]
         self._average(f"judge_accuracy/{judge}", benchmark, rows, final)
 
     def compute(self) -> dict[str, Report]:
@@ -169,9 +197,9 @@ def _figures(rows: Sequence[AnsweredRow]) -> list[str | None]:
     return [figure_id(row.metadata) or None for row in rows]
 
 
-def _capabilities(metadata: Mapping[str, str]) -> list[str] | None:
+def _read_capabilities(text: str) -> list[str] | None:
     """The capabilities that a question of MM-Vet needs, as its source lists them."""
-    names = [name.strip(" []'\"") for name in metadata.get("capability", "").split(",")]
+    names = [name.strip(" []'\"") for name in text.split(",")]
     return [name for name in names if name] or None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from visplay.functional.intervals import DEFAULT_BOOTSTRAP, Bootstrap, estimate_mean
+from visplay.functional.raters import final_score
 from visplay.metrics.rows import Report, Row, RowMetric, optional_column
 
 
@@ -80,9 +81,7 @@ class JudgedMetric(RowMetric):
         judge_scores: Sequence[float | None],
         **columns: Sequence,
     ) -> None:
-        scores = [
-            float(rule) if judged is None else judged for rule, judged in zip(rule_verdicts, judge_scores, strict=True)
-        ]
+        scores = [final_score(rule, judged) for rule, judged in zip(rule_verdicts, judge_scores, strict=True)]
         self._add(keys, scores, judged=[score is not None for score in judge_scores], **columns)
 
     def _preference(self, row: Row) -> tuple:

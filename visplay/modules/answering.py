@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visplay.answered import Answer, AnsweredRow, BatchAnswers, BenchmarkBatch
 from visplay.functional.voting import vote
@@ -53,10 +53,10 @@ class Answering:
             raise ValueError(f"template: its user message must hold {{question}}, got {self.template.user!r}")
 
     def sampling(self, reasoner: Reasoner, seed: int) -> Sampling:
-        """How the Reasoner samples K answers; K is at least 1 here."""
-        names = ("max_new_tokens", "temperature", "top_p", "top_k")
-        chosen: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return replace(reasoner.sampling(max(self.samples or 0, 1), seed), **chosen)
+        """How the Reasoner samples one answer."""
+        return reasoner.sampling(1, seed).override(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k
+        )
 
 
 def answer_batch(reasoner: Reasoner, batch: BenchmarkBatch, answering: Answering, seed: int) -> BatchAnswers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -128,9 +127,8 @@ class Reasoner(Role):
 
     def _vote_sampling(self, voting: Voting, seed: int) -> Sampling:
         """This role's sampling with what the stage's voting sets."""
-        limits = {"max_new_tokens": voting.max_new_tokens, "top_p": voting.top_p, "top_k": voting.top_k}
-        chosen: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
-        return replace(self.sampling(voting.votes, seed), **chosen)
+        own = self.sampling(voting.votes, seed)
+        return own.override(max_new_tokens=voting.max_new_tokens, top_p=voting.top_p, top_k=voting.top_k)
 
     def _count(self, completions: Sequence[Completion], voting: Voting) -> Vote:
         answers = [self.parse(completion) for completion in completions]

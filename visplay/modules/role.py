@@ -181,8 +181,8 @@ class Role(GRPOModule):
     def sampling(self, n: int, seed: int, temperature: float | None = None) -> Sampling:
         """How this role samples ``n`` completions."""
         c = self.config
-        temperature = c.temperature if temperature is None else temperature
-        return Sampling(n, c.max_new_tokens, temperature, c.top_p, c.top_k, derive_seed(seed, self.name))
+        own = Sampling(n, c.max_new_tokens, c.temperature, c.top_p, c.top_k, derive_seed(seed, self.name))
+        return own.override(temperature=temperature)
 
     def rollout(
         self,
