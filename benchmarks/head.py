@@ -47,7 +47,7 @@ WAYS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {LEAN: token_logps, FULL
 def measure_alone(way: str, dtype: str, options: argparse.Namespace) -> dict[str, float]:
     """Growth of the peak memory and seconds of a way in this process; see the module."""
     hidden, weight, targets = _inputs(options, DTYPES[dtype])
-    before = _memory_mib(options.device)
+    before = memory_mib(options.device)
 
     def run() -> None:
         hidden.grad = weight.grad = None
@@ -55,7 +55,7 @@ def measure_alone(way: str, dtype: str, options: argparse.Namespace) -> dict[str
         logps.sum().backward()
 
     seconds = [time_call(run) for _ in range(options.repeats)]
-    peak = _peak_mib(options.device)
+    peak = peak_mib(options.device)
     return {"growth_mib": peak - before, "whole_mib": peak, "seconds": min(seconds)}
 
 
@@ -126,7 +126,7 @@ def _inputs(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Tensor, Te
     return hidden, weight, torch.randint(options.vocabulary, (options.rows,), device=options.device)
 
 
-def _memory_mib(device: str) -> float:
+def memory_mib(device: str) -> float:
     """Memory in use; on CUDA the peak is counted from here on."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -134,7 +134,17 @@ def _memory_mib(device: str) -> float:
     return _resident_mib("VmRSS")
 
 
-def _peak_mib(device: str) -> float:
+def forget_peak(device: str) -> None:
+    """Count the peak from here on, where the system can: on CUDA and on Linux."""
+    clear = Path("/proc/self/clear_refs")
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif clear.exists():
+        clear.write_text("5")
+
+
+def peak_mib(device: str) -> float:
+    """Highest memory so far: of tensors on CUDA, else of the process."""
     return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else _resident_mib("VmHWM")
 
 

@@ -93,6 +93,20 @@ SHAPES = {
         },
         vision=_LARGE_VISION | {"out_hidden_size": 3584},
     ),
+    "mimo": Shape(
+        side=448,
+        text=_LARGE_TEXT
+        | {
+            "vocab_size": 151680,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "tie_word_embeddings": False,
+        },
+        vision=_LARGE_VISION | {"out_hidden_size": 4096},
+    ),
 }
 
 
@@ -161,6 +175,12 @@ def _save(shape: Shape, path: Path) -> None:
     model.generation_config.eos_token_id = config.text_config.eos_token_id
     model.save_pretrained(path)
     _save_processor(shape, path)
+
+
+def save_empty(name: str, path: Path) -> None:
+    """Write the configuration and the processor of a named shape, without weights."""
+    make_config(SHAPES[name]).save_pretrained(path)
+    _save_processor(SHAPES[name], path)
 
 
 def _save_processor(shape: Shape, path: Path) -> None:

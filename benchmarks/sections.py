@@ -120,6 +120,12 @@ loss, backward, clipping and the optimiser's step; a step of ours and of TRL's i
 transformers and rewarded. On a CPU, TRL's head scores prompts as well as answers, which its kernels elsewhere do
 not."""
 
+
+def memory_tables(figures: Figures) -> str:
+    """A line for each form."""
+    return grid(figures["rows"], "form")
+
+
 SECTIONS = {
     "step": Section(
         "Step and update",
@@ -188,6 +194,13 @@ SECTIONS = {
         "those of grading and of the rest: writing rows, metrics with their intervals, and the trainer. Memory is\n"
         "what the process holds of its own, at its peak against after a fifth of the rows.",
         evaluation_tables,
+    ),
+    "memory": Section(
+        "Planned and measured memory",
+        "A whole step of GRPO on a CPU, in a fresh process, with the true widths of a model and few layers, against\n"
+        "what `visplay plan` reckons; see docs/models.md. The process part of the plan is what the process held\n"
+        "before the model was made; the ratio is measured over planned.",
+        memory_tables,
     ),
     "gpu": Section(
         "CUDA",

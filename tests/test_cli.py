@@ -8,11 +8,12 @@ import torch
 import yaml
 
 from visplay.__main__ import main
-from visplay.callbacks import RolloutEngine, VLLMRollout, VLLMServerRollout
+from visplay.callbacks import Evaluation, RolloutEngine, VLLMRollout, VLLMServerRollout
 from visplay.cli import VisPlayCLI, run
 from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.module import ImageSource, LabelledSource
 from visplay.functional import minority_difficulty
-from visplay.modules import VLM, Questioner, Qwen2_5_VL, Reasoner
+from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning
 from visplay.tiny import ANSWER, ASK, QUESTION_KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +34,6 @@ CONFIGS = {path.stem: yaml.safe_load(path.read_text()).get("model", {}) for path
 BASES = sorted(name for name, model in CONFIGS.items() if "class_path" in model)
 SELF_PLAY = [name for name in BASES if CONFIGS[name]["class_path"] == "visplay.modules.VisPlay"]
 EIGHT = ["mmmu", "mm_vet", "realworldqa", "visnumbench", "mathverse", "mathvision", "hallusionbench", "mmstar"]
-OVERLAYS = sorted(CONFIGS.keys() - {*BASES})
 
 
 def _config(name):
@@ -44,10 +44,6 @@ def _config(name):
 def test_every_config_is_instantiated_without_loading_weights(parse, config):
     cli = parse(_config(config))
     assert all(module.model is None for module in cli.model.modules() if isinstance(module, VLM))
-
-
-def test_every_overlay_is_tested():
-    assert OVERLAYS == ["benchmarks", "paper_protocol", "released_code", "vllm", "vllm_server"]
 
 
 @pytest.mark.parametrize(("overlay", "engine"), [("vllm", VLLMRollout), ("vllm_server", VLLMServerRollout)])
@@ -65,6 +61,43 @@ def test_every_config_with_the_benchmarks(parse, config):
     assert (suite.max_images, suite.validation) == (None, ("mmstar",))
     together = parse(_config(config), _config("benchmarks"), _config("paper_protocol")).datamodule.suite
     assert together == replace(suite, max_images=1)
+
+
+@pytest.mark.parametrize("config", SELF_PLAY)
+def test_every_config_with_adapters(parse, config):
+    model = parse(_config(config), _config("lora")).model
+    assert model.role.vlm.tuning == Tuning(["vision_tower", "projector"], LoRA(rank=32, alpha=64))
+    assert [role.config.learning_rate for role in (model.questioner, model.reasoner)] == [1e-5, 1e-5]
+    assert model.reasoner.vlm is not model.questioner.vlm
+    assert model.reasoner.vlm.tuning == model.questioner.vlm.tuning
+    shared = parse(_config(config), _config("lora"), "--model.shared_policy=true").model
+    assert shared.reasoner.vlm is shared.questioner.vlm
+
+
+@pytest.mark.parametrize("overlay", ["lora", "released_code"])
+@pytest.mark.parametrize("config", sorted({*BASES} - {*SELF_PLAY}))
+def test_a_role_alone_refuses_settings_of_two(parse, capsys, config, overlay):
+    with pytest.raises(SystemExit, match="2"):
+        parse(_config(config), _config(overlay))
+    assert "is not accepted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", BASES)
+def test_one_setting_moves_all_that_a_run_writes(parse, config, tmp_path):
+    cli = parse(_config(config), f"--trainer.default_root_dir={tmp_path}")
+    (evaluation,) = [each for each in cli.trainer.callbacks if isinstance(each, Evaluation)]
+    cache = getattr(cli.datamodule, "cache", tmp_path)
+    assert all(Path(place).is_relative_to(tmp_path) for place in (cli.trainer.log_dir, evaluation.folder, cache))
+
+
+def test_a_table_of_pictures_keeps_its_column(parse):
+    config = _config("qwen2_5_vl_3b")
+    expected = ImageSource("LMMs-Lab-Turtle/Vision-SR1-47K", column="images")
+    assert parse(config).datamodule.image_source == expected
+    moved = parse(config, "--data.images.path=x.parquet").datamodule.image_source
+    assert moved == replace(expected, path="x.parquet")
+    labelled = parse(config, "--data.labelled={path: y.parquet, split: test}").datamodule.labelled_source
+    assert labelled == LabelledSource("y.parquet", split="test")
 
 
 @pytest.mark.parametrize("config", SELF_PLAY)

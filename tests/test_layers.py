@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "visplay"
 PROGRAM = ["cli", "commands"]
 FORBIDDEN = {
     "functional": [
-        *("modules", "callbacks", "data", "metrics", "judge", "evaluation", "tiny", "prompts", "clock", "answered"),
+        *("modules", "callbacks", "data", "metrics", "judge", "evaluation", "planning", "tiny", "prompts", "clock"),
+        "answered",
         *PROGRAM,
     ],
     "metrics": ["modules", "callbacks", "data", "judge", "evaluation", "tiny", *PROGRAM],
@@ -19,6 +20,7 @@ FORBIDDEN = {
     "data": ["modules", "callbacks", "metrics", "judge", "evaluation", "tiny", *PROGRAM],
     "callbacks": ["tiny", *PROGRAM],
     "tiny": ["modules", "callbacks", "metrics", "judge", "evaluation", *PROGRAM],
+    "planning": ["metrics", "judge", "evaluation", "tiny", *PROGRAM],
     "commands": ["cli"],
 }
 

@@ -47,3 +47,21 @@ def test_default_templates_state_the_required_form():
     assert all(tag in ASK.system for tag in ("<type>", "<question>", "<answer>"))
     assert "\\boxed{}" in ANSWER.system
     assert ANSWER.fields() == {"question"}
+
+
+PARTS = (  # as the chat templates of SmolVLM and LLaVA-OneVision have it: a message is a list of parts
+    "{% for message in messages %}[{{ message.role }}]{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def test_a_system_message_reaches_a_template_that_knows_parts_only(base, monkeypatch):
+    monkeypatch.setattr(base.tokenizer, "chat_template", PARTS)
+    assert base.tokenizer.decode(encode_prompt(base.tokenizer, Template("a", system="b"))) == "[system]b[user]a"
+
+
+def test_a_system_message_is_never_dropped_silently(base, monkeypatch):
+    monkeypatch.setattr(base.tokenizer, "chat_template", "{{ messages[-1].content[-1].text }}")
+    with pytest.raises(ValueError, match=r"system: the chat template of .* drops it: 'Be good\.'"):
+        encode_prompt(base.tokenizer, Template("a", system="Be good."))
+    assert base.tokenizer.decode(encode_prompt(base.tokenizer, Template("a"))) == "a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -11,16 +12,25 @@ usage: visplay COMMAND [options]
 Vision-language models that improve themselves from unlabeled images.
 
 commands:
+  plan        what a run needs, before anything is loaded; what cannot fit is refused
   fit         self-play: train Questioner and Reasoner in turns
   validate    score the Reasoner on the benchmarks to validate on
   test        score models on all benchmarks, and compare them: base against evolved
   compare     compare what two evaluations have answered, row by row
+  export      write a role of a run as a Hugging Face directory
   prepare     download the benchmarks, and check every file by its hash
 
 Try it:      visplay fit --config configs/tiny.yaml
 Your images: visplay fit --config configs/tiny.yaml --data.images=DIR
 All options: visplay fit --help
 """
+
+MODULES = {
+    "compare": "visplay.commands.evaluate",
+    "export": "visplay.commands.export",
+    "prepare": "visplay.commands.prepare",
+}
+"""Commands whose options are their own, not those of ``fit``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,19 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return
-    if given[0] == "prepare":
-        from visplay.commands import prepare
-
-        prepare.run(given[1:])
+    if given[0] in MODULES:
+        importlib.import_module(MODULES[given[0]]).run(given[1:])
         return
-    if given[0] == "compare":
-        from visplay.commands import evaluate
+    from visplay import cli
 
-        evaluate.run(given[1:])
+    if given[0] == "plan":
+        from visplay.commands import plan
+
+        plan.run(given[1:], cli.instantiate)
         return
-    from visplay.cli import run
-
-    run(arguments)
+    cli.run(arguments)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,23 @@ class VisPlayCLI(LightningCLI):
             self.parser.exit(2, f"error: {error}\n")
 
 
+class _Unloaded(VisPlayCLI):
+    """Builds what is configured but the trainer, which may be another machine's, and runs nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Build model and callbacks."""
+        try:
+            built = self.parser.instantiate_classes(self.config)
+        except ValueError as error:
+            self.parser.exit(2, f"error: {_first(error)}\n")
+        built = built[self.subcommand]
+        self.model, self.trainer = built.model, built.trainer
+        self.callbacks = [built.rollout, built.self_play, *(built.trainer.callbacks or [])]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        return
+
+
 def _first(error: ValueError) -> ValueError:
     """The first refusal among the errors that led to this one."""
     first, cause = error, error.__cause__ or error.__context__
@@ -130,12 +147,19 @@ def _epochs(iterations: int) -> int:
     return 2 * iterations
 
 
-def run(arguments: Sequence[str] | None = None) -> VisPlayCLI:
+def instantiate(arguments: Sequence[str]) -> VisPlayCLI:
+    """Build what the arguments of ``fit`` configure: ``model``, ``callbacks``, and the settings of the ``trainer``."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the command's own are not for it
+        return run(["fit", *arguments], _Unloaded)
+
+
+def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlayCLI) -> VisPlayCLI:
     """Parse the arguments and run the subcommand they name."""
     _set_up_terminal()
     # A path such as ${model.init_args.seed} starts at the file's own top level, not above the subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    return VisPlayCLI(
+    return kind(
         GRPOModule,
         SelfPlayData,
         subclass_mode_model=True,

@@ -110,7 +110,7 @@ def encode_prompt(
         P token ids.
 
     Raises:
-        ValueError: The fields are not the ones that the template names.
+        ValueError: The fields are not the ones that the template names, or the chat template drops the system message.
     """
     if template.fields() != set(fields):
         raise ValueError(f"fields: the template needs {sorted(template.fields())}, got {sorted(fields)}")
@@ -129,7 +129,17 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: Template, images: int)
 def _render_cached(tokenizer: PreTrainedTokenizerBase, _chat_template: str, template: Template, images: int) -> str:
     """The chat template's text with a stand-in for each field (the template text is part of the cache key)."""
     user = template.user.format(**{name: _STAND_IN.format(name) for name in template.fields()})
-    messages: list[dict] = [] if template.system is None else [{"role": "system", "content": template.system}]
     content: list[dict] = [{"type": "image"}] * images + [{"type": "text", "text": user}]
-    messages.append({"role": "user", "content": content})
+    messages: list[dict] = [{"role": "user", "content": content}]
+    if template.system is None:
+        return _apply(tokenizer, messages)
+    # some templates lose a system message that is given as text, others take nothing else
+    for system in (template.system, [{"type": "text", "text": template.system}]):
+        text = _apply(tokenizer, [{"role": "system", "content": system}, *messages])
+        if template.system.strip() in text:
+            return text
+    raise ValueError(f"system: the chat template of {tokenizer.name_or_path!r} drops it: {template.system[:60]!r}")
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,6 +43,24 @@ def test_phases_take_turns_and_each_trains_its_own_policy(tmp_path, monkeypatch)
     assert [v for v in versions if v == ("reasoner", 0)]
     assert max(version for name, version in versions[: versions.index(("reasoner", 1))] if name == "reasoner") == 0
     assert (self_play.phase.iteration, self_play.phase.role) == (3, "questioner")
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_the_policy_that_does_not_learn_waits_on_the_host(tmp_path, monkeypatch, offload):
+    moves = []
+    monkeypatch.setattr("visplay.callbacks.self_play.move", lambda policy, device: moves.append((policy.name, device)))
+    monkeypatch.setattr("visplay.callbacks.self_play.HOST", "host")
+    fit(tmp_path, self_play=SelfPlay(1, CURATION, offload=offload))
+    there = torch.device("cpu")
+    asking = [("reasoner", "host"), ("questioner", there)]
+    answering = [("questioner", "host"), ("reasoner", there)]
+    assert moves == ([*asking, *asking, *answering] if offload else [])  # as the run begins, and each phase
+
+
+def test_several_processes_are_refused():
+    trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match="devices, num_nodes: 2 processes, but training is one process"):
+        SelfPlay().setup(trainer, make_module(), "fit")
 
 
 def test_every_image_is_seen_before_any_repeats(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import plain_picture
 from visplay.callbacks import TransformersRollout
@@ -109,6 +110,30 @@ def test_weights_cast_by_autocast_are_kept_within_a_batch_only(fresh_base):
                 for weight in fresh_base.parameters():
                     weight.mul_(1.2)
             fresh_base.version += 1
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often each of some tensors is cast."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.counts = dict.fromkeys((tensor.data_ptr() for tensor in tensors), 0)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.counts:
+            self.counts[args[0].data_ptr()] += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_weight_is_cast_once_a_batch_whether_or_not_it_learns(fresh_base, frozen):
+    fresh_base.requires_grad_(not frozen)
+    layers = fresh_base.model.model.language_model.layers
+    weights = [module.weight for module in layers.modules() if isinstance(module, torch.nn.Linear)]
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), Casts(weights) as casts:
+        TransformersRollout().generate(fresh_base, _prompts(fresh_base), Sampling(2, 6))
+    assert set(casts.counts.values()) == {1}
+    assert {weight.requires_grad for weight in fresh_base.parameters()} == {not frozen}
 
 
 def test_greedy_equals_transformers_generate(base):

@@ -158,7 +158,7 @@ def test_a_load_that_skips_a_tensor_is_caught(engine, policy, monkeypatch, skipp
     engine.load(policy)
     _perturb(policy, 5)
     whole = module._typed
-    monkeypatch.setattr(module, "_typed", lambda p, d: ((n, w) for n, w in whole(p, d) if skipped not in n))
+    monkeypatch.setattr(module, "_typed", lambda *given: ((n, w) for n, w in whole(*given) if skipped not in n))
     with pytest.raises(WrongWeightsError, match=reported):
         engine.generate(policy, _prompts(policy), Sampling(1, 2))
     monkeypatch.undo()

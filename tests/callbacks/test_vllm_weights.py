@@ -100,6 +100,33 @@ def test_what_is_held_is_what_a_layer_multiplies_by():
     assert differing(sent, [held(model, names)]) == ["lm_head.weight (packed)"]
 
 
+class Mapper:
+    """Names as vLLM maps them: a part is replaced, or its tensor ignored."""
+
+    def __init__(self, **parts):
+        self.parts = parts
+
+    def map_name(self, name):
+        for old, new in self.parts.items():
+            if old in name:
+                return new and name.replace(old, new, 1)
+        return name
+
+
+def test_models_within_the_model_map_names_too():
+    q, k, head = torch.randn(2, 3), torch.randn(1, 3), torch.randn(5, 3)
+    model, inner = nn.Module(), Engine(q, k, head)
+    model.tower, model.hf_to_vllm_mapper = inner, Mapper(visual="tower")
+    inner.packed_modules_mapping = {}
+    inner.hf_to_vllm_mapper = Mapper(q_proj="qkv_proj", k_proj="qkv_proj", unused=None)
+    names = [f"visual.{name}.weight" for name in ("attn.q_proj", "attn.k_proj", "lm_head", "unused.norm")]
+    sources = held(model, names).sources
+    assert sources["tower.attn.qkv_proj.weight"] == names[:2]
+    assert not any(names[3] in parts for parts in sources.values())
+    with pytest.raises(ValueError, match=r"no place for \['visual.other.weight'\]"):
+        held(model, ["visual.other.weight"])
+
+
 def test_a_weight_without_a_place_is_an_error():
     model = Engine(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"Engine of vLLM has no place for \['attn.v_proj.weight'\]"):

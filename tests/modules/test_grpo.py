@@ -84,17 +84,25 @@ def test_micro_batches_respect_the_limit_and_lose_nothing():
     tokens = [103, 104, 105, 106, 107]  # with a picture of 100 tokens each
     batch = GroupBatch.collate(Rollout(prompts, completions), tokens).with_advantages(torch.arange(10.0).view(5, 2))
     (mini,) = batch.split(None)
-    for limit in (1, 230, 350, 10_000):
+    for limit in (1, 106, 108, 230, 350, 10_000):
         micros = list(mini.micro_batches(limit))
-        assert [p.key for m in micros for p in m.prompts] == list("01234")
-        assert torch.cat([m.advantages for m in micros]).flatten().tolist() == list(range(10))
+        assert list(dict.fromkeys(p.key for m in micros for p in m.prompts)) == list("01234")
+        assert [a for m in micros for a in m.advantages.flatten().tolist()] == list(range(10))
         assert sum(float(m.weights.sum()) for m in micros) == pytest.approx(1.0)
-        assert all(len(m.prompts) == 1 or int(m.prompt_tokens.sum() + m.mask.sum()) <= limit for m in micros)
+        several = [m for m in micros if m.mask.shape[:2] != (1, 1)]
+        assert all(int(m.prompt_tokens.sum() + m.mask.sum()) <= limit for m in several)
         for micro in micros:
+            assert micro.token_ids.shape[-1] == int(micro.mask.sum(-1).max())
+            first = int(micro.advantages[0, 0]) % 2  # of the completions of its prompts
             assert micro.token_ids[micro.mask].tolist() == [
-                t for p in micro.prompts for c in completions[int(p.key)] for t in c.token_ids
+                t
+                for p in micro.prompts
+                for c in completions[int(p.key)][first : first + micro.mask.shape[1]]
+                for t in c.token_ids
             ]
-    assert len(list(mini.micro_batches(1))) == 5
+    assert [m.mask.shape[:2] for m in mini.micro_batches(1)] == [(1, 1)] * 10
+    halves = [tuple(m.mask.shape[:2]) for m in mini.micro_batches(104 + 2 + 3)]
+    assert halves == [(1, 2), (1, 2), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1)]
     exactly = 105 + 106 + (3 + 4) + (4 + 5)  # prompts 2 and 3, each once, and their completions
     assert [len(m.prompts) for m in mini.micro_batches(exactly)] == [2, 2, 1]
     assert [len(m.prompts) for m in mini.micro_batches(exactly - 1)] == [2, 1, 1, 1]

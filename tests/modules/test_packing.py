@@ -6,7 +6,7 @@ from PIL import Image
 from torch import nn
 
 from shapes import Shapes
-from visplay.modules import Qwen2_5_VL, predictors
+from visplay.modules import Qwen2_5_VL, Tuning, predictors
 from visplay.modules.packing import Packing, Segments
 from visplay.tiny import ANSWER, BASE
 
@@ -117,7 +117,7 @@ def test_with_deterministic_algorithms(ragged):
 
 @pytest.mark.parametrize("freeze", [["vision_tower"], ["vision_tower", "language_model"], ["language_model"]])
 def test_with_frozen_parts(freeze):
-    policy = Qwen2_5_VL(str(BASE), freeze=freeze)
+    policy = Qwen2_5_VL(str(BASE), tuning=Tuning(freeze=freeze))
     policy.load()
     sizes, lengths = CASES["ragged"]
     _assert_equal(policy, _prompts(policy, sizes), *_answers(policy, lengths))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visplay.modules import PromptTooLongError, Qwen2_5_VL
+from visplay.modules import PromptTooLongError, Qwen2_5_VL, Tuning
 from visplay.prompts import Template
 from visplay.tiny import ANSWER, BASE
 from visplay.types import Prompt
@@ -148,7 +148,7 @@ def test_save_can_be_loaded_again(base, tmp_path):
 
 
 def test_frozen_parts_get_no_gradient(tmp_path):
-    vlm = Qwen2_5_VL(str(BASE), freeze=["vision_tower", "language_model"])
+    vlm = Qwen2_5_VL(str(BASE), tuning=Tuning(freeze=["vision_tower", "language_model"]))
     vlm.load()
     trained = {name for name, weight in vlm.named_parameters() if weight.requires_grad}
     assert trained
@@ -164,7 +164,7 @@ def test_frozen_parts_get_no_gradient(tmp_path):
 @pytest.mark.parametrize("freeze", [["vision"], ["vision_tower", "projector", "language_model"]])
 def test_what_cannot_be_frozen(freeze):
     with pytest.raises(ValueError, match=r"freeze: some of \['language_model', 'projector', 'vision_tower'\], not all"):
-        Qwen2_5_VL(str(BASE), freeze=freeze)
+        Qwen2_5_VL(str(BASE), tuning=Tuning(freeze=freeze))
 
 
 def test_pixel_limits_decide_how_many_tokens_a_picture_becomes():

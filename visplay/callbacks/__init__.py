@@ -4,6 +4,9 @@ from visplay.callbacks.advance import AdvanceRule, RewardGain, ValidationGain, V
 from visplay.callbacks.curation import Curation, TooFewQuestionsError
 from visplay.callbacks.diagnostics import Diagnostics
 from visplay.callbacks.evaluation import Evaluation
+from visplay.callbacks.export import Export
+from visplay.callbacks.export_store import DiskBudgetError, Retention
+from visplay.callbacks.hub import HubTarget
 from visplay.callbacks.progress import PhaseProgress
 from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.samples import SampleLogger
@@ -18,9 +21,13 @@ __all__ = [
     "AdvanceRule",
     "Curation",
     "Diagnostics",
+    "DiskBudgetError",
     "EngineSettings",
     "Evaluation",
+    "Export",
+    "HubTarget",
     "PhaseProgress",
+    "Retention",
     "RewardGain",
     "RolloutEngine",
     "RolloutError",

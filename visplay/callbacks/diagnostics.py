@@ -12,6 +12,7 @@ from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset
 from visplay.functional.kl import k3_kl
+from visplay.modules.placement import HOST, move
 from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
 from visplay.modules.vlm import VLM
@@ -40,6 +41,8 @@ class Diagnostics(Callback):
         if self.kl_every_n_steps:
             policy = pl_module.role.vlm
             self._references = {"phase_start": policy.frozen_copy(), "base": policy.base()}
+            for reference in self._references.values():
+                move(reference, HOST)
         self_play = next((c for c in trainer.callbacks if isinstance(c, SelfPlay)), None)
         if self.blind_questions and self_play and self_play.dataset and pl_module.phase.role == "reasoner":
             share = self._answer_blind(pl_module, GeneratedDataset(self_play.dataset))

@@ -59,6 +59,10 @@ class RolloutEngine(Callback, ABC):
             self._kept = False
             self.close()
 
+    def device_for(self, policy: VLM) -> torch.device:
+        """Where the trainer computes; the weights of a policy may lie elsewhere."""
+        return policy.device if self.trainer is None else self.trainer.strategy.root_device
+
     @torch.no_grad()
     def generate(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample ``sampling.n`` completions for each prompt from the policy as it is now.

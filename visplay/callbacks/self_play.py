@@ -13,6 +13,7 @@ from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation, Curator
 from visplay.data.draws import Drawable, Draws, PhaseBatches
 from visplay.functional.phases import FIRST_PHASE, Phase, next_phase
+from visplay.modules.placement import HOST, move
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
 from visplay.types import derive_seed
@@ -44,6 +45,8 @@ class SelfPlay(Callback):
         curation: How the data set of an iteration is generated.
         advance: Whether a phase is repeated, or the run ends, instead of moving on; null always moves on.
         validate_every: Iterations between two validations; one follows the Reasoner's phase.
+        offload: Whether whole models that do not learn, the other role's policy and the reference, lie in the host's
+            memory while they are not needed. With adapters, and on a CPU, there is nothing to move.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class SelfPlay(Callback):
         curation: Curation = Curation(),  # noqa: B008 (frozen)
         advance: AdvanceRule | None = None,
         validate_every: int = 1,
+        offload: bool = True,
     ) -> None:
         for name, value in (("iterations", iterations), ("validate_every", validate_every)):
             if value < 1:
@@ -60,6 +64,7 @@ class SelfPlay(Callback):
         self.curation = curation
         self.advance = advance
         self.validate_every = validate_every
+        self.offload = offload
         self.phase: Phase = FIRST_PHASE
         self.attempt = 0
         self.phases_done = 0
@@ -74,9 +79,18 @@ class SelfPlay(Callback):
         self._draws: dict[str, Draws] = {}
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
-        """Tell the data module to read what the phase asks for; without anybody who answers nothing is validated."""
+        """Tell the data module to read what the phase asks for; without anybody who answers nothing is validated.
+
+        Raises:
+            ValueError: Several processes would learn, each for itself.
+        """
         if stage != "fit":
             return
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"devices, num_nodes: {trainer.world_size} processes, but training is one process in this version; "
+                "give devices: 1 and num_nodes: 1 (validate and test take several)"
+            )
         self.phase = Phase(1, pl_module.turns[0])
         trainer.datamodule.phase_batches = lambda: self._batches(trainer, pl_module)
         if pl_module.validated is None:
@@ -85,10 +99,13 @@ class SelfPlay(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Plan as many epochs as there are phases left, after a checkpoint was read."""
         self._plan(trainer, pl_module)
+        self._place(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin a phase: a frozen reference and a fresh optimiser; validation follows the Reasoner's."""
-        pl_module.role.learner.begin_phase(pl_module.role.vlm, pl_module.active_optimizer())
+        self._place(trainer, pl_module)
+        role = pl_module.role
+        role.learner.begin_phase(role.vlm, pl_module.active_optimizer(), offload=self.offload)
         phase = pl_module.phase
         due = phase.role == "reasoner" and phase.iteration % self.validate_every == 0
         never = trainer.current_epoch + 2
@@ -133,6 +150,13 @@ class SelfPlay(Callback):
         """Have the trainer stop after as many epochs as there are phases."""
         planned = len(module.turns) * self.iterations + self.repeats
         trainer.fit_loop.max_epochs = self.phases_done if self.ended else planned
+
+    def _place(self, trainer: Trainer, module: GRPOModule) -> None:
+        """Put the policy that learns on the device, and the others on the host."""
+        if self.offload:
+            for policy in module.idle:
+                move(policy, HOST)
+            move(module.role.vlm, trainer.strategy.root_device)
 
     def _decide(self, module: GRPOModule) -> Decision:
         if self.advance is None:

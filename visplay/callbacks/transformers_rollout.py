@@ -11,6 +11,7 @@ from torch import Tensor
 
 from visplay.callbacks.rollout import RolloutEngine
 from visplay.functional.sampling import draw_tokens, truncate_logits, uniform_stream
+from visplay.modules.placement import placed
 from visplay.modules.prefill import group_by_pictures
 from visplay.modules.vlm import VLM
 from visplay.types import Completion, Prompt, Sampling, derive_seed
@@ -38,27 +39,34 @@ class TransformersRollout(RolloutEngine):
         """Sample in batches of prompts about the same pictures and of similar length; the result's order is theirs."""
         batches = _cut_batches(policy, prompts, max(1, self.max_sequences // sampling.n))
         results: dict[int, list[Completion]] = {}
-        with self._compute_precision(policy.device.type):
+        device = self.device_for(policy)
+        with placed(policy, device), self._compute_precision(policy, device.type):
             for rows in batches:
                 results |= zip(rows, _sample_batch(policy, [prompts[row] for row in rows], sampling), strict=True)
         return [results[index] for index in range(len(prompts))]
 
     @contextmanager
-    def _compute_precision(self, device: str) -> Iterator[None]:
+    def _compute_precision(self, policy: VLM, device: str) -> Iterator[None]:
         """The trainer's compute precision, so that sampling and training round alike.
 
         Lightning's autocast keeps no cast weights, as they change within a training step; while a batch is sampled they
-        do not, and are cast once instead of once a token.
+        do not, and are cast once instead of once a token. Autocast keeps casts of weights that require gradients only,
+        so those that are frozen are said to, too; sampling makes no graph.
         """
+        frozen = [weight for weight in policy.parameters() if not weight.requires_grad]
         with nullcontext() if self.trainer is None else self.trainer.precision_plugin.forward_context():
             if not torch.is_autocast_enabled(device):
                 yield
                 return
             torch.clear_autocast_cache()
             try:
+                for weight in frozen:
+                    weight.requires_grad_(True)
                 with torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=True):
                     yield
             finally:
+                for weight in frozen:
+                    weight.requires_grad_(False)
                 torch.clear_autocast_cache()
 
 

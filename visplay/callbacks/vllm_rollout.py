@@ -111,7 +111,7 @@ class VLLMRollout(RolloutEngine):
         """
         if self._running is None:
             self._running = self._start(policy)
-        self._call(lambda engine: engine.load(policy.weights()))
+        self._call(lambda engine: engine.load(policy.weights(self.device_for(policy))))
         if self.verify:
             self._compare(policy)
 
@@ -148,7 +148,7 @@ class VLLMRollout(RolloutEngine):
             ) from error
 
     def _compare(self, policy: VLM) -> None:
-        sent = checksums(policy.weights(), self._dtype())
+        sent = checksums(policy.weights(self.device_for(policy)), self._dtype())
         workers: list[Held] = self._call(lambda engine: engine.held(list(sent)))
         wrong = differing(sent, workers)
         if wrong:

@@ -106,7 +106,7 @@ class VLLMServerRollout(RolloutEngine):
         server.tell("/pause?mode=abort&clear_cache=true")  # prefix and encoder caches too
         if self._sender is None:
             self._sender = self._make_sender(server)
-        self._sender.send(lambda: _typed(policy, dtype))
+        self._sender.send(lambda: _typed(policy, dtype, self.device_for(policy)))
         if self.verify:
             self._compare(policy, dtype, server)
         self._label = f"{policy.name}/{policy.version}/{uuid4().hex}"
@@ -186,7 +186,7 @@ class VLLMServerRollout(RolloutEngine):
             sender.close()
 
     def _compare(self, policy: VLM, dtype: torch.dtype, server: Server) -> None:
-        sent = checksums(policy.weights(), dtype)
+        sent = checksums(policy.weights(self.device_for(policy)), dtype)
         workers = [Held(**each) for each in server.call_workers("visplay_held", list(sent))]
         wrong = differing(sent, workers)
         if wrong:
@@ -230,8 +230,8 @@ def _check_guarded(server: Server) -> None:
         )
 
 
-def _typed(policy: VLM, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    return ((name, weight.to(dtype)) for name, weight in policy.weights())
+def _typed(policy: VLM, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    return ((name, weight.to(dtype)) for name, weight in policy.weights(device))
 
 
 def _request(prompt: Prompt, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -89,11 +89,12 @@ def _sources(model: Any, engine_names: Collection[str], names: Sequence[str]) ->
     sources: dict[str, list[str]] = {name.removesuffix(_PACKED): [] for name in engine_names}
     strangers = []
     for name in names:
-        place = _place(model, name, sources)
-        if place is None:
-            strangers.append(name)
-        else:
+        mapped = _mapped(model, name)
+        place = mapped and _place(model, mapped, sources)
+        if place:
             sources[place].append(name)
+        elif mapped:
+            strangers.append(name)
     if strangers:
         raise ValueError(f"weights: {type(model).__name__} of vLLM has no place for {strangers[:5]}")
     for name in (name for name, parts in sources.items() if not parts and name.endswith("lm_head.weight")):
@@ -101,9 +102,19 @@ def _sources(model: Any, engine_names: Collection[str], names: Sequence[str]) ->
     return {name: sources[name.removesuffix(_PACKED)] for name in engine_names}
 
 
-def _place(model: Any, name: str, engine_names: Mapping[str, Any]) -> str | None:
-    """The engine's name of the tensor that holds a tensor of the trainer."""
+def _mapped(model: Any, name: str) -> str | None:
+    """A name as the model and those within it, one after another, map it; None for a tensor that one has no use for."""
     mapped = model.hf_to_vllm_mapper.map_name(name) if hasattr(model, "hf_to_vllm_mapper") else name
+    child, _, rest = (mapped or "").partition(".")
+    within = getattr(model, child, None) if child else None
+    if not isinstance(within, nn.Module):
+        return mapped
+    rest = _mapped(within, rest)
+    return None if rest is None else f"{child}.{rest}"
+
+
+def _place(model: Any, mapped: str, engine_names: Mapping[str, Any]) -> str | None:
+    """The engine's name of the tensor that holds a tensor of the trainer, whose name is mapped."""
     if mapped in engine_names:
         return mapped
     for fused, parts in getattr(model, "packed_modules_mapping", {}).items():

@@ -39,13 +39,14 @@ def evaluate_models(trainer: Trainer, module: GRPOModule, data: SelfPlayData, ck
     sources = evaluation.sources(ckpt_path)
     for source in sources.values():
         source.check()
-    configured, stores = reasoner.vlm, {}
+    configured, stores, served = reasoner.vlm, {}, None
     try:
         with engine.kept():
             for name, source in sources.items():
                 vlm = source.load(configured)
-                if vlm.path != reasoner.vlm.path:
-                    engine.close()  # it was started for the other model's configuration
+                if served not in (None, (vlm.path, vlm.processor_settings)):
+                    engine.close()  # it was started for another configuration, or for pictures that are cut otherwise
+                served = vlm.path, vlm.processor_settings
                 reasoner.adopt(vlm, module.clock)
                 evaluation.name = name
                 trainer.test(module, datamodule=data, verbose=False)

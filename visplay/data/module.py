@@ -85,8 +85,8 @@ class SelfPlayData(LightningDataModule):
 
     def __init__(
         self,
-        images: str | Path | ImageSource | None = None,
-        labelled: str | Path | LabelledSource | None = None,
+        images: ImageSource | str | Path | None = None,
+        labelled: LabelledSource | str | Path | None = None,
         silver: str | Path | None = None,
         silver_share: float = 0.5,
         validation_batch_size: int = 64,

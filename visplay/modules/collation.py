@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from visplay.types import Prompt
 
@@ -24,7 +25,7 @@ class PromptBatch:
     """N prompts as the model takes them, padded on the left.
 
     Args:
-        input_ids: (N, P) ids, each picture's placeholder expanded to its number of image tokens.
+        input_ids: (N, P) ids, each picture's placeholder expanded to its tokens.
         mask: (N, P) bool, False at padding.
         positions: Rotary positions in the family's own shape, last axis P.
         next_position: (N,) position of the first completion token.
@@ -66,20 +67,29 @@ def collate(vlm: VLM, prompts: Sequence[Prompt]) -> PromptBatch:
 
 
 def _expand(vlm: VLM, prompt: Prompt) -> list[int]:
-    """Repeat each placeholder as many times as its picture has tokens."""
-    image_tokens = [vlm.image_tokens(image) for image in prompt.images]
-    if prompt.token_ids.count(vlm.image_token_id) != len(image_tokens):
+    """Put the tokens of its picture in the place of each placeholder."""
+    expanded = [vlm.image_token_ids(image) for image in prompt.images]
+    if prompt.token_ids.count(vlm.image_token_id) != len(expanded):
         raise ValueError(
             f"prompt {prompt.key!r}: {prompt.token_ids.count(vlm.image_token_id)} image placeholders for "
-            f"{len(image_tokens)} pictures; one each is needed"
+            f"{len(expanded)} pictures; one each is needed"
         )
-    counts = iter(image_tokens)
+    pictures = iter(expanded)
     row: list[int] = []
     for token in prompt.token_ids:
-        row += [token] * (next(counts) if token == vlm.image_token_id else 1)
+        row += next(pictures) if token == vlm.image_token_id else [token]
     if len(row) > vlm.context_tokens:
         raise PromptTooLongError(
-            f"prompt {prompt.key!r}: {len(row)} tokens ({sum(image_tokens)} of them pictures) exceed the context "
+            f"prompt {prompt.key!r}: {len(row)} tokens ({sum(map(len, expanded))} of them pictures) exceed the context "
             f"of {vlm.context_tokens}; lower max_pixels or shorten the template"
         )
     return row
+
+
+def widen(embeddings: Tensor, width: int) -> Tensor:
+    """Append zeros to embeddings of text, (…, H), so that they stand beside features of a width of H or more.
+
+    What a picture's features have beyond H is for later layers, see ``Family.text_inputs``; text has nothing for them.
+    """
+    extra = width - embeddings.shape[-1]
+    return functional.pad(embeddings, (0, extra)) if extra else embeddings

@@ -32,23 +32,32 @@ class Family(nn.Module, ABC):
     processor: Any
 
     @property
-    @abstractmethod
     def image_token_id(self) -> int:
-        """Id of the placeholder that stands for a picture."""
+        """Id of the placeholder that stands for a picture: the processor's."""
+        return self.processor.image_token_id
 
     @property
-    @abstractmethod
+    def text_model(self) -> Any:
+        """The language model without its head."""
+        return self.model.model.language_model
+
+    @property
     def model_context_tokens(self) -> int:
-        """Most tokens that the model takes in a sequence, pictures expanded."""
+        """Most tokens that the model takes in a sequence, pictures expanded: ``max_position_embeddings``."""
+        return self.model.config.text_config.max_position_embeddings
 
     @property
     @abstractmethod
     def most_image_tokens(self) -> int:
-        """Tokens of a picture of the largest area."""
+        """Most tokens that a picture can become."""
 
     @abstractmethod
     def image_tokens(self, image: Image) -> int:
         """How many tokens a picture becomes."""
+
+    def image_token_ids(self, image: Image) -> Sequence[int]:
+        """The tokens a picture becomes; each that is ``image_token_id`` takes one row of the picture's features."""
+        return [self.image_token_id] * self.image_tokens(image)
 
     @abstractmethod
     def limit_pixels(self, min_pixels: int | None, max_pixels: int | None) -> None:
@@ -58,6 +67,10 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def processor_settings(self) -> dict[str, Any]:
         """What another processor of the same checkpoint must be told to cut pictures as this one does."""
+
+    def released_name(self, name: str) -> str:
+        """The name that released checkpoints, and engines, have for a weight of the model."""
+        return name
 
     @abstractmethod
     def parts(self) -> dict[Part, Sequence[nn.Module]]:
@@ -69,20 +82,24 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def image_features(self, pixels: Any) -> Sequence[Tensor]:
-        """Run the vision tower: one (tokens, H) tensor per picture."""
+        """Run the vision tower: one (tokens, H) tensor per picture; columns beyond H go to ``text_inputs``."""
 
-    @abstractmethod
     def prompt_positions(self, input_ids: Tensor, mask: Tensor, pixels: Any, image_index: Sequence[int]) -> Tensor:
-        """Rotary positions of prompts, last two axes (N, P)."""
+        """Rotary positions of prompts, last two axes (N, P); one after another where a family says nothing else."""
+        return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
-    @abstractmethod
     def text_positions(self, positions: Tensor) -> Tensor:
         """Give (B, T) text positions the family's own shape."""
+        return positions
+
+    def text_inputs(self, embeddings: Tensor) -> dict[str, Any]:
+        """What the language model is called with for embeddings (B, T, H), wider where features have been wider."""
+        return {"inputs_embeds": embeddings}
 
     def language_model(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Run the language model on (B, T, H) embeddings after what the cache holds; returns (B, T, H)."""
-        return self.model.model.language_model(
-            inputs_embeds=embeddings,
+        return self.text_model(
+            **self.text_inputs(embeddings),
             attention_mask=None if bool(mask.all()) else mask.long(),
             position_ids=positions,
             past_key_values=cache,
@@ -92,8 +109,8 @@ class Family(nn.Module, ABC):
     def packed_language_model(self, embeddings: Tensor, positions: Tensor, packing: Packing) -> Tensor:
         """Run the language model on one packed row (1, L, H), without a cache; returns (1, L, H)."""
         stand_in = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeddings.device)  # keeps a mask from being made
-        return self.model.model.language_model(
-            inputs_embeds=embeddings,
+        return self.text_model(
+            **self.text_inputs(embeddings),
             attention_mask=stand_in,
             position_ids=positions,
             use_cache=False,
@@ -104,7 +121,7 @@ class Family(nn.Module, ABC):
         """Why groups are not packed into one row; None where they are."""
         if not self.packs:
             return f"{type(self).__name__} does not say that it can be"
-        config = self.model.model.language_model.config
+        config = self.text_model.config
         if config._attn_implementation != GROUPED_SDPA:
             return f"attn_implementation is {config._attn_implementation!r}, not {GROUPED_SDPA!r}"
         windows = set(getattr(config, "layer_types", ())) - {"full_attention"}

@@ -87,17 +87,34 @@ class GroupBatch:
             counted = mini.mask & mini.finished[..., None] if mask_cut_off else mini.mask
             yield replace(mini, weights=aggregation(counted.flatten(0, 1)).view_as(mini.mask))
 
-    def micro_batches(self, tokens: int) -> Iterator[GroupBatch]:
-        """Cut into pieces of at most ``tokens`` packed tokens, one group at least; surplus padding is cut off."""
-        start = 0
-        for stop in range(1, len(self.prompts) + 1):
-            if stop == len(self.prompts) or self._packed_tokens(start, stop + 1) > tokens:
-                yield self.rows(start, stop)._trim()
-                start = stop
+    def pieces(self, tokens: int) -> Iterator[tuple[slice, slice]]:
+        """Cut into pieces of at most ``tokens`` packed tokens, each prompt counted once a piece.
 
-    def _packed_tokens(self, start: int, stop: int) -> int:
-        """Tokens of the row that the groups are packed into: each prompt once, and the completions without padding."""
-        return int(self.prompt_tokens[start:stop].sum()) + int(self.mask[start:stop].sum())
+        A group that is longer is cut too, and its prompt read again for each of its pieces.
+
+        Returns:
+            Prompts and completions of each piece; one completion at least.
+        """
+        lengths = self.mask.sum(-1).tolist()
+        groups = [prompt + sum(each) for prompt, each in zip(self.prompt_tokens.tolist(), lengths, strict=True)]
+        for start, stop in _runs(groups, tokens):
+            if stop - start > 1 or groups[start] <= tokens:
+                yield slice(start, stop), slice(None)
+                continue
+            for first, last in _runs(lengths[start], tokens - int(self.prompt_tokens[start])):
+                yield slice(start, stop), slice(first, last)
+
+    def micro_batches(self, tokens: int) -> Iterator[GroupBatch]:
+        """The batch in ``pieces``; surplus padding is cut off."""
+        return (self.take(*piece) for piece in self.pieces(tokens))
+
+    def take(self, prompts: slice, completions: slice) -> GroupBatch:
+        """Some completions of some prompts, without surplus padding."""
+        rows = self.rows(prompts.start, prompts.stop)
+        tensors: dict[str, Any] = {
+            n: v[:, completions] for n, v in vars(rows).items() if isinstance(v, Tensor) and v.dim() > 1
+        }
+        return replace(rows, **tensors)._trim()
 
     def _trim(self) -> GroupBatch:
         width = int(self.mask.sum(-1).max())
@@ -105,3 +122,12 @@ class GroupBatch:
             n: v[..., :width] for n, v in vars(self).items() if isinstance(v, Tensor) and v.dim() == 3
         }
         return replace(self, **tensors)
+
+
+def _runs(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Starts and ends of runs whose sizes add up to the limit at most, or of one that is larger."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        if stop == len(sizes) or sum(sizes[start : stop + 1]) > limit:
+            yield start, stop
+            start = stop

@@ -21,6 +21,7 @@ from visplay.functional.gaps import gap_statistics, logp_gaps
 from visplay.modules.canary import Canary, PolicyMismatchError
 from visplay.modules.group_batch import GroupBatch
 from visplay.modules.grpo_config import GRPOConfig
+from visplay.modules.placement import HOST, move, placed
 from visplay.types import Rollout, derive_seed
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class GRPO:
         self.reference: VLM | None = None
         self.canary = Canary(config.canary)
 
-    def begin_phase(self, policy: VLM, optimizer: Optimizer) -> None:
-        """Freeze the reference, and forget the optimiser's momentum."""
+    def begin_phase(self, policy: VLM, optimizer: Optimizer, *, offload: bool = False) -> None:
+        """Freeze the reference, on the host if told to, and forget the optimiser's momentum."""
         optimizer.state.clear()
         if self.config.kl_weight == 0 or self.config.kl_reference == "old":
             self.reference = None
@@ -69,6 +70,8 @@ class GRPO:
             self.reference = policy.base()
         else:
             self.reference = policy.frozen_copy()
+        if self.reference is not None and offload:
+            move(self.reference, HOST)
 
     def end_phase(self, optimizer: Optimizer) -> None:
         """Let the reference and the optimiser's momentum go."""
@@ -156,13 +159,13 @@ class GRPO:
 
     @torch.no_grad()
     def score(self, policy: VLM, batch: GroupBatch) -> Tensor:
-        """Log-probabilities (N, G, T) of a batch under any policy, 0 at padding."""
+        """Log-probabilities (N, G, T) of a batch under any policy, wherever its weights lie; 0 at padding."""
         out = torch.zeros_like(batch.sampled_logps)
-        start = 0
-        for micro in batch.micro_batches(self.config.tokens_per_micro_batch):
-            logps, _ = policy.logps(micro.prompts, micro.token_ids, micro.mask, self.config.temperature)
-            out[start : start + len(micro.prompts), :, : logps.shape[-1]] = logps
-            start += len(micro.prompts)
+        with placed(policy, out.device):
+            for piece in batch.pieces(self.config.tokens_per_micro_batch):
+                micro = batch.take(*piece)
+                logps, _ = policy.logps(micro.prompts, micro.token_ids, micro.mask, self.config.temperature)
+                out[(*piece, slice(logps.shape[-1]))] = logps
         return out
 
     def _update(

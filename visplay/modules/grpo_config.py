@@ -52,7 +52,8 @@ class GRPOConfig:
             their group all the same.
         filter_zero_variance: Whether groups whose rewards are all equal are left out of the update.
         max_refills: How often at most a step samples further prompts in place of the groups left out.
-        tokens_per_micro_batch: Tokens in one forward and backward pass, each prompt counted once; one group at least.
+        tokens_per_micro_batch: Most tokens in one forward and backward pass, each prompt counted once; one completion
+            at least. A group that is longer is cut, and its prompt read again.
         canary: When a gap between the log-probabilities of engine and training forward stops the run.
         correction: Weights of the policy loss against such a gap: ``token_truncated_weights``,
             ``sequence_sum_weights``, ``sequence_geometric_weights``; None for none.

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""What an adapter has in the place of a model's configuration; the name is peft's."""
 Part = Literal["vision_tower", "projector", "language_model"]
 
 
-def check_loading(
-    freeze: Collection[str], min_pixels: int | None, max_pixels: int | None, max_context_tokens: int | None
-) -> None:
+def check_loading(min_pixels: int | None, max_pixels: int | None, max_context_tokens: int | None) -> None:
     """Refuse what no checkpoint could be loaded with.
 
     Raises:
-        ValueError: An unknown part, nothing left to train, no context, or limits that contradict each other.
+        ValueError: No context, or limits that contradict each other.
     """
-    parts = set(get_args(Part))
-    if set(freeze) - parts or set(freeze) == parts:
-        raise ValueError(f"freeze: some of {sorted(parts)}, not all, got {sorted(freeze)}")
     if max_context_tokens is not None and max_context_tokens < 1:
         raise ValueError(f"max_context_tokens: {max_context_tokens} must be at least 1, or null")
     given = [pixels for pixels in (min_pixels, max_pixels) if pixels is not None]
@@ -44,7 +40,8 @@ def load_processor(path: str, revision: str | None) -> Any:
         FileNotFoundError: ``path`` is a directory without a model or without a processor, or nothing is found there.
     """
     folder = Path(path)
-    needed = ("config.json", "tokenizer_config.json")
+    config = ADAPTER_CONFIG if (folder / ADAPTER_CONFIG).is_file() else "config.json"
+    needed = (config, "tokenizer_config.json")
     if folder.is_dir() and not all((folder / name).is_file() for name in needed):
         missing = [name for name in needed if not (folder / name).is_file()]
         raise FileNotFoundError(f"path: {path!r} holds no {' and no '.join(missing)}; save model AND processor")

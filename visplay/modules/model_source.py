@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from visplay.functional.phases import RoleName
+from visplay.modules.loading import ADAPTER_CONFIG
+from visplay.modules.saving import merge_adapter
+from visplay.modules.tuning import Tuning
 
 if TYPE_CHECKING:
     from visplay.modules.vlm import VLM
@@ -22,8 +25,8 @@ class ModelSource:
     """Where the weights of a model to evaluate are.
 
     Args:
-        path: A Hugging Face directory, a Hub name, or a checkpoint that a run wrote (``.ckpt``); null is the
-            configuration's own model.
+        path: A Hugging Face directory, a Hub name, a checkpoint that a run wrote (``.ckpt``), or the directory of an
+            exported adapter, which is merged into its base; null is the configuration's own model.
         role: Whose policy to take from a checkpoint of a run.
         revision: Hub revision.
 
@@ -59,8 +62,10 @@ class ModelSource:
             return
         path = Path(self.path)
         is_local = path.is_absolute() or self.path.startswith(".") or path.is_dir() or len(path.parts) > 2
-        if is_local and not (path / "config.json").is_file():
-            raise FileNotFoundError(f"path: {self.path!r} is neither a Hub name nor a folder with a config.json")
+        if is_local and not any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
+            raise FileNotFoundError(
+                f"path: {self.path!r} is neither a Hub name nor a folder with a config.json or an {ADAPTER_CONFIG}"
+            )
 
     def load(self, like: VLM) -> VLM:
         """Load the weights.
@@ -72,25 +77,42 @@ class ModelSource:
             FileNotFoundError: There is no such checkpoint or model.
             ValueError: The checkpoint holds no policy of the role, or one of another architecture.
         """
-        vlm = copy.deepcopy(like, {id(like.model): None})  # everything but the weights
-        if self.path is not None and not self.is_of_a_run:
-            vlm.path, vlm.revision = self.path, self.revision
-        vlm.load()
-        if self.path is not None and self.is_of_a_run:
+        vlm = like.unloaded()
+        if self.path is None:
+            vlm.load()
+        elif self.is_of_a_run:
+            vlm.load()
             _restore(vlm, self.path, self.role)
+        elif (Path(self.path) / ADAPTER_CONFIG).is_file():
+            _load_merged(vlm, Path(self.path))
+        else:
+            vlm.path, vlm.revision, vlm.tuning = self.path, self.revision, Tuning()
+            vlm.load()
         return vlm
+
+
+def _load_merged(vlm: VLM, folder: Path) -> None:
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    vlm.path, vlm.revision = config.get("base_model_name_or_path") or vlm.path, config.get("revision")
+    vlm.tuning = Tuning()
+    is_whole = (folder / "processor_config.json").is_file()  # as written here; peft itself writes no processor
+    vlm.load(processor_path=str(folder) if is_whole else None)
+    merge_adapter(vlm.model, folder)
 
 
 def _restore(vlm: VLM, path: str, role: RoleName) -> None:
     weights = read_policy(path, role)
-    expected = vlm.model.state_dict()
+    expected = {name.removeprefix("model."): weight for name, weight in vlm.state_dict().items()}
+    if (vlm.adapters is not None) != any(".lora_" in name for name in weights):
+        kinds = ("whole weights", "adapters") if vlm.adapters is not None else ("adapters", "whole weights")
+        raise ValueError(f"path: {path!r} holds {kinds[0]}, and tuning.lora of the configuration is for {kinds[1]}")
     if differing := sorted(n for n in expected.keys() | weights.keys() if _shape(expected, n) != _shape(weights, n)):
         name = differing[0]
         raise ValueError(
             f"path: {len(differing)} weights of {path!r} are not those of {vlm.path!r}, such as {name!r}: "
             f"{_shape(weights, name)} and {_shape(expected, name)}"
         )
-    vlm.model.load_state_dict(weights)
+    vlm.load_state_dict({f"model.{name}": weight for name, weight in weights.items()})
 
 
 def read_policy(path: str, role: RoleName) -> dict[str, Tensor]:

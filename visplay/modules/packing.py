@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from visplay.modules.collation import widen
 from visplay.modules.context import similar_lengths
 from visplay.types import Prompt
 
@@ -163,9 +164,9 @@ def packed_predictors(vlm: VLM, prompts: Sequence[Prompt], token_ids: Tensor, ma
     batch = vlm.collate(prompts)
     read = mask[..., 1:]  # a token is read where another follows
     answer_ids = token_ids[..., :-1][read]
-    embeddings = torch.cat(
-        [vlm.embed(batch.input_ids[batch.mask], batch), vlm.model.get_input_embeddings()(answer_ids)]
-    )
+    prompt_embeddings = vlm.embed(batch.input_ids[batch.mask], batch)
+    answer_embeddings = vlm.model.get_input_embeddings()(answer_ids)
+    embeddings = torch.cat([prompt_embeddings, widen(answer_embeddings, prompt_embeddings.shape[-1])])
     steps = batch.next_position[:, None, None] + torch.arange(read.shape[-1], device=read.device)
     answer_positions = vlm.text_positions(steps.expand(read.shape)[read][None])
     prompt_positions = batch.positions.flatten(-2)[..., batch.mask.flatten()].unsqueeze(-2)

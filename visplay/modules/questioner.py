@@ -116,6 +116,11 @@ class Questioner(Role):
         self.jury.configure_model()
         self.jury.vlm.requires_grad_(False)
 
+    @property
+    def idle(self) -> tuple[VLM, ...]:
+        """The policy of a jury of its own."""
+        return (self.jury.vlm,) if "jury" in self._modules else ()
+
     def attach_engine(self, engine: Engine) -> None:
         """Keep a handle on the engine, for the jury too."""
         super().attach_engine(engine)

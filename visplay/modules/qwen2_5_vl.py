@@ -47,16 +47,6 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
         model.model.visual.patch_embed.proj.__class__ = PatchProduct  # the same weight under the same name
         return model
 
-    @property
-    def image_token_id(self) -> int:
-        """Id of ``<|image_pad|>``."""
-        return self.processor.image_token_id
-
-    @property
-    def model_context_tokens(self) -> int:
-        """The text model's ``max_position_embeddings``."""
-        return self.model.config.text_config.max_position_embeddings
-
     def image_tokens(self, image: Image) -> int:
         """One token per merged block of patches."""
         processor = self.processor.image_processor

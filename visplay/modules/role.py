@@ -172,7 +172,7 @@ class Role(GRPOModule):
         Raises:
             TypeError: A trainable weight is not float32, in which a step of 1e-6 would be rounded away.
         """
-        weights = [p for p in self.vlm.parameters() if p.requires_grad]
+        weights = self.vlm.trained_weights()
         if any(str(p.dtype) != "torch.float32" for p in weights):
             raise TypeError("precision: trainable weights must be float32; use bf16-mixed to compute in bfloat16")
         c = self.config

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from visplay.functional.phases import RoleName
     from visplay.modules.reasoner import Reasoner
     from visplay.modules.role import Role
+    from visplay.modules.vlm import VLM
 
 
 class GRPOModule(LightningModule, ABC):
@@ -78,6 +79,11 @@ class GRPOModule(LightningModule, ABC):
     @abstractmethod
     def validated(self) -> Reasoner | None:
         """Who answers in validation; None if nobody here learns to answer."""
+
+    @property
+    def idle(self) -> tuple[VLM, ...]:
+        """Policies that are sampled from in this phase but do not learn."""
+        return ()
 
     @abstractmethod
     def attach_engine(self, engine: Engine) -> None:

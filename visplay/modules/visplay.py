@@ -25,18 +25,24 @@ if TYPE_CHECKING:
 class VisPlay(GRPOModule):
     """Both roles, each with a policy of its own that starts from one base.
 
+    The policies are two copies of the base; with ``vlm.tuning.lora`` two adapters on one copy, which is frozen; with
+    ``shared_policy`` there is one for both roles, a copy or an adapter.
+
     Args:
         vlm: The base both policies start from.
         questioner: Asks.
         reasoner: Answers and votes.
         seed: Root of every draw of the run.
+        shared_policy: Whether both roles learn into one policy; the jury of a Questioner phase moves with it then.
     """
 
-    def __init__(self, vlm: VLM, questioner: Questioner, reasoner: Reasoner, seed: int = 0) -> None:
+    def __init__(
+        self, vlm: VLM, questioner: Questioner, reasoner: Reasoner, seed: int = 0, shared_policy: bool = False
+    ) -> None:
         super().__init__(seed)
         self.questioner = questioner
         self.reasoner = reasoner
-        questioner.adopt(copy.deepcopy(vlm), self.clock)
+        questioner.adopt(vlm if shared_policy else _another(vlm), self.clock)
         reasoner.adopt(vlm, self.clock)
         questioner.judged_by(reasoner)
 
@@ -51,6 +57,11 @@ class VisPlay(GRPOModule):
         return self.questioner if self.phase.role == "questioner" else self.reasoner
 
     @property
+    def idle(self) -> tuple[VLM, ...]:
+        """The other role's policy, unless it is this one's."""
+        return tuple(role.vlm for role in (self.questioner, self.reasoner) if role.vlm is not self.role.vlm)
+
+    @property
     def validated(self) -> Reasoner:
         """The Reasoner."""
         return self.reasoner
@@ -62,9 +73,9 @@ class VisPlay(GRPOModule):
 
     def configure_model(self) -> None:
         """Load both policies from the base; in a test, where nobody asks, the Reasoner's alone."""
-        if self.trainer.state.fn != TrainerFn.TESTING:
-            self.questioner.vlm.load()
         self.reasoner.vlm.load()
+        if self.trainer.state.fn != TrainerFn.TESTING:
+            self.questioner.vlm.load(beside=self.reasoner.vlm)
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser per role."""
@@ -105,3 +116,8 @@ class VisPlay(GRPOModule):
             for image, asked, held in zip(images, questions, votes, strict=True)
             for question, vote in zip(asked, held, strict=True)
         ]
+
+
+def _another(vlm: VLM) -> VLM:
+    """Another policy that starts from the same base."""
+    return copy.deepcopy(vlm) if vlm.tuning.lora is None else vlm.unloaded()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from visplay.functional.logps import token_logps
+from visplay.modules.adaptable import Adaptable
 from visplay.modules.attention import GROUPED_SDPA
-from visplay.modules.collation import PromptBatch, collate
+from visplay.modules.collation import PromptBatch, collate, widen
 from visplay.modules.context import Context
-from visplay.modules.family import Family
-from visplay.modules.loading import Part, check_loading, load_model, load_processor
+from visplay.modules.loading import check_loading, load_model, load_processor
 from visplay.modules.predictors import predictors
 from visplay.modules.prefill import prefill
+from visplay.modules.saving import ExportFormat, write_policy
+from visplay.modules.tuning import Tuning
 from visplay.modules.weights import whole_weights
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
@@ -34,7 +36,7 @@ from visplay.types import Prompt
 logger = logging.getLogger(__name__)
 
 
-class VLM(Family):
+class VLM(Adaptable):
     """A vision-language model as a policy.
 
     The constructor only stores; ``load`` reads the weights. Weights are kept in float32 (an update of 1e-6 would be
@@ -45,7 +47,7 @@ class VLM(Family):
         revision: Hub revision; ignored for a directory.
         attn_implementation: Attention implementation that transformers offers; with null, and with ``grouped_sdpa``,
             training packs groups into one row.
-        freeze: Parts that do not learn.
+        tuning: Which parts learn, in full or by adapters.
         min_pixels: A smaller picture is scaled up to this area; null takes the checkpoint's.
         max_pixels: A larger picture is scaled down to this area; null takes the checkpoint's. The area decides how many
             tokens a picture becomes: see ``image_tokens``.
@@ -67,40 +69,48 @@ class VLM(Family):
         path: str,
         revision: str | None = None,
         attn_implementation: str | None = None,
-        freeze: Collection[Part] = (),
+        tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         max_context_tokens: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_loading(freeze, min_pixels, max_pixels, max_context_tokens)
+        check_loading(min_pixels, max_pixels, max_context_tokens)
         self.path = path
         self.revision = revision
         self.attn_implementation = attn_implementation
-        self.freeze = frozenset(freeze)
+        self.tuning = tuning
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.max_context_tokens = max_context_tokens
         self.gradient_checkpointing = gradient_checkpointing
         self.name = "policy"
         self.version = 0
-        self.model: Any = None
+        self.model = None
         self.processor: Any = None
 
-    def load(self) -> None:
+    def load(self, beside: VLM | None = None, processor_path: str | None = None) -> None:
         """Load weights and processor, once.
+
+        Args:
+            beside: A policy whose model an adapter of this one can be on; where policies are whole models, none is.
+            processor_path: Directory of another processor than the checkpoint's.
 
         Raises:
             FileNotFoundError: ``path`` is a directory without a model or without a processor.
-            ValueError: A picture of ``max_pixels`` has more tokens than the context.
+            ValueError: A picture of ``max_pixels`` has more tokens than the context, or an adapter no layer.
         """
         if self.model is not None:
             return
-        self.processor = load_processor(self.path, self.revision)
-        self.model = self._load_model()
+        beside = beside if self.tuning.lora else None
+        self.processor = load_processor(processor_path or self.path, self.revision)
+        self.model = self._load_model() if beside is None else beside.model
+        self.set_up_tuning(self.name, beside)
         if self.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            again = {} if self.adapters is None else {"context_fn": self.adapters.checkpoint_contexts}
+            self.model.gradient_checkpointing_enable({"use_reentrant": False} | again)
+            self.model.disable_input_require_grads()  # gradients would run through a frozen vision tower
         ids = torch.tensor(self._banned_token_ids(), dtype=torch.long)
         self.register_buffer("banned_token_ids", ids, persistent=False)
         self.limit_pixels(self.min_pixels, self.max_pixels)
@@ -110,20 +120,21 @@ class VLM(Family):
                 f"{self.context_tokens}; give a smaller max_pixels (null is the checkpoint's)"
             )
         logger.info("%s: at most %d tokens per picture", self.path, self.most_image_tokens)
-        for part in self.freeze:
-            for module in self.parts()[part]:
-                module.requires_grad_(False)
 
     def _load_model(self) -> Any:
         return load_model(self.path, self.revision, self.attn_implementation or GROUPED_SDPA)
 
     def frozen_copy(self) -> VLM:
-        """A frozen copy of the policy as it is now."""
+        """A frozen copy of the policy as it is now; of an adapter, on the same model."""
+        if self.adapters is not None:
+            return self.snapshot()
         return copy.deepcopy(self).requires_grad_(False).eval()
 
     def base(self) -> VLM:
-        """A frozen copy with the weights of the checkpoint that this policy started from."""
-        fresh = copy.deepcopy(self, {id(self.model): None})  # everything but the weights
+        """A frozen copy with the weights of the checkpoint that this policy started from; of an adapter, its model."""
+        if self.adapters is not None:
+            return self.view(None)
+        fresh = self.unloaded()
         fresh.model = self._load_model().to(self.device)
         return fresh.requires_grad_(False).eval()
 
@@ -188,12 +199,17 @@ class VLM(Family):
         return prefill(self, prompts)
 
     def embed(self, input_ids: Tensor, batch: PromptBatch) -> Tensor:
-        """Embed the ids of a batch of prompts, (N, P) or without padding (L,), pictures in their places: (…, H)."""
+        """Embed the ids of a batch of prompts, (N, P) or without padding (L,), pictures in their places.
+
+        Returns:
+            (…, H), or wider where the family's features are; see ``widen``.
+        """
         embeddings = self.model.get_input_embeddings()(input_ids)
         if batch.pixels is None:
             return embeddings
         features = self.image_features(batch.pixels)
         rows = torch.cat([features[index] for index in batch.image_index]).to(embeddings.dtype)
+        embeddings = widen(embeddings, rows.shape[-1])
         where = input_ids == self.image_token_id
         if len(rows) != int(where.sum()):
             raise RuntimeError(f"{type(self).__name__}: {int(where.sum())} image tokens for {len(rows)} features")
@@ -261,18 +277,21 @@ class VLM(Family):
         """Hidden states (R, H) that predict the R tokens under the mask (N, G, T), in its order."""
         return predictors(self, prompts, token_ids, mask)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight, whole and detached, under the checkpoint's name; see ``whole_weights``."""
-        return whole_weights(self.model)
+    def weights(self, device: torch.device | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Every weight, whole and detached, under the name that engines take; see ``whole_weights``.
+
+        Args:
+            device: Where each is given; None leaves it where it lies.
+        """
+        return ((self.released_name(name), weight.to(device=device)) for name, weight in whole_weights(self.model))
 
     def fingerprint(self) -> str:
         """Hash of all weights: two policies that differ have, but for chance, different ones."""
         found = hashlib.sha256()
-        for name, weight in self.model.named_parameters():
+        for name, weight in self.named_weights():
             found.update(f"{name}:{torch.hash_tensor(weight.detach()).view(torch.int64).item()}\n".encode())
         return found.hexdigest()
 
-    def save(self, folder: str | Path) -> None:
-        """Write a Hugging Face directory: weights as safetensors, processor, chat template, generation config."""
-        self.model.save_pretrained(folder, safe_serialization=True)
-        self.processor.save_pretrained(folder)
+    def save(self, folder: str | Path, form: ExportFormat = ExportFormat("float32")) -> None:  # noqa: B008 (frozen)
+        """Write a Hugging Face directory, see ``visplay.modules.saving.write_policy``."""
+        write_policy(self, folder, form)

@@ -36,4 +36,4 @@ def _with_adapters(layer: Any, weight: Tensor) -> Tensor:
     """The weight that a LoRA layer stands for, in memory of its own."""
     off = layer.merged or layer.disable_adapters
     active = [] if off else [name for name in layer.active_adapters if name in layer.scaling]
-    return sum((_gather(layer.get_delta_weight(name)).to(weight) for name in active), start=weight)
+    return sum((_gather(layer.get_delta_weight(name)).to(weight.device) for name in active), start=weight)

@@ -1,0 +1,101 @@
+"""Plans of small models of every family: their weights are those of the real model, and their memory is near it."""
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import families
+from benchmarks.updates import Size, autocast, make_batch
+from live_bytes import LiveBytes
+from visplay.cli import instantiate
+from visplay.functional.activations import Precision
+from visplay.functional.memory import Micro, Training, activations
+from visplay.modules import LoRA, Tuning
+from visplay.modules.packed_attention import many_token_dtype
+from visplay.planning.plan import make_plan
+from visplay.planning.reading import given_device, read_settings
+from visplay.planning.shapes import build_empty, measure_shape
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FP32, BF16 = torch.float32, torch.bfloat16
+SIZE = Size(prompts=1, group=4, tokens=48, side=84)
+LARGEST = {"Qwen3-VL": (70, 56), "Idefics3": (84, 84), "LLaVA-OneVision": (112, 112)}
+TEXT = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 2}
+VISION = {"hidden_size": 128, "intermediate_size": 448}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Wider models than the tiny ones, so that states are most of the memory."""
+    made = {name: tmp_path_factory.mktemp("family") for name in LARGEST}
+    with pytest.MonkeyPatch.context() as patch:
+        for known, wider in ((families.TEXT, TEXT), (families.VISION, VISION)):
+            for key, value in wider.items():
+                patch.setitem(known, key, value)
+        for name, folder in made.items():
+            families.FAMILIES[name].write(folder)
+    return made
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_a_plan_counts_what_the_family_says(folders, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    family, path = families.FAMILIES[name].family, folders[name]
+    given = [f"--model.init_args.vlm.class_path=visplay.modules.{family.__name__}"]
+    given += [f"--model.init_args.vlm.init_args.path={path}"]
+    built = instantiate([f"--config={CONFIGS / 'tiny.yaml'}", *given, f"--config={CONFIGS / 'lora.yaml'}"])
+    settings = read_settings(built.model, built.callbacks, built.trainer, given_device("cpu", 8.0, 0, None))
+    vlm = _load(name, path, tuning=built.model.reasoner.vlm.tuning)
+    assert settings.shape.weights + settings.shape.adapter_weights == sum(w.numel() for w in vlm.parameters())
+    assert settings.shape.adapter_weights == sum(w.numel() for w in vlm.trained_weights())
+    assert make_plan(settings).problems == ()
+    largest = Image.new("RGB", LARGEST[name])
+    assert vlm.image_tokens(largest) <= vlm.most_image_tokens == settings.picture.most_tokens
+    assert settings.picture.most_patches(settings.shape.patches_per_token) == _patches(vlm, largest)
+
+
+@pytest.mark.parametrize("name", LARGEST)
+@pytest.mark.parametrize(
+    ("dtype", "checkpointed", "lora"), [(FP32, False, False), (BF16, True, False), (FP32, True, True)]
+)
+def test_memory_is_near_the_real_one(folders, name, dtype, checkpointed, lora):
+    tuning = Tuning(("vision_tower", "projector"), LoRA(rank=16)) if lora else Tuning()
+    vlm = _load(name, folders[name], tuning=tuning, gradient_checkpointing=checkpointed)
+    batch = make_batch(vlm, SIZE)
+    rows, tokens = int(batch.mask.sum()), int(batch.prompt_tokens.sum())
+    micro = Micro(tokens + rows - SIZE.group, rows, _patches(vlm, *batch.prompts[0].images))
+    precision = Precision(dtype.itemsize, many_token_dtype(torch.device("cpu"), dtype).itemsize)
+    training = Training(precision, checkpointed, accumulated=True, frozen=frozenset(tuning.freeze))
+    planned = activations(measure_shape(build_empty(vlm, vlm.model.config)), micro, training)
+    with autocast(vlm, dtype):
+        _pass(vlm, batch)  # leaves its gradients
+        peak = _pass(vlm, batch)
+    assert 0.94 < planned.peak / peak < 1.1
+
+
+def _pass(vlm, batch):
+    """Bytes at the peak of a pass forward and back."""
+    live = LiveBytes([*vlm.parameters(), *vlm.buffers()])
+    with live:
+        loss = vlm.logps(batch.prompts, batch.token_ids, batch.mask)[0].sum()
+        gc.collect()
+        live.peak = live.now
+        loss.backward()
+    return live.peak
+
+
+def _load(name, folder, **settings):
+    vlm = families.FAMILIES[name].family(str(folder), **settings)
+    vlm.load()
+    return vlm
+
+
+def _patches(vlm, *pictures):
+    """Patches of pictures as they are processed."""
+    pixels, vision = vlm.process_images(pictures), vlm.model.config.vision_config
+    if hasattr(pixels, "grids"):
+        return len(pixels.values)
+    return len(pixels.values.flatten(0, -4)) * (vision.image_size // vision.patch_size) ** 2

@@ -1,0 +1,91 @@
+"""``visplay export`` with every configuration that ships, and with one as LightningCLI saves it; the base is tiny."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from visplay.__main__ import main
+from visplay.cli import VisPlayCLI, run
+from visplay.commands.export import read_config, read_role
+from visplay.modules import Qwen2_5_VL
+from visplay.modules.model_source import ModelSource
+from visplay.tiny import BASE
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+MODELS = {path.stem: yaml.safe_load(path.read_text()).get("model", {}) for path in CONFIGS.glob("*.yaml")}
+KINDS = {"visplay.modules.VisPlay": ["questioner", "reasoner"], "visplay.modules.Reasoner": ["reasoner"]}
+BASES = sorted(name for name, model in MODELS.items() if "class_path" in model)
+
+
+@pytest.fixture
+def override(tmp_path):
+    """A configuration that puts the tiny base in the place of any other."""
+    limits = dict.fromkeys(("min_pixels", "max_pixels", "max_context_tokens"))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"model": {"init_args": {"vlm": {"init_args": {"path": str(BASE)} | limits}}}}))
+    return path
+
+
+def write_run(folder, configs):
+    """A checkpoint of the roles of a configuration, which are not the base; returns them."""
+    config = read_config([str(path) for path in configs])
+    names = KINDS.get(config.model.class_path, ["questioner"])
+    roles, state = [read_role(config, name) for name in names], {}
+    for number, role in enumerate(roles):
+        role.vlm.load()
+        with torch.no_grad():
+            for weight in role.vlm.trained_weights():
+                weight.add_(0.01 * (number + 1))
+        state |= role.vlm.state_dict(prefix=f"{role.name}.vlm." if len(roles) > 1 else "vlm.")
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": state, "callbacks": {}}, folder / "checkpoints" / "last.ckpt")
+    return roles
+
+
+def assert_exported(role, out):
+    found = dict(ModelSource(str(out)).load(Qwen2_5_VL(str(BASE))).weights())
+    assert all(weight.equal(found[name]) for name, weight in role.vlm.weights())
+    card = (out / "README.md").read_text()
+    settings = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
+    assert settings["grpo"]["learning_rate"] == role.config.learning_rate
+    assert settings["tuning"]["lora"]["rank"] == 32
+    assert not {str(out.parent), str(CONFIGS.parent)} & set(card.split())
+    assert str(CONFIGS.parent) not in card
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"]
+
+
+@pytest.mark.parametrize("config", BASES)
+def test_every_config_with_adapters(override, tmp_path, monkeypatch, config):
+    monkeypatch.chdir(CONFIGS.parent)
+    configs = [CONFIGS / f"{config}.yaml", CONFIGS / "lora.yaml", override]
+    for role in write_run(tmp_path / "run", configs):
+        out = tmp_path / role.name
+        given = [f"--config={path}" for path in configs]
+        main(["export", str(tmp_path / "run"), *given, "--role", role.name, "--output", str(out), "--dtype", "float32"])
+        assert_exported(role, out)
+
+
+def test_the_configuration_that_a_run_saved(override, tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    monkeypatch.setattr(VisPlayCLI, "_run_subcommand", lambda self, subcommand: None)
+    configs = [CONFIGS / "tiny.yaml", CONFIGS / "lora.yaml", override]
+    cli = run(["fit", *(f"--config={path}" for path in configs)])
+    torch.use_deterministic_algorithms(False)
+    roles = write_run(tmp_path / "run", configs)
+    cli._parser("fit").save(cli.config["fit"], tmp_path / "run" / "config.yaml", skip_none=False)
+    main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--dtype", "float32"])
+    assert_exported(roles[1], tmp_path / "out")
+
+
+def test_a_configuration_that_is_none(tmp_path):
+    write_run(tmp_path / "run", [CONFIGS / "tiny_labelled.yaml"])
+    (tmp_path / "broken.yaml").write_text("model: [")
+    (tmp_path / "empty.yaml").write_text("data: {}")
+    for name, message in (("broken", "find expected node content"), ("empty", "there is no model.class_path")):
+        with pytest.raises(SystemExit, match=f"error: (.|\n)*{message}"):
+            main(["export", str(tmp_path / "run"), "--config", f"{tmp_path / name}.yaml", "--output", "out"])

@@ -1,0 +1,196 @@
+"""``visplay export``: a role's policy out of a checkpoint, or the best one of a run, as a Hugging Face directory."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+from jsonargparse import ArgumentParser
+from omegaconf import OmegaConf
+from rich.console import Console
+from yaml import YAMLError
+
+from visplay.callbacks.export import role_settings
+from visplay.callbacks.export_store import best_of, check_disk, write_whole
+from visplay.callbacks.hub import HubTarget, push_to_hub
+from visplay.callbacks.model_card import CardFacts, model_card, public_name, read_scores, score_of
+from visplay.functional.phases import RoleName
+from visplay.modules.model_source import ModelSource
+from visplay.modules.role import Role
+from visplay.modules.saving import ExportFormat, export_bytes, write_policy
+from visplay.modules.training import GRPOModule
+from visplay.modules.visplay import VisPlay
+
+
+class Found(NamedTuple):
+    """A checkpoint of a run.
+
+    Args:
+        path: Where it is.
+        iteration: The last one in which the role had learned when it was written; None where there is none.
+        scores: What was measured after that.
+    """
+
+    path: Path
+    iteration: int | None
+    scores: dict[str, Any]
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Write the directory; a refusal ends the process with its words.
+
+    Args:
+        arguments: What follows the command's name.
+    """
+    options = _parse(arguments)
+    try:
+        place = export(options)
+        Console().print(f"{options.role}: {place}", soft_wrap=True)
+        if options.push_to_hub is not None:
+            target = HubTarget(options.push_to_hub, not options.public)
+            repo = push_to_hub(place, target, options.role, f"{options.role} of VisPlay")
+            Console().print(f"{repo} is on the Hub")
+    except (OSError, ValueError, argparse.ArgumentError, YAMLError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def export(options: argparse.Namespace) -> Path:
+    """Do what the options say; returns the directory.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint or run.
+        ValueError: The folder is there already, or the checkpoint is not one of the configured model.
+    """
+    place = Path(options.output)
+    if not place.name or place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ValueError(f"output: {str(place)!r} is there already; give another folder, or remove it")
+    if options.push_to_hub is not None:
+        HubTarget(options.push_to_hub)  # refuses what is no name before anything is written
+    found = find_checkpoint(Path(options.source), options.role, options.metric, options.lowest)
+    config = read_config(options.config or [_config_of(found.path)])
+    role = read_role(config, options.role)
+    vlm = ModelSource(str(found.path), options.role).load(role.vlm)
+    form = ExportFormat(options.dtype, options.adapter_only)
+    check_disk(place, export_bytes(vlm, form))
+    scores = found.scores if options.role == "reasoner" else {}
+    settings = role_settings(role) | {"seed": OmegaConf.select(config, "model.init_args.seed")}
+    data = describe_config(config)
+    card = model_card(CardFacts(options.role, vlm.path, form, found.iteration, data, settings, scores))
+
+    def write(folder: Path) -> None:
+        write_policy(vlm, folder, form)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    write_whole(place, write)
+    return place
+
+
+def find_checkpoint(source: Path, role: RoleName, metric: str | None, lowest: bool = False) -> Found:
+    """A checkpoint as it is given, or of a run's folder the last one or, by a metric of the validation, the best.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: No iteration with a checkpoint has that metric.
+    """
+    if source.is_file():
+        return _look(source, role)
+    folder = source / "checkpoints" if (source / "checkpoints").is_dir() else source
+    found = [_look(path, role) for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)]
+    if not found:
+        raise FileNotFoundError(f"source: {str(source)!r} is no checkpoint, and no folder of a run with checkpoints")
+    if metric is None:
+        return found[-1]
+    first: dict[int, Found] = {}  # a later one may hold what a phase of the other role made of a shared policy
+    for each in found:
+        if each.iteration is not None:
+            first.setdefault(each.iteration, each)
+    best = best_of({iteration: score_of(each.scores, metric) for iteration, each in first.items()}, not lowest)
+    if best is None:
+        raise ValueError(
+            f"metric: {metric!r} was measured in no iteration of {str(source)!r} that has a checkpoint; "
+            "it is val/<benchmark>/<measure>"
+        )
+    return first[best]
+
+
+def _look(path: Path, role: RoleName) -> Found:
+    callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
+    state = next((state for name, state in callbacks.items() if name.startswith("SelfPlay")), None)
+    if state is None:
+        return Found(path, None, {})
+    coming = state["phase"]  # the phase that is next
+    within = coming["role"] == "reasoner" and role == "questioner"
+    iteration = coming["iteration"] - (0 if within else 1)
+    return Found(path, iteration or None, read_scores(_run_of(path), iteration))
+
+
+def _run_of(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def _config_of(checkpoint: Path) -> str:
+    path = _run_of(checkpoint) / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"config: give the run's --config; there is no {str(path)!r}")
+    return str(path)
+
+
+def read_config(paths: Sequence[str]) -> Any:
+    """Configuration files merged; a later one overrides.
+
+    Raises:
+        ValueError: They name no model.
+    """
+    merged = OmegaConf.merge(*(OmegaConf.load(path) for path in paths))
+    if OmegaConf.select(merged, "model.class_path") is None:
+        raise ValueError(f"config: {', '.join(paths)}: there is no model.class_path")
+    return merged
+
+
+def read_role(config: Any, name: RoleName) -> Role:
+    """A role of the configured module, whose weights are not loaded.
+
+    Raises:
+        ValueError: The module does not have it.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(GRPOModule, "model")
+    parsed = parser.parse_object({"model": OmegaConf.to_container(config.model, resolve=True)})
+    module = parser.instantiate_classes(parsed).model
+    role = getattr(module, name) if isinstance(module, VisPlay) else module.role
+    if role.name != name:
+        raise ValueError(f"role: the configuration is of a {role.name} alone, got {name!r}")
+    return role
+
+
+def describe_config(config: Any) -> dict[str, str]:
+    """What the configuration reads, without paths of this machine."""
+    settings: Any = OmegaConf.to_container(config.get("data") or OmegaConf.create(), resolve=True)
+    facts = {"module": str(settings.get("class_path", "")).rpartition(".")[2]}
+    for kind in ("images", "labelled", "silver"):
+        source = (settings.get("init_args") or {}).get(kind)
+        path = source.get("path") if isinstance(source, dict) else source
+        facts |= {kind: public_name(path)} if path else {}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="visplay export", description=__doc__)
+    parser.add_argument("source", help="a checkpoint (.ckpt), or the folder of a run such as runs/tiny/version_0")
+    parser.add_argument("--role", choices=get_args(RoleName), default="reasoner", help="whose policy")
+    parser.add_argument(
+        "--config", action="append", help="of the run, a later one overrides; by default the config.yaml in its folder"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="the directory to write; must not be there")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16", help="of the weights"
+    )
+    parser.add_argument("--adapter-only", action="store_true", help="the LoRA adapter alone, as peft writes it")
+    parser.add_argument("--metric", help="of a run, the iteration where this is best: val/heldout/rule_accuracy")
+    parser.add_argument("--lowest", action="store_true", help="the lowest value of the metric is the best")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload it too, to a private repository")
+    parser.add_argument("--public", action="store_true", help="a repository that is made for it is public")
+    return parser.parse_args(arguments)

@@ -1,0 +1,220 @@
+"""From a run's configuration, instantiated but not loaded, to what a plan is made from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from visplay.callbacks import TransformersRollout, VLLMRollout
+from visplay.callbacks.rollout import RolloutEngine
+from visplay.callbacks.self_play import SelfPlay
+from visplay.functional.activations import FLOAT, Precision
+from visplay.functional.memory import Shape
+from visplay.modules import Questioner, Reasoner, Role, VisPlay
+from visplay.modules.loading import load_processor
+from visplay.modules.packed_attention import many_token_dtype
+from visplay.modules.training import GRPOModule
+from visplay.modules.tuning import LoRA, Tuning
+from visplay.modules.vlm import VLM
+from visplay.planning.settings import Device, EnginePlan, Picture, RolePlan, Settings
+from visplay.planning.shapes import build_empty, measure_shape, read_config
+from visplay.prompts import Template
+
+LOW_RANK = Tuning(("vision_tower", "projector"), LoRA())
+"""What ``configs/lora.yaml`` says."""
+_HALF = {"bf16": torch.bfloat16, "16": torch.float16}
+_CUDA_CONTEXT = int(0.6 * 2**30)
+"""Bytes that a process takes of a GPU before its first tensor; an estimate, of context and libraries together."""
+_CHARACTERS_PER_TOKEN = 4.0
+"""Of English text, about, where no tokenizer is at hand."""
+_QUESTION_TOKENS = 256
+"""Of a question with its options, which is far shorter than what the Questioner may write."""
+
+
+def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, device: Device) -> Settings:
+    """Take the settings of a run; of the model only its configuration and, where it is at hand, its processor are read.
+
+    Args:
+        model: Whom it trains.
+        callbacks: The engine, self-play, and whatever writes checkpoints.
+        trainer: Its settings, as ``devices`` and ``precision``.
+        device: What it is meant for.
+
+    Raises:
+        FileNotFoundError: The model has no configuration.
+        ValueError: A setting contradicts the checkpoint.
+    """
+    given = list(callbacks)
+    roles, jury = _roles(model)
+    vlm, precision = roles[0].vlm, _compute(str(trainer.precision))
+    config = read_config(vlm)
+    empty = build_empty(vlm, config)
+    shape, ready = measure_shape(empty), _with_processor(empty)
+    play = next(each for each in given if isinstance(each, SelfPlay))
+    return Settings(
+        path=vlm.path,
+        shape=shape,
+        picture=_picture(empty, config) if ready else _picture_of(vlm, config, shape),
+        context_tokens=empty.context_tokens if ready else _context(vlm, config),
+        roles=tuple(_role(role, empty if ready else None, isinstance(model, VisPlay)) for role in roles),
+        policies=2 if jury is not None and jury.vlm is not vlm else 1,
+        precision=Precision(precision.itemsize, many_token_dtype(torch.device(device.kind), precision).itemsize),
+        checkpointed=vlm.gradient_checkpointing,
+        frozen=frozenset(vlm.tuning.freeze),
+        engine=_engine(next(each for each in given if isinstance(each, RolloutEngine)), precision),
+        voting=None if jury is None else jury.voting,
+        curation=play.curation if isinstance(model, VisPlay) else None,
+        iterations=play.iterations,
+        kept_checkpoints=_kept([each for each in given if isinstance(each, ModelCheckpoint)], trainer),
+        device=_with_count(device, trainer),
+        own_jury=not isinstance(model, VisPlay),
+        offload=play.offload,
+        low_rank=None if vlm.tuning.lora else measure_shape(empty, LOW_RANK),
+    )
+
+
+def present_device(accelerator: str, process: int, folder: Path) -> Device:
+    """The device that this machine would train on.
+
+    Args:
+        accelerator: The trainer's.
+        process: Bytes that this process holds.
+        folder: Where the run is written.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder).free
+    if accelerator != "cpu" and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Device("cuda", memory, _CUDA_CONTEXT, disk=disk, host=host_memory() - process)
+    return Device("cpu", host_memory(), process, disk=disk)
+
+
+def given_device(
+    accelerator: str, gib: float, process: int, disk_gib: float | None, host_gib: float | None = None
+) -> Device:
+    """A device that is described instead: a GPU, unless the trainer is told to use the processor."""
+    disk, host = (None if size is None else int(size * 2**30) for size in (disk_gib, host_gib))
+    kind = "cpu" if accelerator == "cpu" else "cuda"
+    return Device(kind, int(gib * 2**30), process if kind == "cpu" else _CUDA_CONTEXT, disk=disk, host=host)
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:")) * 2**10
+
+
+def resident_bytes() -> int:
+    """Bytes of memory that this process holds."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 2**10
+
+
+def _roles(model: GRPOModule) -> tuple[list[Role], Reasoner | None]:
+    """Those that learn, in their turns, and who votes."""
+    if isinstance(model, VisPlay):
+        return [model.questioner, model.reasoner], model.reasoner
+    if isinstance(model, Questioner):
+        return [model], model.jury
+    assert isinstance(model, Role), "a module is a role, or has two"
+    return [model], None
+
+
+def _with_processor(empty: VLM) -> bool:
+    """Give the empty model its processor, if there is one."""
+    try:
+        empty.processor = load_processor(empty.path, empty.revision)
+    except FileNotFoundError:
+        return False
+    empty.limit_pixels(empty.min_pixels, empty.max_pixels)
+    return True
+
+
+def _picture(empty: VLM, config: Any) -> Picture:
+    """Areas of pictures by the processor, or tokens and patches of a family that cuts them into tiles."""
+    most, size = empty.most_image_tokens, dict(empty.processor.image_processor.size)
+    if not hasattr(config.vision_config, "spatial_merge_size"):
+        return Picture(1, most, 1, tiled=(most, _tiles(empty) * _patches_per_tile(config.vision_config)))
+    return Picture(size["shortest_edge"], size["longest_edge"], size["longest_edge"] // most)
+
+
+def _tiles(empty: VLM) -> int:
+    """Tiles of the picture that has most, the whole one among them: of those that fill a canvas, or a square."""
+    processor, side = empty.processor.image_processor, empty.model.config.vision_config.image_size
+    longest = dict(processor.size).get("longest_edge", side)
+    canvases = getattr(processor, "image_grid_pinpoints", [(longest, longest)])
+    return 1 + max(-(-height // side) * -(-width // side) for height, width in canvases)
+
+
+def _patches_per_tile(vision: Any) -> int:
+    return int((vision.image_size // vision.patch_size) ** 2)
+
+
+def _picture_of(vlm: VLM, config: Any, shape: Shape) -> Picture:
+    """Areas of pictures without a processor: those that are set.
+
+    Raises:
+        ValueError: None are, or they do not say how many tokens a picture becomes.
+    """
+    if vlm.max_pixels is None:
+        raise ValueError(f"max_pixels: null is the processor's, and {vlm.path!r} has none at hand; give a number")
+    if not hasattr(config.vision_config, "spatial_merge_size"):
+        raise ValueError(f"path: {vlm.path!r} has no processor at hand, which alone knows the tiles of a picture")
+    token = config.vision_config.patch_size**2 * shape.patches_per_token
+    return Picture(vlm.min_pixels or token, vlm.max_pixels, token)
+
+
+def _context(vlm: VLM, config: Any) -> int:
+    most = config.get_text_config().max_position_embeddings
+    return min(most, vlm.max_context_tokens or most)
+
+
+def _role(role: Role, ready: VLM | None, between_two: bool) -> RolePlan:
+    """A role with its prompt counted, exactly where there is a tokenizer."""
+    fields = dict.fromkeys(role.template.fields(), "")
+    if ready is None:
+        tokens = _estimate(role.template)
+    else:
+        tokens = len(ready.encode("plan", role.template, None, **fields).token_ids) + 2  # around the picture
+    return RolePlan(role.name, role.config, tokens, _QUESTION_TOKENS if role.name == "reasoner" else 0)
+
+
+def _estimate(template: Template) -> int:
+    return int(len(template.user + (template.system or "")) / _CHARACTERS_PER_TOKEN) + 16
+
+
+def _engine(engine: RolloutEngine, precision: torch.dtype) -> EnginePlan:
+    if isinstance(engine, VLLMRollout):
+        settings = engine.engine
+        dtype = precision if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        return EnginePlan("vllm", settings, dtype.itemsize, engine.sleep_in_update, settings.max_sequences)
+    if isinstance(engine, TransformersRollout):
+        return EnginePlan("transformers", weight_bytes=FLOAT, max_sequences=engine.max_sequences)
+    return EnginePlan("server")
+
+
+def _compute(precision: str) -> torch.dtype:
+    return _HALF.get(precision.partition("-")[0], torch.float32)
+
+
+def _kept(writers: list[ModelCheckpoint], trainer: Any) -> int | None:
+    """Checkpoints that stay; None for all. Lightning keeps the last one where nothing else is configured."""
+    if not writers:
+        return 0 if trainer.enable_checkpointing is False else 1
+    numbers = [writer.save_top_k + bool(writer.save_last) for writer in writers]
+    return None if any(writer.save_top_k == -1 for writer in writers) else sum(numbers)
+
+
+def _with_count(device: Device, trainer: Any) -> Device:
+    """The device as one of several; a strategy that cuts weights says so in its name."""
+    devices, strategy = trainer.devices, trainer.strategy
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
+    name = strategy if isinstance(strategy, str) else str(getattr(strategy, "class_path", type(strategy).__name__))
+    return replace(device, count=count, sharded=count > 1 and ("fsdp" in name.lower() or "ModelParallel" in name))

@@ -1,0 +1,152 @@
+"""A model's sizes before any weight is loaded: its configuration, and the model itself without memory behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from visplay.functional.activations import Adapted, Block
+from visplay.functional.memory import Shape
+from visplay.modules.adapters import target_names
+from visplay.modules.tuning import Tuning
+from visplay.modules.vlm import VLM
+
+_ATTENTION_OUTPUTS = ("o_proj", "out_proj", "proj")
+
+
+def read_config(vlm: VLM) -> Any:
+    """The model's configuration, of its directory or from the Hub.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    try:
+        return AutoConfig.from_pretrained(vlm.path, revision=vlm.revision)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"path: no config.json could be read from {vlm.path!r}: {error}") from error
+
+
+def build_empty(vlm: VLM, config: Any) -> VLM:
+    """A copy of the policy whose model has shapes but no memory, and no adapters."""
+    empty = vlm.unloaded()
+    with torch.device("meta"):
+        empty.model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    return empty
+
+
+def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
+    """The sizes of a model that ``build_empty`` made; weights are counted, not computed.
+
+    Args:
+        empty: The policy.
+        tuning: What learns of it; None is its own.
+
+    Raises:
+        ValueError: A target of adapters that no layer has.
+    """
+    config = empty.model.config
+    text, vision = config.get_text_config(), config.vision_config
+    layers, blocks = _longest_list(empty, "language_model"), _longest_list(empty, "vision_tower")
+    parts = {str(part): _count(modules) for part, modules in empty.parts().items()}
+    merge = getattr(vision, "spatial_merge_size", 1)
+    inputs = getattr(vision, "in_channels", 3) * getattr(vision, "temporal_patch_size", 1) * vision.patch_size**2
+    adapted = _adapted_weights(empty, tuning or empty.tuning)
+    return Shape(
+        text=_block(layers, text, adapted),
+        text_layers=len(layers),
+        vision=_block(blocks, vision, adapted),
+        vision_layers=len(blocks),
+        vocabulary=text.vocab_size,
+        tied=empty.model.get_input_embeddings().weight is empty.model.get_output_embeddings().weight,
+        parts=parts | {"language_model": _count([empty.model]) - sum(parts.values()) + parts["language_model"]},
+        patches_per_token=merge**2,
+        patch_inputs=inputs,
+        mergers=1 + len(getattr(vision, "deepstack_visual_indexes", ())),
+        adapters=_by_part(empty, adapted),
+    )
+
+
+Low = Mapping[nn.Module, tuple[int, int]]
+"""Rank, and number of weights, of what is beside each linear layer that is adapted."""
+
+
+def _adapted_weights(empty: VLM, tuning: Tuning) -> Low:
+    """The layers that ``Adaptable.set_up_tuning`` would adapt."""
+    if tuning.lora is None:
+        return {}
+    learn = [m for part, modules in empty.parts().items() if part not in tuning.freeze for m in modules]
+    targets = None if tuning.lora.targets is None else sorted(tuning.lora.targets)
+    rank = tuning.lora.rank
+    layers: Collection[Any] = [empty.model.get_submodule(n) for n in target_names(empty.model, learn, targets)]
+    return {layer: (rank, rank * (layer.in_features + layer.out_features)) for layer in layers}
+
+
+def _by_part(empty: VLM, adapted: Low) -> dict[str, int]:
+    """Number of an adapter's weights in each part that has any."""
+    counts = {
+        str(part): sum(adapted[m][1] for top in modules for m in top.modules() if m in adapted)
+        for part, modules in empty.parts().items()
+    }
+    return {part: count for part, count in counts.items() if count}
+
+
+def _longest_list(empty: VLM, part: Any) -> nn.ModuleList:
+    """The layers of a part."""
+    modules = [module for each in empty.parts()[part] for module in each.modules()]
+    return max((module for module in modules if isinstance(module, nn.ModuleList)), key=len)
+
+
+def _block(layers: nn.ModuleList, config: Any, adapted: Low) -> Block:
+    """A layer by its modules; heads are the configuration's."""
+    layer: Any = layers[0]
+    width, heads = config.hidden_size, _first(config, "num_attention_heads", "num_heads")
+    head = getattr(config, "head_dim", None) or width // heads
+    keys = head * (getattr(config, "num_key_value_heads", None) or heads)
+    matrices = [module.weight for module in layer.modules() if isinstance(module, nn.Linear)]
+    return Block(
+        width=width,
+        queries=head * heads,
+        keys=keys,
+        heads=heads,
+        inner=config.intermediate_size,
+        gated=any(name.endswith("gate_proj") for name, _ in layer.named_modules()),
+        weights=_count([layer]),
+        largest=max(weight.numel() for weight in matrices),
+        adapters=_adapted(layer, config.intermediate_size, adapted),
+        head_norms=any(name.endswith("q_norm") for name, _ in layer.named_modules()),
+        joined=any(name.endswith("qkv") for name, _ in layer.named_modules()),
+        layer_norms=any(isinstance(module, nn.LayerNorm) for module in layer.modules()),
+    )
+
+
+def _adapted(layer: nn.Module, inner: int, adapted: Low) -> Adapted | None:
+    """The adapted products of a layer, by where their inputs come from."""
+    found: dict[str, Any] = {name: module for name, module in layer.named_modules() if module in adapted}
+    if not found:
+        return None
+    last = {name for name, module in found.items() if module.in_features == inner}
+    first = {name for name, module in found.items() if module.out_features == inner} - last
+    attention = found.keys() - first - last
+    outputs = {name for name in attention if name.rpartition(".")[2] in _ATTENTION_OUTPUTS}
+    (rank,) = {adapted[module][0] for module in found.values()}
+    return Adapted(
+        rank=rank,
+        attention_inputs=len(attention - outputs),
+        attention_output=len(outputs),
+        inner_inputs=len(first),
+        inner_output=len(last),
+        weights=sum(adapted[module][1] for module in found.values()),
+    )
+
+
+def _first(config: Any, *names: str) -> int:
+    return next(getattr(config, name) for name in names if hasattr(config, name))
+
+
+def _count(modules: Iterable[nn.Module]) -> int:
+    """Weights of some modules, each once."""
+    return sum({id(w): w.numel() for module in modules for w in module.parameters()}.values())
