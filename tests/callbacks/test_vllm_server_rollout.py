@@ -337,7 +337,8 @@ def test_failures_are_bounded(connect, monkeypatch, base, step, limits, message)
 def test_answers_of_other_weights_are_never_used(connect, monkeypatch, base):
     script = Script(stale, whole)
     assert len(_generate(connect, monkeypatch, base, script)) == 2
-    with pytest.raises(WrongWeightsError, match=r"answers with weights \['default'\] where it was sent 'policy/0/"):
+    sent = f"{base.name}/{base.version}/"
+    with pytest.raises(WrongWeightsError, match=rf"answers with weights \['default'\] where it was sent '{sent}"):
         _generate(connect, monkeypatch, base, Script(stale))
 
 
