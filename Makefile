@@ -23,8 +23,8 @@ install: $(STAMP) ## make .venv and install into it, again only after what it ne
 demo: install ## train a small model on the embedded visual world, on a CPU
 	$(BIN)/visplay fit --config configs/tiny.yaml $(ARGS)
 
-test: install ## run the tests
-	$(BIN)/pytest $(ARGS)
+test: install ## run the tests, two files side by side
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: install ## check style and types
 	$(BIN)/ruff check .

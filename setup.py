@@ -21,6 +21,7 @@ EXTRAS = {
         "pre-commit>=4",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.8",
         "ruff>=0.12",
         "scikit-learn>=1.6",
         "types-PyYAML",

@@ -58,10 +58,19 @@ def assert_exported(role, out):
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"]
 
 
+@pytest.fixture
+def adapters(tmp_path):
+    """What configs/lora.yaml says to a role that is fitted alone, which has no roles to set rates of."""
+    path = tmp_path / "adapters.yaml"
+    path.write_text(yaml.safe_dump({"model": {"init_args": {"vlm": MODELS["lora"]["init_args"]["vlm"]}}}))
+    return path
+
+
 @pytest.mark.parametrize("config", BASES)
-def test_every_config_with_adapters(override, tmp_path, monkeypatch, config):
+def test_every_config_with_adapters(override, adapters, tmp_path, monkeypatch, config):
     monkeypatch.chdir(CONFIGS.parent)
-    configs = [CONFIGS / f"{config}.yaml", CONFIGS / "lora.yaml", override]
+    alone = MODELS[config]["class_path"] != "visplay.modules.VisPlay"
+    configs = [CONFIGS / f"{config}.yaml", adapters if alone else CONFIGS / "lora.yaml", override]
     for role in write_run(tmp_path / "run", configs):
         out = tmp_path / role.name
         given = [f"--config={path}" for path in configs]

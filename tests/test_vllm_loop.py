@@ -12,6 +12,8 @@ from visplay.callbacks import VLLMRollout
 from visplay.cli import run
 from visplay.evaluation import RowStore
 
+pytestmark = pytest.mark.timeout(900)  # each test fits twice, or fits once and evaluates twice
+
 ROOT = Path(__file__).parent.parent
 QUESTIONS = 320
 SHORT = [

@@ -131,7 +131,7 @@ def vision_layer(block: Block, patches: int, precision: Precision, trained: bool
 
     Example:
         >>> vision_layer(Block(8, 8, 8, 2, 16, True, 500, 128), 10, Precision())
-        6880
+        6240
     """
     p, w = precision, block.width
     projected = (6 if block.joined else 4) * p.compute  # queries, keys, all three as they were projected, output
