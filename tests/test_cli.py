@@ -13,8 +13,8 @@ from visplay.cli import VisPlayCLI, run
 from visplay.data.benchmark_suite import BenchmarkSuite
 from visplay.data.module import ImageSource, LabelledSource
 from visplay.functional import minority_difficulty
-from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning
-from visplay.tiny import ANSWER, ASK, QUESTION_KINDS
+from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
+from visplay.tiny import ANSWER, ASK, BASE, QUESTION_KINDS
 
 ROOT = Path(__file__).parent.parent
 TINY = str(ROOT / "configs/tiny.yaml")
@@ -192,6 +192,44 @@ def test_a_checkpoint_is_not_read_for_settings(parse, tmp_path):
     path = tmp_path / "run.ckpt"
     path.write_text("many gigabytes of weights")
     assert parse("--config", TINY, f"--ckpt_path={path}").config["fit"]["ckpt_path"] == str(path)
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Run a command on few pictures, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    few = ["--data.n_images=6", "--data.heldout_questions=4", "--data.heldout_votes=2"]
+    yield lambda name, *arguments: run([name, f"--config={TINY}", f"--model.vlm.path={BASE}", *few, *arguments])
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--data.images=nowhere", "source: 'nowhere' does not exist"),
+        ("--model.vlm.path=./nowhere", "path: no processor could be loaded from './nowhere'"),
+        ("--ckpt_path=nowhere.ckpt", "Checkpoint file not found: nowhere.ckpt"),
+        ("--evaluation.judges=[{model: x}]", "OPENAI_BASE_URL: the judge needs this environment variable"),
+        ("--trainer.accelerator=mps", "MPSAccelerator"),
+    ],
+)
+def test_what_keeps_a_run_from_beginning_ends_it_with_its_words(command, capsys, argument, message):
+    with pytest.raises(SystemExit, match="2"):
+        command("fit", argument)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+def test_a_fault_of_a_run_that_began_has_its_traceback(command, monkeypatch):
+    def fail(*_):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(VisPlay, "training_step", fail)
+    with pytest.raises(ValueError, match="a fault"):
+        command("fit", "--trainer.num_sanity_val_steps=0")
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

@@ -15,6 +15,8 @@ from typing import Any
 
 import datasets
 from jsonargparse import set_parsing_settings
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.logging import RichHandler
 from transformers.utils.logging import disable_progress_bar
@@ -80,7 +82,7 @@ class VisPlayCLI(LightningCLI):
         """Build what is configured; where a constructor refuses a value, the command ends with its words."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (MisconfigurationException, ValueError) as error:
             self.parser.exit(2, f"error: {_first(error)}\n")
 
     def _parse_ckpt_path(self) -> None:
@@ -92,6 +94,13 @@ class VisPlayCLI(LightningCLI):
         arguments = {"model", "dataloaders", "datamodule"}
         fit = arguments | {"train_dataloaders", "val_dataloaders"}
         return {"fit": fit, "validate": arguments, "test": arguments}
+
+    def fit(self, **options: Any) -> None:
+        """Train; what keeps a run from beginning ends the command with its words, later faults with a traceback."""
+        beginning = _Beginning()
+        self.trainer.callbacks.append(beginning)
+        with self._refusing(beginning):
+            self.trainer.fit(**options)
 
     def validate(self, **options: Any) -> None:
         """Evaluate the model on the benchmarks to validate on; ``Evaluation`` shows the scores, not the trainer."""
@@ -108,12 +117,25 @@ class VisPlayCLI(LightningCLI):
             evaluate_models(self.trainer, model, datamodule, ckpt_path)
 
     @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """End the command with the words of what cannot be evaluated."""
+    def _refusing(self, beginning: _Beginning | None = None) -> Iterator[None]:
+        """End the command with the words of what cannot be done, unless it was being done already."""
         try:
             yield
-        except (FileNotFoundError, JudgeUnavailableError, ValueError) as error:
+        except (JudgeUnavailableError, OSError, ValueError) as error:
+            if beginning is not None and beginning.over:
+                raise
             self.parser.exit(2, f"error: {error}\n")
+
+
+class _Beginning(Callback):
+    """Knows when a fit has all it needs."""
+
+    over = False
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.over = True
+
+    on_train_start = on_sanity_check_start
 
 
 class _Unloaded(VisPlayCLI):
@@ -133,7 +155,7 @@ class _Unloaded(VisPlayCLI):
         return
 
 
-def _first(error: ValueError) -> ValueError:
+def _first(error: Exception) -> Exception:
     """The first refusal among the errors that led to this one."""
     first, cause = error, error.__cause__ or error.__context__
     while cause is not None:
