@@ -10,8 +10,10 @@ from PIL import Image
 
 from families import CHAT, FAMILIES, TEXT, VISION, Tiny, ids, plain_logps, processed, tokenizer, write
 from runs import CONFIG, STEPS, fit
-from visplay.cli import VisPlayCLI, run
+from visplay.cli import VisPlayCLI, instantiate, run
 from visplay.modules import Questioner, QuestionFormat, Reasoner, VisPlay, Voting
+from visplay.planning.plan import make_plan
+from visplay.planning.reading import given_device, read_settings
 from visplay.prompts import Template
 from visplay.tiny import ANSWER, ASK
 
@@ -93,6 +95,17 @@ def test_a_family_outside_the_package_equals_plain_transformers(own, tmp_path):
     again = type(own)(str(tmp_path / "saved"))
     again.load()
     assert again.fingerprint() == own.fingerprint()
+
+
+def test_a_family_outside_the_package_is_planned(own):
+    given = ["--config=configs/tiny.yaml", f"--model.vlm={CLASS_PATH}", f"--model.vlm.path={own.path}"]
+    built = instantiate(given)
+    settings = read_settings(built.model, built.callbacks, built.trainer, given_device("cpu", 8.0, 0, None))
+    own.load()
+    assert settings.shape.weights == sum(weight.numel() for weight in own.parameters())
+    assert settings.picture.most_tokens == own.most_image_tokens == 16
+    assert settings.picture.most_patches(settings.shape.patches_per_token) == 16
+    assert make_plan(settings).problems == ()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

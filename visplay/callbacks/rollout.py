@@ -12,6 +12,18 @@ from lightning import Callback, LightningModule, Trainer
 from visplay.modules.vlm import VLM
 from visplay.types import Completion, Prompt, Sampling
 
+_HALF = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """What a trainer of a precision multiplies in.
+
+    Example:
+        >>> compute_dtype("bf16-mixed")
+        torch.bfloat16
+    """
+    return _HALF.get(precision.partition("-")[0], torch.float32)
+
 
 class RolloutError(RuntimeError):
     """The engine cannot be started, reached or kept running, or does not fit; the policy's weights are as they were."""

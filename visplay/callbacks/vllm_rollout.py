@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from lightning import LightningModule, Trainer
 
-from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
+from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError, compute_dtype
 from visplay.callbacks.vllm_engine import EngineSettings, VLLMEngine, ranks
 from visplay.callbacks.vllm_requests import FINISHED, check_length, prompt_seed, sampling_parameters
 from visplay.callbacks.vllm_weights import Held, checksums, differing
@@ -20,7 +20,6 @@ from visplay.types import Completion, Prompt, Sampling
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 class VLLMRollout(RolloutEngine):
@@ -175,8 +174,7 @@ class VLLMRollout(RolloutEngine):
     def _dtype(self) -> torch.dtype:
         if self.engine.dtype != "auto":
             return getattr(torch, self.engine.dtype)
-        precision = "32" if self.trainer is None else str(self.trainer.precision)
-        return _HALF.get(precision.partition("-")[0], torch.float32)
+        return torch.float32 if self.trainer is None else compute_dtype(str(self.trainer.precision))
 
     def _last_checkpoint(self) -> str:
         callback = None if self.trainer is None else self.trainer.checkpoint_callback

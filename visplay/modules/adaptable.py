@@ -57,14 +57,24 @@ class Adaptable(Family):
                 module.requires_grad_(False)
             return
         if beside is None:
-            learn = [m for part, modules in self.parts().items() if part not in self.tuning.freeze for m in modules]
-            targets = None if lora.targets is None else sorted(lora.targets)
-            self.adapters = Adapters(self.model, lora, target_names(self.model, learn, targets))
+            self.adapters = Adapters(self.model, lora, self.adapted_layers(self.tuning))
         else:
             self.adapters = beside.adapters
         assert self.adapters is not None, "a policy beside this one is an adapter too"
         self.adapters.add(name)
         self.adapter = name
+
+    def adapted_layers(self, tuning: Tuning) -> list[str]:
+        """Names of the linear layers that get an adapter; none where the weights themselves learn.
+
+        Raises:
+            ValueError: A target that no layer has.
+        """
+        if tuning.lora is None:
+            return []
+        learn = [m for part, modules in self.parts().items() if part not in tuning.freeze for m in modules]
+        targets = None if tuning.lora.targets is None else sorted(tuning.lora.targets)
+        return target_names(self.model, learn, targets)
 
     def unloaded(self: Self) -> Self:
         """A copy of everything but the weights."""

@@ -88,20 +88,16 @@ def micro_batches(settings: Settings, role: RolePlan) -> tuple[Micro, ...]:
         long = Micro(prompt + rows - rows // c.max_new_tokens, rows, patches)
     else:
         long = Micro(groups * (prompt + answers - c.group_size), groups * answers, groups * patches)
-    most = min(c.tokens_per_micro_batch // (prompt + c.group_size), _prompts_per_update(role))
+    most = min(c.tokens_per_micro_batch // (prompt + c.group_size), role.prompts_per_update)
     if most <= max(groups, 1):
         return (long,)
     tokens = min(c.tokens_per_micro_batch, most * (prompt + answers))
     return long, Micro(tokens, tokens - most * prompt, most * patches)
 
 
-def _prompts_per_update(role: RolePlan) -> int:
-    return role.grpo.prompts_per_update or role.grpo.prompts_per_step
-
-
 def _training(settings: Settings, role: RolePlan) -> Training:
     longest = longest_prompt(settings, role) + role.grpo.group_size * role.grpo.max_new_tokens
-    several = _prompts_per_update(role) * longest > role.grpo.tokens_per_micro_batch
+    several = role.prompts_per_update * longest > role.grpo.tokens_per_micro_batch
     return Training(settings.precision, settings.checkpointed, several, settings.frozen, role.grpo.entropy_weight > 0)
 
 

@@ -48,7 +48,7 @@ def phase_amounts(settings: Settings, role: RolePlan) -> RoleAmounts:
         tokens = votes * vote_tokens(settings)
     return RoleAmounts(
         steps=c.steps,
-        updates=c.steps * ceil(c.prompts_per_step / (c.prompts_per_update or c.prompts_per_step)),
+        updates=c.steps * ceil(c.prompts_per_step / role.prompts_per_update),
         prompts=prompts,
         rollouts=prompts * c.group_size,
         tokens=prompts * c.group_size * c.max_new_tokens,

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from visplay.callbacks import TransformersRollout, VLLMRollout
-from visplay.callbacks.rollout import RolloutEngine
+from visplay.callbacks.rollout import RolloutEngine, compute_dtype
 from visplay.callbacks.self_play import SelfPlay
 from visplay.functional.activations import FLOAT, Precision
 from visplay.functional.memory import Shape
@@ -28,7 +28,6 @@ from visplay.prompts import Template
 
 LOW_RANK = Tuning(("vision_tower", "projector"), LoRA())
 """What ``configs/lora.yaml`` says."""
-_HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 _CUDA_CONTEXT = int(0.6 * 2**30)
 """Bytes that a process takes of a GPU before its first tensor; an estimate, of context and libraries together."""
 _CHARACTERS_PER_TOKEN = 4.0
@@ -52,7 +51,7 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
     """
     given = list(callbacks)
     roles, jury = _roles(model)
-    vlm, precision = roles[0].vlm, _compute(str(trainer.precision))
+    vlm, precision = roles[0].vlm, compute_dtype(str(trainer.precision))
     config = read_config(vlm)
     empty = build_empty(vlm, config)
     shape, ready = measure_shape(empty), _with_processor(empty)
@@ -62,7 +61,7 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
         shape=shape,
         picture=_picture(empty, config) if ready else _picture_of(vlm, config, shape),
         context_tokens=empty.context_tokens if ready else _context(vlm, config),
-        roles=tuple(_role(role, empty if ready else None, isinstance(model, VisPlay)) for role in roles),
+        roles=tuple(_role(role, empty if ready else None) for role in roles),
         policies=2 if jury is not None and jury.vlm is not vlm else 1,
         precision=Precision(precision.itemsize, many_token_dtype(torch.device(device.kind), precision).itemsize),
         checkpointed=vlm.gradient_checkpointing,
@@ -149,8 +148,8 @@ def _tiles(empty: VLM) -> int:
     """Tiles of the picture that has most, the whole one among them: of those that fill a canvas, or a square."""
     processor, side = empty.processor.image_processor, empty.model.config.vision_config.image_size
     longest = dict(processor.size).get("longest_edge", side)
-    canvases = getattr(processor, "image_grid_pinpoints", [(longest, longest)])
-    return 1 + max(-(-height // side) * -(-width // side) for height, width in canvases)
+    canvases = getattr(processor, "image_grid_pinpoints", [(longest, longest)] if longest > side else [])
+    return 1 + max((-(-height // side) * -(-width // side) for height, width in canvases), default=0)
 
 
 def _patches_per_tile(vision: Any) -> int:
@@ -176,7 +175,7 @@ def _context(vlm: VLM, config: Any) -> int:
     return min(most, vlm.max_context_tokens or most)
 
 
-def _role(role: Role, ready: VLM | None, between_two: bool) -> RolePlan:
+def _role(role: Role, ready: VLM | None) -> RolePlan:
     """A role with its prompt counted, exactly where there is a tokenizer."""
     fields = dict.fromkeys(role.template.fields(), "")
     if ready is None:
@@ -198,10 +197,6 @@ def _engine(engine: RolloutEngine, precision: torch.dtype) -> EnginePlan:
     if isinstance(engine, TransformersRollout):
         return EnginePlan("transformers", weight_bytes=FLOAT, max_sequences=engine.max_sequences)
     return EnginePlan("server")
-
-
-def _compute(precision: str) -> torch.dtype:
-    return _HALF.get(precision.partition("-")[0], torch.float32)
 
 
 def _kept(writers: list[ModelCheckpoint], trainer: Any) -> int | None:

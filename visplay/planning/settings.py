@@ -61,6 +61,11 @@ class RolePlan:
     asks_of: int = 0
 
     @property
+    def prompts_per_update(self) -> int:
+        """Prompts of one step of the optimiser."""
+        return self.grpo.prompts_per_update or self.grpo.prompts_per_step
+
+    @property
     def reference(self) -> bool:
         """Whether a frozen policy measures the divergence."""
         return self.grpo.kl_weight > 0 and self.grpo.kl_reference != "old"

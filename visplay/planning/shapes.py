@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from visplay.functional.activations import Adapted, Block
 from visplay.functional.memory import Shape
-from visplay.modules.adapters import target_names
 from visplay.modules.tuning import Tuning
 from visplay.modules.vlm import VLM
 
@@ -75,13 +74,8 @@ Low = Mapping[nn.Module, tuple[int, int]]
 
 
 def _adapted_weights(empty: VLM, tuning: Tuning) -> Low:
-    """The layers that ``Adaptable.set_up_tuning`` would adapt."""
-    if tuning.lora is None:
-        return {}
-    learn = [m for part, modules in empty.parts().items() if part not in tuning.freeze for m in modules]
-    targets = None if tuning.lora.targets is None else sorted(tuning.lora.targets)
-    rank = tuning.lora.rank
-    layers: Collection[Any] = [empty.model.get_submodule(n) for n in target_names(empty.model, learn, targets)]
+    rank = 0 if tuning.lora is None else tuning.lora.rank
+    layers = [empty.model.get_submodule(name) for name in empty.adapted_layers(tuning)]
     return {layer: (rank, rank * (layer.in_features + layer.out_features)) for layer in layers}
 
 
