@@ -29,7 +29,7 @@ def run_iteration(folder: Path) -> dict[str, float]:
     line = [sys.executable, "-m", "visplay", "fit", "--config", str(CONFIG)]
     start = time.perf_counter()
     subprocess.run(
-        [*line, "--self_play.iterations=1", f"--trainer.logger.init_args.save_dir={folder}"],
+        [*line, "--self_play.iterations=1", f"--trainer.default_root_dir={folder}"],
         check=True,
         capture_output=True,
         cwd=CONFIG.parents[1],
