@@ -24,7 +24,7 @@ demo: install ## train a small model on the embedded visual world, on a CPU
 	$(BIN)/visplay fit --config configs/tiny.yaml $(ARGS)
 
 test: install ## run the tests, two files side by side
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## check style and types
 	$(BIN)/ruff check .

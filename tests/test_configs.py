@@ -167,6 +167,7 @@ def test_released_code(fit, base):
     check(run, TransformersRollout)
     assert run.module.questioner.reward.difficulty is minority_difficulty
     assert run.module.reasoner.reward is formatted_agreement_rewards
+    assert "questioner/clip_fraction_dual" in run.scalars
     (record,) = json.loads((run.folder / "ledger.json").read_text()).values()
     made_by = record["made_by"]
     assert (made_by["voting"]["votes"], made_by["curation"]["voting"]["votes"]) == (10, 9)

@@ -113,18 +113,6 @@ def test_every_metric_is_documented(fit):
     assert {"rule_accuracy", "pass@1", "majority"} <= measures <= documented
 
 
-def test_the_released_column_runs(fit):
-    plain = "{system: null, user: '{question}'}"  # the small model knows no other prompt
-    folder = fit(
-        "released",
-        *(f"--model.reasoner.{key}={plain}" for key in ("template", "voting.template")),
-        f"--self_play.curation.voting.template={plain}",
-        configs=("tiny", "released_code"),
-    )
-    assert json.loads((folder / "summary.json").read_text())[1]["kept"] > 0
-    assert "questioner/clip_fraction_dual" in _scalars(folder)
-
-
 def test_the_reasoner_alone_learns_from_labels(fit):
     data = ["--data.heldout_questions=96", "--data.heldout_votes=4", "--data.n_images=200", "--self_play.iterations=2"]
     folder = fit("reasoner", *data, "--model.grpo.steps=5", configs=("tiny_labelled",), small=())

@@ -3,18 +3,20 @@
 import json
 import math
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from visplay.callbacks import VLLMRollout
 from visplay.cli import run
 from visplay.evaluation import RowStore
 
-pytestmark = pytest.mark.timeout(900)  # each test fits twice, or fits once and evaluates twice
+pytestmark = pytest.mark.timeout(900)  # a test fits or evaluates twice
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUESTIONS = 320
 SHORT = [
     "--self_play.iterations=1",
@@ -26,16 +28,25 @@ SHORT = [
 ]
 
 
-@pytest.fixture
-def fit(monkeypatch, tmp_path):
-    """One short iteration with some overlays: the log's folder, and base and trained accuracy of sampled answers."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["visplay"])
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder for all that is written, with the command line as if called in the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", ["visplay"])
+        yield tmp_path_factory.mktemp("loop")
+    torch.use_deterministic_algorithms(False)
 
+
+@pytest.fixture(scope="module")
+def fit(root):
+    """One short iteration with some overlays, made once: the log's folder, and base and trained accuracy of samples."""
+
+    @cache
     def fit(*overlays):
-        save = tmp_path / "-".join(["runs", *overlays])
+        save = root / "-".join(["runs", *overlays])
         configs = [f"--config=configs/{name}.yaml" for name in ("tiny", *overlays)]
-        run(["fit", *configs, f"--trainer.logger.save_dir={save}", f"--data.cache={tmp_path / 'images'}", *SHORT])
+        run(["fit", *configs, f"--trainer.logger.save_dir={save}", f"--data.cache={root / 'images'}", *SHORT])
         folder = save / "tiny" / "version_0"
         rows = json.loads((folder / "summary.json").read_text())
         return folder, [row["heldout_sampled"] for row in rows]
@@ -43,20 +54,19 @@ def fit(monkeypatch, tmp_path):
     return fit
 
 
-def test_base_and_evolved_are_tested_with_one_engine(fit, tmp_path, monkeypatch):
+def test_base_and_evolved_are_tested_with_one_engine(fit, root, monkeypatch):
     """The answers are those of the other engine, for both models; the engine is started once."""
-    monkeypatch.setattr(sys.modules[__name__], "SHORT", [*SHORT, "--model.reasoner.grpo.steps=4"])
     checkpoint = fit()[0] / "checkpoints" / "phase-01.ckpt"
     starts = []
     start = VLLMRollout._start
     monkeypatch.setattr(VLLMRollout, "_start", lambda self, policy: starts.append(policy.path) or start(self, policy))
 
     def evaluate(*overlays):
-        folder = tmp_path / "-".join(["evaluation", *overlays])
+        folder = root / "-".join(["evaluation", *overlays])
         configs = [f"--config=configs/{name}.yaml" for name in ("tiny", *overlays)]
-        options = [f"--evaluation.folder={folder}", f"--ckpt_path={checkpoint}", f"--data.cache={tmp_path / 'images'}"]
+        options = [f"--evaluation.folder={folder}", f"--ckpt_path={checkpoint}", f"--data.cache={root / 'images'}"]
         questions = ["--data.heldout_questions=96", "--data.heldout_votes=2"]
-        run(["test", *configs, *options, *questions, f"--trainer.logger.save_dir={tmp_path / 'tested'}"])
+        run(["test", *configs, *options, *questions, f"--trainer.logger.save_dir={root / 'tested'}"])
         stores = {path.name.partition("-")[0]: RowStore(path) for path in folder.iterdir() if path.is_dir()}
         return {
             (name, row.key): row.greedy.text
