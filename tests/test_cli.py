@@ -171,13 +171,13 @@ def test_a_checkpoint_is_not_read_for_settings(parse, tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path):
-    """Run a command on few pictures, in an empty folder."""
+def fit(monkeypatch, tmp_path):
+    """Fit on few pictures, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["visplay"])
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     few = ["--data.n_images=6", "--data.heldout_questions=4", "--data.heldout_votes=2"]
-    yield lambda name, *arguments: run([name, f"--config={TINY}", f"--model.vlm.path={BASE}", *few, *arguments])
+    yield lambda *arguments: run(["fit", f"--config={TINY}", f"--model.vlm.path={BASE}", *few, *arguments])
     torch.use_deterministic_algorithms(False)
 
 
@@ -191,21 +191,21 @@ def command(monkeypatch, tmp_path):
         ("--trainer.accelerator=mps", "MPSAccelerator"),
     ],
 )
-def test_what_keeps_a_run_from_beginning_ends_it_with_its_words(command, capsys, argument, message):
+def test_what_keeps_a_run_from_beginning_ends_it_with_its_words(fit, capsys, argument, message):
     with pytest.raises(SystemExit, match="2"):
-        command("fit", argument)
+        fit(argument)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
 
 
-def test_a_fault_of_a_run_that_began_has_its_traceback(command, monkeypatch):
+def test_a_fault_of_a_run_that_began_has_its_traceback(fit, monkeypatch):
     def fail(*_):
         raise ValueError("a fault")
 
     monkeypatch.setattr(VisPlay, "training_step", fail)
     with pytest.raises(ValueError, match="a fault"):
-        command("fit", "--trainer.num_sanity_val_steps=0")
+        fit("--trainer.num_sanity_val_steps=0")
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from visplay.__main__ import main
+from visplay.callbacks.export import describe_data
 from visplay.cli import VisPlayCLI, run
-from visplay.commands.export import read_config, read_role
+from visplay.commands.export import describe_config, read_config, read_role
+from visplay.data.module import LabelledSource, SelfPlayData
 from visplay.modules import Qwen2_5_VL
 from visplay.modules.model_source import ModelSource
 from visplay.tiny import BASE
@@ -98,3 +101,16 @@ def test_a_configuration_that_is_none(tmp_path):
     for name, message in (("broken", "find expected node content"), ("empty", "there is no model.class_path")):
         with pytest.raises(SystemExit, match=f"error: (.|\n)*{message}"):
             main(["export", str(tmp_path / "run"), "--config", f"{tmp_path / name}.yaml", "--output", "out"])
+
+
+def test_a_card_calls_data_the_same_during_a_run_and_after_it():
+    given = {"images": "owner/pictures", "labelled": {"path": "a/folder/answers.parquet"}, "silver": "x/y/made.parquet"}
+    config = {"data": {"class_path": "visplay.data.module.SelfPlayData", "init_args": given}}
+    data = SelfPlayData(given["images"], LabelledSource(**given["labelled"]), given["silver"])
+    assert describe_data(data) == describe_config(OmegaConf.create(config))
+    assert describe_data(data) == {
+        "module": "SelfPlayData",
+        "images": "owner/pictures",
+        "labelled questions": "answers.parquet",
+        "generated questions": "made.parquet",
+    }

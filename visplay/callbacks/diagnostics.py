@@ -38,12 +38,13 @@ class Diagnostics(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Keep the weights to compare with; answer the phase's new questions without their images."""
+        self_play = next((c for c in trainer.callbacks if isinstance(c, SelfPlay)), None)
         if self.kl_every_n_steps:
             policy = pl_module.role.vlm
             self._references = {"phase_start": policy.frozen_copy(), "base": policy.base()}
-            for reference in self._references.values():
-                move(reference, HOST)
-        self_play = next((c for c in trainer.callbacks if isinstance(c, SelfPlay)), None)
+            if self_play is not None and self_play.offload:
+                for reference in self._references.values():
+                    move(reference, HOST)
         if self.blind_questions and self_play and self_play.dataset and pl_module.phase.role == "reasoner":
             share = self._answer_blind(pl_module, GeneratedDataset(self_play.dataset))
             log_scalars(trainer, "curation", {"answerable_without_image_share": share}, pl_module.phase.iteration)

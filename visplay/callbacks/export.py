@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from visplay.functional.phases import RoleName
 from visplay.modules.role import Role
 from visplay.modules.saving import ExportFormat, export_bytes, write_policy
 from visplay.modules.training import GRPOModule
+from visplay.modules.vlm import VLM
 
 logger = logging.getLogger(__name__)
+SOURCES = {"images": "images", "labelled": "labelled questions", "silver": "generated questions"}
+"""What a card calls the arguments of a data module."""
 
 
 class Export(Callback):
@@ -106,11 +110,7 @@ class Export(Callback):
         settings = role_settings(role) | {"seed": module.seed}
         data = describe_data(trainer.datamodule)
         card = model_card(CardFacts(role.name, role.vlm.path, self.form, iteration, data, settings, scores))
-
-        def write(folder: Path) -> None:
-            write_policy(role.vlm, folder, self.form)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-
+        write = partial(write_export, role.vlm, self.form, card)
         place = store.write(iteration, role.name, export_bytes(role.vlm, self.form), write)
         logger.info("%s of iteration %d: %s", role.name, iteration, place)
         if self.hub is not None:
@@ -124,6 +124,12 @@ class Export(Callback):
             logger.error("%s", error)
 
 
+def write_export(vlm: VLM, form: ExportFormat, card: str, folder: Path) -> None:
+    """Write a policy and its card into a folder."""
+    write_policy(vlm, folder, form)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
 def role_settings(role: Role) -> dict[str, Any]:
     """What a role learns with."""
     reward = {"reward": role.reward} if hasattr(role, "reward") else {}
@@ -132,13 +138,17 @@ def role_settings(role: Role) -> dict[str, Any]:
 
 def describe_data(data: Any) -> dict[str, str]:
     """What a data module reads, without paths of this machine."""
-    sources = {
+    paths = {
         "images": getattr(getattr(data, "image_source", None), "path", None),
-        "labelled questions": getattr(getattr(data, "labelled_source", None), "path", None),
-        "generated questions": getattr(data, "silver_path", None),
+        "labelled": getattr(getattr(data, "labelled_source", None), "path", None),
+        "silver": getattr(data, "silver_path", None),
     }
-    named = {name: public_name(path) for name, path in sources.items() if path is not None}
-    return {"module": type(data).__name__} | named
+    return {"module": type(data).__name__} | name_sources(paths)
+
+
+def name_sources(paths: Mapping[str, str | None]) -> dict[str, str]:
+    """What a card says of the paths, where there are any, that a data module was given by ``SOURCES``' names."""
+    return {SOURCES[argument]: public_name(path) for argument, path in paths.items() if path}
 
 
 def _run(trainer: Trainer) -> Path:

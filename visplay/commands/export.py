@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -13,14 +14,15 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from yaml import YAMLError
 
-from visplay.callbacks.export import role_settings
+from visplay.callbacks.export import SOURCES, name_sources, role_settings, write_export
 from visplay.callbacks.export_store import best_of, check_disk, write_whole
 from visplay.callbacks.hub import HubTarget, push_to_hub
-from visplay.callbacks.model_card import CardFacts, model_card, public_name, read_scores, score_of
+from visplay.callbacks.model_card import CardFacts, model_card, read_scores, score_of
+from visplay.callbacks.self_play import SelfPlay
 from visplay.functional.phases import RoleName
 from visplay.modules.model_source import ModelSource
 from visplay.modules.role import Role
-from visplay.modules.saving import ExportFormat, export_bytes, write_policy
+from visplay.modules.saving import ExportFormat, export_bytes
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
 
@@ -79,12 +81,7 @@ def export(options: argparse.Namespace) -> Path:
     settings = role_settings(role) | {"seed": OmegaConf.select(config, "model.init_args.seed")}
     data = describe_config(config)
     card = model_card(CardFacts(options.role, vlm.path, form, found.iteration, data, settings, scores))
-
-    def write(folder: Path) -> None:
-        write_policy(vlm, folder, form)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-
-    write_whole(place, write)
+    write_whole(place, partial(write_export, vlm, form, card))
     return place
 
 
@@ -118,7 +115,7 @@ def find_checkpoint(source: Path, role: RoleName, metric: str | None, lowest: bo
 
 def _look(path: Path, role: RoleName) -> Found:
     callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
-    state = next((state for name, state in callbacks.items() if name.startswith("SelfPlay")), None)
+    state = callbacks.get(SelfPlay.__qualname__)
     if state is None:
         return Found(path, None, {})
     coming = state["phase"]  # the phase that is next
@@ -169,12 +166,10 @@ def read_role(config: Any, name: RoleName) -> Role:
 def describe_config(config: Any) -> dict[str, str]:
     """What the configuration reads, without paths of this machine."""
     settings: Any = OmegaConf.to_container(config.get("data") or OmegaConf.create(), resolve=True)
-    facts = {"module": str(settings.get("class_path", "")).rpartition(".")[2]}
-    for kind in ("images", "labelled", "silver"):
-        source = (settings.get("init_args") or {}).get(kind)
-        path = source.get("path") if isinstance(source, dict) else source
-        facts |= {kind: public_name(path)} if path else {}
-    return {name: value for name, value in facts.items() if value}
+    module, given = str(settings.get("class_path", "")).rpartition(".")[2], settings.get("init_args") or {}
+    sources = {argument: given.get(argument) for argument in SOURCES}
+    paths = {name: source.get("path") if isinstance(source, dict) else source for name, source in sources.items()}
+    return ({"module": module} if module else {}) | name_sources(paths)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
