@@ -40,7 +40,7 @@ bench: install ## measure everything, one process after another; then write docs
 	$(BIN)/python -m benchmarks.grading
 	$(BIN)/python -m benchmarks.report
 
-clean: ## delete caches and build folders; .venv/ and runs/ stay
+clean: ## delete caches and build directories; .venv/ and runs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

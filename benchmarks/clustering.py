@@ -31,7 +31,7 @@ OURS, RELEASED = "ours", "released code, extrapolated"
 WORDS = {
     "thing": "bars lines points cars people trees windows triangles circles labels cells arrows signs dogs chairs",
     "colour": "red blue green yellow black white orange purple grey dark light",
-    "place": "chart image graph table picture diagram scene figure map photo",
+    "place": "chart image graph table image diagram scene figure map photo",
     "side": "left right top bottom centre background foreground corner",
     "quantity": "height width value area length price temperature population share speed",
     "name": "A B C D E January March July 2019 2020 2021 2022 Europe Asia Tokyo Paris x y",
@@ -62,7 +62,7 @@ OPENINGS = [
 
 
 def make_questions(count: int, seed: int) -> list[str]:
-    """Questions from templates; a share of them repeats one shortly before but for a few words, or none."""
+    """Questions from templates; a fraction of them repeats one shortly before but for a few words, or none."""
     draw = random.Random(seed)
     questions: list[str] = []
     for _ in range(count):
@@ -72,8 +72,8 @@ def make_questions(count: int, seed: int) -> list[str]:
     return questions
 
 
-def released_shares(questions: Sequence[str]) -> list[float]:
-    """Share of each question's cluster, pair by pair: the earlier is the hypothesis, the later the reference."""
+def released_fractions(questions: Sequence[str]) -> list[float]:
+    """Fraction of each question's cluster, pair by pair: the earlier is the hypothesis, the later the reference."""
     words, smoothing = [question.split() for question in questions], SmoothingFunction().method1
     distances = np.zeros((len(questions), len(questions)))
     for row, column in zip(*np.triu_indices(len(questions), k=1), strict=True):
@@ -97,8 +97,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     parts = {
         (names[0], OURS): lambda: batch_redundancy([questions]),
         (names[1], OURS): lambda: group_redundancy(groups),
-        (names[0], RELEASED): lambda: released_shares(questions[:sample]),
-        (names[1], RELEASED): lambda: [released_shares(group) for group in some],
+        (names[0], RELEASED): lambda: released_fractions(questions[:sample]),
+        (names[1], RELEASED): lambda: [released_fractions(group) for group in some],
     }
     seconds = alternate(parts, options.rounds)
     pairs = (count * (count - 1)) / (sample * (sample - 1)), len(groups) / len(some)

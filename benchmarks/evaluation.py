@@ -29,20 +29,20 @@ from benchmarks.overhead import Stages
 from benchmarks.results import command, make_parser, parse, record
 from visplay.callbacks import Evaluation, RolloutEngine
 from visplay.commands.evaluate import evaluate_models
-from visplay.data.benchmark_sources import BenchmarkSource
-from visplay.data.benchmark_suite import BenchmarkSuite
-from visplay.data.benchmark_table import BenchmarkTable
+from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.benchmark_table import BenchmarkTable
 from visplay.data.generated import PngEncoder
 from visplay.data.module import SelfPlayData
-from visplay.grader import Grader
+from visplay.grading.worker import Grader
 from visplay.modules import VLM, GRPOConfig, Qwen2_5_VL, Reasoner
 from visplay.modules.answering import Answering
 from visplay.tiny import ANSWER, BASE
 from visplay.tiny.world import render, sample_scene
 from visplay.types import Completion, Prompt, Sampling, derive_seed
 
-BATCH, SAMPLES, PICTURES = 64, 2, 256
-_PAGE = "First I look at the picture, and then I think about what is asked. " * 30
+BATCH, SAMPLES, IMAGES = 64, 2, 256
+_PAGE = "First I look at the image, and then I think about what is asked. " * 30
 
 
 class Instant(RolloutEngine):
@@ -79,9 +79,9 @@ def measure(rows: int) -> dict[str, Any]:
         rows: Number of rows, at least ten batches of them.
     """
     stages, memory = Stages(), Memory()
-    with tempfile.TemporaryDirectory() as folder:
-        write_rows(Path(folder, "rows.parquet"), rows)
-        evaluation = Evaluation(f"{folder}/evaluation", Answering(samples=SAMPLES))
+    with tempfile.TemporaryDirectory() as directory:
+        write_rows(Path(directory, "rows.parquet"), rows)
+        evaluation = Evaluation(f"{directory}/evaluation", Answering(samples=SAMPLES))
         evaluation.console = Console(quiet=True)
         trainer = Trainer(
             accelerator="cpu",
@@ -92,7 +92,7 @@ def measure(rows: int) -> dict[str, Any]:
             enable_model_summary=False,
         )
         reasoner = Reasoner(GRPOConfig(max_new_tokens=64), ANSWER, vlm=Qwen2_5_VL(str(BASE)))
-        suite = BenchmarkSuite((BenchmarkSource("rows", path=f"{folder}/rows.parquet"),))
+        suite = BenchmarkSuite((BenchmarkSource("rows", path=f"{directory}/rows.parquet"),))
         data = SelfPlayData(validation_batch_size=BATCH, benchmarks=suite)
         timed = {
             (BenchmarkTable, "__getitem__"): "decoding",
@@ -107,7 +107,9 @@ def measure(rows: int) -> dict[str, Any]:
             evaluate_models(trainer, reasoner, data)
         finally:
             patch.stopall()
-        written = sum(len(path.read_bytes().splitlines()) for path in evaluation.store.folder.glob("rows-rank*.jsonl"))
+        written = sum(
+            len(path.read_bytes().splitlines()) for path in evaluation.store.directory.glob("rows-rank*.jsonl")
+        )
     assert written == rows
     held = memory.mebibytes
     return {
@@ -119,15 +121,15 @@ def measure(rows: int) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: int) -> None:
-    """Questions about pictures of the small world; the answers are those of ``Instant``, but for every third."""
+    """Questions about images of the small world; the answers are those of ``Instant``, but for every third."""
     encode = PngEncoder()
-    scenes = [np.random.default_rng(derive_seed("evaluation", n)) for n in range(PICTURES)]
-    pictures = [encode(render(sample_scene(rng, held_out=False), rng)) for rng in scenes]
+    scenes = [np.random.default_rng(derive_seed("evaluation", n)) for n in range(IMAGES)]
+    images = [encode(render(sample_scene(rng, held_out=False), rng)) for rng in scenes]
     columns = {
         "id": [str(row) for row in range(rows)],
         "problem": [f"How many are there in row {row}?" for row in range(rows)],
         "answer": [_gold(row) for row in range(rows)],
-        "images": [[{"bytes": pictures[row % PICTURES], "path": None}] for row in range(rows)],
+        "images": [[{"bytes": images[row % IMAGES], "path": None}] for row in range(rows)],
     }
     pq.write_table(pa.table(columns), path, row_group_size=100)
 

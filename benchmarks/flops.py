@@ -1,8 +1,9 @@
 """Floating-point operations that the update of a policy needs, by formula from its configuration.
 
 A product of (m, k) and (k, n) counts 2·m·k·n, and attention its two products over the pairs of tokens that may see each
-other. The way back needs twice the way there, but for the patch embedding, whose input has no gradient. Recomputation,
-normalisation, softmax, rotary positions and the optimiser do not count: it is the work that any implementation has.
+other. The backward pass needs twice the way there, but for the patch embedding, whose input has no gradient.
+Recomputation, normalisation, softmax, rotary positions and the optimizer do not count: it is the work that any
+implementation has.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.group_batch import GroupBatch
+from visplay.modules.learner.group_batch import GroupBatch
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Work:
     """What one pass goes through.
 
     Args:
-        text_tokens: Tokens that the language model reads, those of pictures included.
+        text_tokens: Tokens that the language model reads, those of images included.
         text_pairs: Pairs of tokens that attend to each other in a layer of it.
         head_rows: Hidden states that become logits.
-        grids: (time, height, width) patches of each picture that the vision tower reads.
+        grids: (time, height, width) patches of each image that the vision tower reads.
     """
 
     text_tokens: int
@@ -34,7 +35,7 @@ class Work:
 
 
 def packed_work(policy: Qwen2_5_VL, batch: GroupBatch) -> Work:
-    """The least work of scoring a batch: each prompt and distinct picture once, answers without padding, causal."""
+    """The least work of scoring a batch: each prompt and distinct image once, answers without padding, causal."""
     prompts = batch.prompt_tokens.tolist()
     lengths = batch.mask.sum(-1)
     read = (lengths - 1).clamp(min=0)
@@ -76,7 +77,7 @@ def _text_weights(text: Any) -> int:
 
 
 def _vision_flops(vision: Any, grid: tuple[int, int, int]) -> int:
-    """Of one picture: blocks, and the merger of several patches into a token."""
+    """Of one image: blocks, and the merger of several patches into a token."""
     patches, width = grid[0] * grid[1] * grid[2], vision.hidden_size
     full = len(vision.fullatt_block_indexes)
     pairs = full * patches * grid[1] * grid[2] + (vision.depth - full) * _window_pairs(vision, grid)

@@ -13,7 +13,7 @@ from visplay.types import Prompt
 
 @torch.no_grad()
 def plain_generate(policy: Qwen2_5_VL, prompts: Sequence[Prompt], n: int, tokens: int, at_least: int = 0) -> Tensor:
-    """Sample with ``generate(num_return_sequences=n)``, every prompt with a picture of its own.
+    """Sample with ``generate(num_return_sequences=n)``, every prompt with an image of its own.
 
     Returns:
         (N * n, T) ids of the completions, padded on the right.

@@ -1,9 +1,9 @@
-"""A large model with random weights on CUDA: seconds, tokens per second, share of the peak, and peak memory.
+"""A large model with random weights on CUDA: seconds, tokens per second, fraction of the peak, and peak memory.
 
-``python -m benchmarks.gpu --model 3b --model 7b``. Weights and optimiser states are in ``--weights``; with float32 the
+``python -m benchmarks.gpu --model 3b --model 7b``. Weights and optimizer states are in ``--weights``; with float32 the
 update computes in bfloat16 by autocast, as a training run does. Each update is measured packed (``grouped_sdpa``),
 packed with gradient checkpointing, and as the fallback of padded rows (``sdpa``), in turns. Tokens per second count the
-tokens of prompts once and those of answers; the share of the peak is needed operations (``benchmarks.flops``) over
+tokens of prompts once and those of answers; the fraction of the peak is needed operations (``benchmarks.flops``) over
 seconds and over the fastest measured product. A path that runs out of memory has none of these but ``error``. With
 ``--vllm`` the rollout is measured with ``VLLMRollout`` as well.
 
@@ -33,7 +33,7 @@ from benchmarks.timing import Spread, alternate
 from benchmarks.updates import DTYPES, Size, autocast, make_batch, make_prompts, make_update
 from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.attention import GROUPED_SDPA
+from visplay.modules.policy.attention import GROUPED_SDPA
 from visplay.types import Sampling
 
 COMPUTE = torch.bfloat16
@@ -55,7 +55,7 @@ def on_path(policy: Qwen2_5_VL, path: str) -> Iterator[None]:
 
 
 def measure_updates(policy: Qwen2_5_VL, size: Size, peak: float, rounds: int) -> dict[str, dict[str, Any]]:
-    """Seconds, tokens per second, share of the peak and peak memory of an update on each path."""
+    """Seconds, tokens per second, fraction of the peak and peak memory of an update on each path."""
     batch = make_batch(policy, size)
     work = packed_work(policy, batch)
     tokens, flops = int(batch.prompt_tokens.sum() + batch.mask.sum()), update_flops(policy.model.config, work)
@@ -95,12 +95,12 @@ def measure_rollout(policy: Qwen2_5_VL, size: Size, vllm: bool, rounds: int) -> 
     return {name: each.rate(size.prompts * size.group * size.tokens) for name, each in seconds.items()}
 
 
-def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(name: str, options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """All figures of one model."""
     size = Size(options.prompts, options.group, options.tokens, SHAPES[name].side)
     weights = DTYPES[options.weights]
     settings = {"attn_implementation": GROUPED_SDPA, "max_context_tokens": CONTEXT}
-    policy = RandomPolicy(SHAPES[name], folder / name, options.device, weights, **settings)
+    policy = RandomPolicy(SHAPES[name], directory / name, options.device, weights, **settings)
     products = [(cube,) * 3 for cube in options.cubes] + model_products(policy.model, options.cubes[0])
     peak = measure_peak(products, COMPUTE, options.device, options.rounds)
     updates = measure_updates(policy.train(), size, max(peak.values()), options.rounds)
@@ -131,9 +131,9 @@ def main() -> None:
     """Measure, print, and record where it is asked for."""
     options = parse(_make_parser())
     models = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for name in options.model or ["3b", "7b"]:
-            models[name] = measure(name, options, Path(folder))
+            models[name] = measure(name, options, Path(directory))
             show(name, models[name])
             _free()
     if options.write:
@@ -154,7 +154,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _try_memory(run: Any) -> dict[str, Any]:
-    """Peak memory of a call in GiB, on CUDA, the optimiser's states there already; or that there is not enough."""
+    """Peak memory of a call in GiB, on CUDA, the optimizer's states there already; or that there is not enough."""
     _free()
     try:
         run()

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from visplay.functional import vote
 from visplay.functional.rewards import agreement
-from visplay.grader import Grader
+from visplay.grading.worker import Grader
 
 SPELLINGS = {
     "integer": ["{n}", "{n}.0", "${n}$", "The answer is {n}.", r"\text{{{n}}}", "{m}", "{m}", "{k}"],

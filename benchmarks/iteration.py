@@ -24,28 +24,28 @@ CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 SUFFIX = "_seconds"
 
 
-def run_iteration(folder: Path) -> dict[str, float]:
-    """Seconds of a run of one iteration into an empty folder."""
+def run_iteration(directory: Path) -> dict[str, float]:
+    """Seconds of a run of one iteration into an empty directory."""
     line = [sys.executable, "-m", "visplay", "fit", "--config", str(CONFIG)]
     start = time.perf_counter()
     subprocess.run(
-        [*line, "--self_play.iterations=1", f"--trainer.default_root_dir={folder}"],
+        [*line, "--self_play.iterations=1", f"--trainer.default_root_dir={directory}"],
         check=True,
         capture_output=True,
         cwd=CONFIG.parents[1],
     )
-    return {"whole": time.perf_counter() - start} | stage_seconds(folder)
+    return {"whole": time.perf_counter() - start} | stage_seconds(directory)
 
 
-def stage_seconds(folder: Path) -> dict[str, float]:
+def stage_seconds(directory: Path) -> dict[str, float]:
     """Sums of all that a run logged in seconds.
 
     Raises:
-        FileNotFoundError: The folder has no log.
+        FileNotFoundError: The directory has no log.
     """
-    logs = sorted(folder.rglob("events.out.tfevents.*"))
+    logs = sorted(directory.rglob("events.out.tfevents.*"))
     if not logs:
-        raise FileNotFoundError(f"{folder}: no TensorBoard log in it")
+        raise FileNotFoundError(f"{directory}: no TensorBoard log in it")
     sums: dict[str, float] = {}
     for log in logs:
         events = EventAccumulator(str(log), size_guidance={"scalars": 0})
@@ -61,8 +61,8 @@ def measure(rounds: int) -> dict[str, Spread]:
     """Seconds by stage over as many runs."""
     runs = []
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            runs.append(run_iteration(Path(folder)))
+        with tempfile.TemporaryDirectory() as directory:
+            runs.append(run_iteration(Path(directory)))
     return {name: Spread.of([run[name] for run in runs]) for name in runs[0]}
 
 

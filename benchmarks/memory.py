@@ -2,12 +2,12 @@
 
 ``python -m benchmarks.memory --model 3b`` builds a model with the widths of Qwen2.5-VL-3B, two layers of the language
 model and two of the vision tower, random weights, and takes one step of the learner: a frozen reference, scores of
-reference and policy, and several updates of several micro-batches each, so that gradients and optimiser states are
-there while activations are. Pictures have the least area of the shipped configurations, 262144 pixels. The peak is the
+reference and policy, and several updates of several micro-batches each, so that gradients and optimizer states are
+there while activations are. Images have the least area of the shipped configurations, 262144 pixels. The peak is the
 process's own ``VmHWM``; the plan's process part is what it held before the model was made.
 
 Models that no machine at hand holds are measured by parts: ``--vocabulary`` cuts the vocabulary, ``--freeze`` leaves
-gradients and optimiser states of a part away. With ``--alone --device=cuda`` and all layers it is the whole model's
+gradients and optimizer states of a part away. With ``--alone --device=cuda`` and all layers it is the whole model's
 step on a GPU, by the allocator's own peak of tensors.
 
 Figures: ``rows``, for each measured form ``planned_mib``, ``measured_mib``, ``ratio`` and ``seconds``.
@@ -33,16 +33,16 @@ from benchmarks.models import SHAPES, RandomPolicy, Shape
 from benchmarks.results import command, load, make_parser, parse, record
 from benchmarks.updates import DTYPES, Size, autocast, make_prompts
 from visplay.clock import Clock
-from visplay.functional.activations import Precision
-from visplay.functional.memory import Micro, Training
 from visplay.modules import GRPOConfig
-from visplay.modules.attention import GROUPED_SDPA
-from visplay.modules.canary import CanaryConfig
-from visplay.modules.group_batch import GroupBatch
-from visplay.modules.grpo import GRPO
-from visplay.modules.packed_attention import many_token_dtype
+from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GRPO
+from visplay.modules.learner.mismatch import MismatchConfig
+from visplay.modules.policy.attention import GROUPED_SDPA
+from visplay.modules.policy.packed_attention import many_token_dtype
+from visplay.modules.policy.tuning import LoRA, Tuning
 from visplay.modules.role import Judgement
-from visplay.modules.tuning import LoRA, Tuning
+from visplay.planning.activations import Precision
+from visplay.planning.memory import Micro, Training
 from visplay.planning.shapes import build_empty, measure_shape
 from visplay.planning.stages import Residents, update
 from visplay.types import Completion, Rollout
@@ -53,7 +53,7 @@ FORMS = {
     "3b": ["--model=3b"],
     "3b, short, without reference": ["--model=3b", "--no-reference", *SHORT],
     "3b, checkpointed": ["--model=3b", "--checkpointed"],
-    "3b, picture of 1 megapixel, 6 vision layers": [
+    "3b, image of 1 megapixel, 6 vision layers": [
         *("--model=3b", "--vision-layers=6", "--side=1024", "--prompts=2", "--no-reference", *SHORT),
     ],
     "3b, bfloat16": ["--model=3b", "--dtype=bfloat16", "--no-reference", *SHORT],
@@ -95,8 +95,8 @@ class _MadeUp:
 def measure_alone(options: argparse.Namespace) -> dict[str, float]:
     """Plan a step and take it, in this process; see the module."""
     before = 0.0 if options.device == "cuda" else memory_mib("cpu")  # what CUDA's own context takes is not seen
-    with tempfile.TemporaryDirectory() as folder:
-        policy = _make_policy(options, Path(folder), options.device)
+    with tempfile.TemporaryDirectory() as directory:
+        policy = _make_policy(options, Path(directory), options.device)
         forget_peak(options.device)  # an untied head is drawn before it is tied
         role = _MadeUp(policy, Size(options.prompts, options.group, options.tokens, options.side))
         planned = sum(plan_step(policy, role.size, options, int(before * 2**20)).values()) / 2**20
@@ -118,7 +118,7 @@ def take_step(role: Any, options: argparse.Namespace) -> None:
         group_size=options.group,
         kl_weight=0.01 if options.reference else 0.0,
         tokens_per_micro_batch=longest,  # a micro-batch is one group
-        canary=CanaryConfig(stop=False),
+        mismatch=MismatchConfig(stop=False),
     )
     learner, policy = GRPO(config, Clock()), role.vlm
     optimizer = torch.optim.AdamW(policy.trained_weights(), lr=1e-6, fused=True)
@@ -150,16 +150,16 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     return {form: measure_apart(FORMS[form]) for form in options.form or FORMS}
 
 
-def plan_form(form: str, process: int, folder: Path) -> float:
+def plan_form(form: str, process: int, directory: Path) -> float:
     """MiB that the plan says of a form, without any memory taken.
 
     Args:
         form: One of ``FORMS``.
         process: Bytes of the process without the model.
-        folder: Where the model's configuration and processor are written.
+        directory: Where the model's configuration and processor are written.
     """
     options = _make_parser().parse_args(FORMS[form])
-    policy = _make_policy(options, folder, "meta")
+    policy = _make_policy(options, directory, "meta")
     size = Size(options.prompts, options.group, options.tokens, options.side)
     return sum(plan_step(policy, size, options, process).values()) / 2**20
 
@@ -196,7 +196,7 @@ def main() -> None:
         record("memory", {"rows": rows}, {"plan_memory_error": worst}, command(), options.write)
 
 
-def _make_policy(options: argparse.Namespace, folder: Path, device: str) -> RandomPolicy:
+def _make_policy(options: argparse.Namespace, directory: Path, device: str) -> RandomPolicy:
     known = SHAPES[options.model]
     text = known.text | {"num_hidden_layers": options.text_layers}
     text |= {"vocab_size": options.vocabulary} if options.vocabulary else {}
@@ -208,7 +208,7 @@ def _make_policy(options: argparse.Namespace, folder: Path, device: str) -> Rand
         "gradient_checkpointing": options.checkpointed,
         "tuning": Tuning(options.freeze, LoRA() if options.lora else None),
     }
-    return RandomPolicy(shape, folder, device, torch.float32, attn_implementation=GROUPED_SDPA, **settings)
+    return RandomPolicy(shape, directory, device, torch.float32, attn_implementation=GROUPED_SDPA, **settings)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -231,7 +231,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=int, default=4, help="N, in two updates")
     parser.add_argument("--group", type=int, default=4, help="G")
     parser.add_argument("--tokens", type=int, default=32, help="T")
-    parser.add_argument("--side", type=int, default=512, help="of a square picture, pixels")
+    parser.add_argument("--side", type=int, default=512, help="of a square image, pixels")
     return parser
 
 

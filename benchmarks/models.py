@@ -16,10 +16,10 @@ from visplay.tiny import BASE
 
 @dataclass(frozen=True)
 class Shape:
-    """A Qwen2.5-VL to be, and the pictures it is asked about.
+    """A Qwen2.5-VL to be, and the images it is asked about.
 
     Args:
-        side: Side of a square picture, pixels.
+        side: Side of a square image, pixels.
         text: Overrides of the base's text configuration.
         vision: Overrides of the base's vision configuration.
     """
@@ -132,26 +132,26 @@ class RandomPolicy(Qwen2_5_VL, _RandomWeights):
 
     Args:
         shape: What it is to be.
-        folder: Where its configuration and its processor are written, for engines.
+        directory: Where its configuration and its processor are written, for engines.
         device: Where the weights are drawn.
         dtype: Of the weights.
         **settings: Of ``Qwen2_5_VL``.
     """
 
-    def __init__(self, shape: Shape, folder: Path, device: str, dtype: torch.dtype, **settings: Any) -> None:
-        _save_processor(shape, folder)
-        make_config(shape).save_pretrained(folder)
-        super().__init__(str(folder), **settings)
+    def __init__(self, shape: Shape, directory: Path, device: str, dtype: torch.dtype, **settings: Any) -> None:
+        _save_processor(shape, directory)
+        make_config(shape).save_pretrained(directory)
+        super().__init__(str(directory), **settings)
         self.shape, self.where, self.dtype = shape, torch.device(device), dtype
         self.load()
         self.to(device)
 
 
-def make_policy(name: str, folder: Path, device: str) -> Qwen2_5_VL:
+def make_policy(name: str, directory: Path, device: str) -> Qwen2_5_VL:
     """A policy of a named shape, on a device; the embedded base itself if it is the tiny one."""
     shape, path = SHAPES[name], BASE
     if shape.text:
-        path = folder / name
+        path = directory / name
         _save(shape, path)
     policy = Qwen2_5_VL(str(path), max_context_tokens=1024)
     policy.load()

@@ -1,16 +1,16 @@
-"""What of a training step is neither the model, nor its way back, nor the optimiser, nor sampling.
+"""What of a training step is neither the model, nor its backward pass, nor the optimizer, nor sampling.
 
 Lightning's Trainer fits a Reasoner alone; every ``training_step`` is timed, and within it, by clocks around the calls:
 
 - forward: ``VLM.logps``, ``prefill``, ``extend`` and ``logits`` (outside sampling); of the reference policy as well;
 - backward: ``manual_backward``;
-- optimiser: ``Optimizer.step`` and the clipping of gradients;
+- optimizer: ``Optimizer.step`` and the clipping of gradients;
 - sampling: ``RolloutEngine.sample``, from token ids to texts;
 - grading: ``judge``;
-- pictures: ``process_images``, which cuts them into patches, even where it is called within a forward or a sampling;
+- images: ``process_images``, which cuts them into patches, even where it is called within a forward or a sampling;
 - rest: what is left of the step: prompts, collating, advantages, loss, statistics, logging.
 
-The overhead is grading, pictures and rest. A clock within another stops the outer one, so the stages add up to the
+The overhead is grading, images and rest. A clock within another stops the outer one, so the stages add up to the
 step.
 """
 
@@ -28,15 +28,15 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from benchmarks.timing import synchronize
-from benchmarks.updates import Size, make_pictures
+from benchmarks.updates import Size, make_images
 from visplay.callbacks import RolloutEngine, TransformersRollout
 from visplay.modules import GRPOConfig, Qwen2_5_VL, Reasoner
-from visplay.modules import grpo as learning
-from visplay.modules.canary import CanaryConfig
+from visplay.modules.learner import grpo as learning
+from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.tiny import ANSWER
 from visplay.types import Completion, Example, Prompt, Sampling
 
-OVERHEAD = ("grading", "pictures", "rest")
+OVERHEAD = ("grading", "images", "rest")
 
 
 class Stages:
@@ -102,7 +102,7 @@ class Answering(RolloutEngine):
 
 
 class _Watch(Callback):
-    """Begins the phase, and puts the clocks where they belong once the optimiser is there; warms up for one step."""
+    """Begins the phase, and puts the clocks where they belong once the optimizer is there; warms up for one step."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
@@ -110,11 +110,11 @@ class _Watch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the phase and watch."""
         pl_module.learner.begin_phase(pl_module.vlm, trainer.optimizers[0])
-        self.stages.watch(trainer.optimizers[0], "optimiser", "step")
+        self.stages.watch(trainer.optimizers[0], "optimizer", "step")
         self.stages.watch(pl_module, "backward", "manual_backward")
         for policy in (pl_module.vlm, pl_module.learner.reference):
             self.stages.watch(policy, "forward", "logps", "prefill", "extend", "logits")
-            self.stages.watch(policy, "pictures", "process_images")
+            self.stages.watch(policy, "images", "process_images")
         self.stages.watch(pl_module, "grading", "judge")
         self.stages.watch(pl_module, "rest", "training_step")
 
@@ -144,7 +144,7 @@ class _Items(LightningDataModule):
 
 
 def measure_overhead(policy: Qwen2_5_VL, size: Size, steps: int, precision: str) -> dict[str, Any]:
-    """Seconds of the stages of a step, a mean over steps, and the share of the overhead.
+    """Seconds of the stages of a step, a mean over steps, and the fraction of the overhead.
 
     Args:
         policy: Who answers and learns.
@@ -154,7 +154,7 @@ def measure_overhead(policy: Qwen2_5_VL, size: Size, steps: int, precision: str)
     """
     stages, engine = Stages(), Answering(TransformersRollout())
     stages.watch(engine, "sampling", "sample")
-    clip = stages.timed(torch.nn.utils.clip_grad_norm_, "optimiser")
+    clip = stages.timed(torch.nn.utils.clip_grad_norm_, "optimizer")
     trainer = Trainer(
         accelerator="gpu" if policy.device.type == "cuda" else "cpu",
         devices=1,
@@ -180,11 +180,11 @@ def _make_reasoner(policy: Qwen2_5_VL, size: Size) -> Reasoner:
         prompts_per_update=None,
         group_size=size.group,
         max_new_tokens=size.tokens,
-        canary=CanaryConfig(stop=False),
+        mismatch=MismatchConfig(stop=False),
     )
     return Reasoner(config, ANSWER, vlm=policy)
 
 
 def _examples(size: Size, steps: int) -> list[Example]:
-    pictures = make_pictures(size.prompts * steps, size.side)
-    return [Example(str(i), image, "How many dogs are there?", "3") for i, image in enumerate(pictures)]
+    images = make_images(size.prompts * steps, size.side)
+    return [Example(str(i), image, "How many dogs are there?", "3") for i, image in enumerate(images)]

@@ -1,4 +1,4 @@
-"""The fastest matrix products of a machine: what every share of a peak is measured against."""
+"""The fastest matrix products of a machine: what every fraction of a peak is measured against."""
 
 from __future__ import annotations
 

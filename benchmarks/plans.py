@@ -38,9 +38,9 @@ Plans = dict[str, dict[str, Plan]]
 """By configuration, and by way."""
 
 
-def plan_config(config: str, folder: Path, memory: float, *further: str) -> Plan:
-    """Plan a shipped configuration with a model's configuration from a folder."""
-    path = f"--model.init_args.vlm.init_args.path={folder}"
+def plan_config(config: str, directory: Path, memory: float, *further: str) -> Plan:
+    """Plan a shipped configuration with a model's configuration from a directory."""
+    path = f"--model.init_args.vlm.init_args.path={directory}"
     built = instantiate([f"--config={ROOT / 'configs' / config}.yaml", path, *further])
     return make_plan(read_settings(built.model, built.callbacks, built.trainer, given_device("gpu", memory, 0, None)))
 
@@ -60,12 +60,12 @@ def describe(config: str, plans: dict[str, Plan]) -> str:
 def make_plans() -> Plans:
     """All plans of the page."""
     with tempfile.TemporaryDirectory() as place:
-        folders = {config: Path(place) / shape for config, shape in MODELS.items()}
-        for config, folder in folders.items():
-            save_empty(MODELS[config], folder)
+        directories = {config: Path(place) / shape for config, shape in MODELS.items()}
+        for config, directory in directories.items():
+            save_empty(MODELS[config], directory)
         return {
-            config: {way: plan_config(config, folder, memory, *further) for way, (memory, further) in WAYS.items()}
-            for config, folder in folders.items()
+            config: {way: plan_config(config, directory, memory, *further) for way, (memory, further) in WAYS.items()}
+            for config, directory in directories.items()
         }
 
 

@@ -25,8 +25,8 @@ def bars(
     Args:
         rows: Values of each row by column; a missing one leaves a gap.
         label: What the values are, with the unit.
-        path: The picture.
-        title: Of the picture.
+        path: The image.
+        title: Of the image.
         logarithmic: Whether the axis is.
     """
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -69,8 +69,8 @@ def heat_maps(cells: Sequence[Mapping[str, Any]], path: Path, title: str = "") -
 
     Args:
         cells: Each with P, T, G and ``speedup``.
-        path: The picture.
-        title: Of the picture.
+        path: The image.
+        title: Of the image.
     """
     groups, ps, ts = (sorted({cell[name] for cell in cells}) for name in "GPT")
     highest = max(cell["speedup"] for cell in cells)

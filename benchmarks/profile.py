@@ -1,7 +1,7 @@
 """How near the update comes to what the machine can do, where its time goes, and what a step adds to it.
 
-``python -m benchmarks.profile`` prints the measured peak of matrix products, the share of it that the update's needed
-operations (``benchmarks.flops``) reach, the operators that take the most time, and the overhead of a step
+``python -m benchmarks.profile`` prints the measured peak of matrix products, the fraction of it that the update's
+needed operations (``benchmarks.flops``) reach, the operators that take the most time, and the overhead of a step
 (``benchmarks.overhead`` says what counts).
 
 Figures: ``peak``, for each precision operations per second of each product; ``update``, for each precision ``seconds``,
@@ -73,8 +73,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     size, device = read_size(options), "cuda" if torch.cuda.is_available() else "cpu"
     precision = {"bfloat16": "bf16-mixed", "float32": "32-true"}[options.dtypes[0]]
-    with tempfile.TemporaryDirectory() as folder:
-        policy = make_policy(options.model, Path(folder), device).train()
+    with tempfile.TemporaryDirectory() as directory:
+        policy = make_policy(options.model, Path(directory), device).train()
         figures = measure_update(policy, options)
         figures["overhead"] = measure_overhead(policy, size, options.rounds, precision)
     shape = {"model": options.model, "prompts": size.prompts, "G": size.group, "T": size.tokens, "side": size.side}
@@ -89,7 +89,7 @@ def show(figures: dict[str, Any]) -> None:
         for product, rate in peak.items():
             table.add_row(product, f"{rate / 1e9:,.0f}")
         console.print(table)
-    table = Table("dtype", "seconds", "GFLOP", "share of peak", title="Update")
+    table = Table("dtype", "seconds", "GFLOP", "fraction of peak", title="Update")
     for dtype, row in figures["update"].items():
         table.add_row(dtype, f"{row['seconds'].median:.3f}", f"{row['flops'] / 1e9:,.0f}", f"{row['share']:.3f}")
     console.print(table)
@@ -114,7 +114,7 @@ def main() -> None:
     show(figures)
     if options.write:
         share = figures["update"][options.dtypes[0]]["share"]
-        keys = {"matmul_peak_share": share, "overhead_share": figures["overhead"]["share"]}
+        keys = {"matmul_peak_fraction": share, "overhead_fraction": figures["overhead"]["share"]}
         record("profile", figures, keys, command(), options.write)
 
 

@@ -28,20 +28,20 @@ Draw = Callable[[str, Mapping[str, Any], Path], list[Path]]
 
 
 def write_report(results: Path = RESULTS, document: Path = DOCUMENT, draw: Draw | None = None) -> None:
-    """Write the document, and beside it a folder of plots with its name.
+    """Write the document, and beside it a directory of plots with its name.
 
     Args:
         results: The recorded figures.
         document: Markdown file to write.
-        draw: Draws the plots of a section into a folder; None leaves plots out.
+        draw: Draws the plots of a section into a directory; None leaves plots out.
     """
     recorded = load(results)
-    folder = document.with_suffix("")
+    directory = document.with_suffix("")
     texts = [HEAD, headline(recorded)]
     for name, section in SECTIONS.items():
         held = recorded["sections"].get(name)
-        plots = draw(name, held["figures"], folder) if draw and held else []
-        texts.append(describe(section, held, [f"![{p.stem}]({folder.name}/{p.name})" for p in plots]))
+        plots = draw(name, held["figures"], directory) if draw and held else []
+        texts.append(describe(section, held, [f"![{p.stem}]({directory.name}/{p.name})" for p in plots]))
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text("\n".join(texts), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Tokens per second of the rollout engines and of transformers' ``generate``; votes on a picture; seconds of a load.
+"""Tokens per second of the rollout engines and of transformers' ``generate``; votes on an image; seconds of a load.
 
 Run it alone: ``python -m benchmarks.rollout``. No completion ends before its limit, so that all sample as much.
 ``--model 3b`` needs CUDA. The rounds of all engines alternate; medians count.
@@ -22,7 +22,7 @@ from benchmarks.generate import ban_stops, plain_generate
 from benchmarks.models import SHAPES, make_policy
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import Spread, alternate
-from benchmarks.updates import make_pictures
+from benchmarks.updates import make_images
 from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import ANSWER
@@ -38,18 +38,18 @@ KEY_LABEL, VOTES_LABEL = "64 x 128, tokens/s", f"votes, {GROUP} x {VOTES} x {LEN
 Figures = dict[str, dict[str, Spread]]
 
 
-def make_prompts(policy: Qwen2_5_VL, side: int, pictures: int, questions: int = 1) -> list[Prompt]:
-    """Prompts about random pictures, ``questions`` about each."""
+def make_prompts(policy: Qwen2_5_VL, side: int, images: int, questions: int = 1) -> list[Prompt]:
+    """Prompts about random images, ``questions`` about each."""
     return [
         policy.encode(f"{i}/{j}", ANSWER, image, question=f"Where are the {j + 2} red circles?")
-        for i, image in enumerate(make_pictures(pictures, side))
+        for i, image in enumerate(make_images(images, side))
         for j in range(questions)
     ]
 
 
-def measure(name: str, rounds: int, many: Sequence[int], folder: Path) -> Figures:
+def measure(name: str, rounds: int, many: Sequence[int], directory: Path) -> Figures:
     """All figures of one model, for as many sequences at once."""
-    policy = make_policy(name, folder, "cuda" if torch.cuda.is_available() else "cpu")
+    policy = make_policy(name, directory, "cuda" if torch.cuda.is_available() else "cpu")
     side = SHAPES[name].side
     ban_stops(policy)
     vllm = VLLMRollout(EngineSettings(cache_gib=2.0, max_sequences=256))
@@ -116,9 +116,9 @@ def main() -> None:
     options = parse(parser)
     logging.basicConfig(level=logging.INFO)
     results = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for name in options.model or ["tiny", "20m"]:
-            results[name] = measure(name, options.rounds, options.sequences, Path(folder))
+            results[name] = measure(name, options.rounds, options.sequences, Path(directory))
             show(name, results[name], options.rounds)
     if options.write:
         record("rollout", {"models": results}, headline(results[name]), command(), options.write)

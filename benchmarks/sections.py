@@ -83,14 +83,14 @@ def head_tables(figures: Figures) -> str:
 
 
 def profile_tables(figures: Figures) -> str:
-    """The peak, the update's share of it, the operators and the overhead."""
+    """The peak, the update's fraction of it, the operators and the overhead."""
     peaks = {dtype: max(rates.values()) for dtype, rates in figures["peak"].items()}
     update = {
         dtype: {
             "peak, GFLOP/s": peaks[dtype] / 1e9,
             "GFLOP of an update": row["flops"] / 1e9,
             "seconds": row["seconds"],
-            "share of the peak": row["share"],
+            "fraction of the peak": row["share"],
         }
         for dtype, row in figures["update"].items()
     }
@@ -113,10 +113,10 @@ def gpu_tables(figures: Figures) -> str:
     return "\n".join(parts)
 
 
-_STEP = """One step on the same pictures, answers of one length and the same model: ours (groups packed into one
-row), our fallback (the prompt read once, its keys and values copied for each answer), padded rows (prompt, picture
+_STEP = """One step on the same images, answers of one length and the same model: ours (groups packed into one
+row), our fallback (the prompt read once, its keys and values copied for each answer), padded rows (prompt, image
 and answer, for each answer), and TRL's `GRPOTrainer`, given the settings that make it fast. An update is forward,
-loss, backward, clipping and the optimiser's step; a step of ours and of TRL's is a real one, sampled through
+loss, backward, clipping and the optimizer's step; a step of ours and of TRL's is a real one, sampled through
 transformers and rewarded. On a CPU, TRL's head scores prompts as well as answers, which its kernels elsewhere do
 not."""
 
@@ -136,11 +136,11 @@ SECTIONS = {
     "surface": Section(
         "Where packing pays",
         "Forward and backward of one group, packed and with padded rows, over tokens of a prompt (P) and of an\n"
-        "answer (T), for several group sizes (G); one picture of 256 tokens, the rest of the prompt is text. The\n"
-        "bound is the speed-up if the tokens and pictures that packing does not read cost nothing more (see\n"
-        "`benchmarks/surface.py`); the share is the speed-up over it. The answers' attention to the prompt cannot\n"
+        "answer (T), for several group sizes (G); one image of 256 tokens, the rest of the prompt is text. The\n"
+        "bound is the speed-up if the tokens and images that packing does not read cost nothing more (see\n"
+        "`benchmarks/surface.py`); the fraction is the speed-up over it. The answers' attention to the prompt cannot\n"
         "be saved, and where rows are long it is most of the work (G 16, P 3000, T 1024: packing leaves 0.30 of\n"
-        "the tokens, but 0.48 of the pairs that attend); a wider batch may slow padded rows down, so that a share\n"
+        "the tokens, but 0.48 of the pairs that attend); a wider batch may slow padded rows down, so that a fraction\n"
         "can exceed 1. Cells of long rows have fewer rounds. A red line in the plot fences off the cells where\n"
         "packing is worth nothing (a speed-up of at most 1.05).",
         surface_tables,
@@ -148,7 +148,7 @@ SECTIONS = {
     "rollout": Section(
         "Rollouts and votes",
         "Tokens per second by engine, no completion ending before its limit, and `generate`: transformers' own\n"
-        "with `num_return_sequences`. Rows are sequences x tokens; votes are 8 questions about one picture, 10\n"
+        "with `num_return_sequences`. Rows are sequences x tokens; votes are 8 questions about one image, 10\n"
         "answers each.",
         rollout_tables,
     ),
@@ -172,13 +172,13 @@ SECTIONS = {
         head_tables,
     ),
     "profile": Section(
-        "Share of the peak, operators, overhead",
+        "Fraction of the peak, operators, overhead",
         "The operations that an update needs are counted by formula (matrix products and attention, forward and\n"
         "twice that back; recomputation does not count) and divided by its seconds and by the fastest matrix\n"
         "product measured in the same precision. Operators are of one update under torch.profiler, by the time\n"
         "they take themselves. Overhead is what of a `training_step` under Lightning's Trainer is outside the\n"
-        "model's forward and backward, the optimiser with clipping, and sampling: grading, collating, cutting\n"
-        "pictures into patches, loss, and logging.",
+        "model's forward and backward, the optimizer with clipping, and sampling: grading, collating, cutting\n"
+        "images into patches, loss, and logging.",
         profile_tables,
     ),
     "clustering": Section(

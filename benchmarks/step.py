@@ -1,7 +1,7 @@
-"""Seconds of a rollout, an update and a whole GRPO step: ours and TRL's, on the same model, pictures, G and T.
+"""Seconds of a rollout, an update and a whole GRPO step: ours and TRL's, on the same model, images, G and T.
 
 ``ours`` packs a group into one row; ``fallback`` continues copies of the prompt's cache; ``padded`` gives every
-completion a row of its own with its own picture; all three are the same learner on the same made-up completions.
+completion a row of its own with its own image; all three are the same learner on the same made-up completions.
 TRL's trainer is as fast as its settings let it be (``benchmarks.trl_trainer``). Ours and TRL's whole steps are real
 ones: sampling through transformers, rewards, update. All rounds alternate.
 
@@ -25,11 +25,11 @@ from benchmarks.models import make_policy
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import Spread, alternate
 from benchmarks.trl_trainer import TRLSettings, TRLStep
-from benchmarks.updates import DTYPES, Size, add_size, autocast, make_batch, make_pictures, make_update, read_size
+from benchmarks.updates import DTYPES, Size, add_size, autocast, make_batch, make_images, make_update, read_size
 from benchmarks.ways import PaddedRows, SharedCache, in_way
 from visplay.callbacks import TransformersRollout
 from visplay.modules import GRPOConfig, Qwen2_5_VL, Reasoner
-from visplay.modules.canary import CanaryConfig
+from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.tiny import ANSWER
 from visplay.types import Example
 
@@ -50,12 +50,12 @@ def our_parts(policy: Qwen2_5_VL, size: Size, dtype: torch.dtype) -> dict[Part, 
         group_size=size.group,
         max_new_tokens=size.tokens,
         kl_weight=0.0,
-        canary=CanaryConfig(stop=False),
+        mismatch=MismatchConfig(stop=False),
     )
     reasoner = Reasoner(config, ANSWER, vlm=policy)
     reasoner.attach_engine(TransformersRollout())
     optimizer = reasoner.make_optimizer()
-    examples = [Example(str(i), p, QUESTION, "3") for i, p in enumerate(make_pictures(size.prompts, size.side))]
+    examples = [Example(str(i), p, QUESTION, "3") for i, p in enumerate(make_images(size.prompts, size.side))]
 
     def rollout() -> object:
         with autocast(policy, dtype):
@@ -69,18 +69,18 @@ def our_parts(policy: Qwen2_5_VL, size: Size, dtype: torch.dtype) -> dict[Part, 
     return {("ours", "rollout"): rollout, ("ours", "step"): step, **updates}
 
 
-def trl_parts(policy: Qwen2_5_VL, size: Size, dtype: torch.dtype, folder: Path) -> dict[Part, Callable[[], object]]:
+def trl_parts(policy: Qwen2_5_VL, size: Size, dtype: torch.dtype, directory: Path) -> dict[Part, Callable[[], object]]:
     """Rollout, update and step of TRL's trainer.
 
     Raises:
         RuntimeError: TRL's prompts are not ours.
     """
-    pictures, questions = make_pictures(size.prompts, size.side), [QUESTION] * size.prompts
+    images, questions = make_images(size.prompts, size.side), [QUESTION] * size.prompts
     precision = "float32" if dtype == torch.float32 else "bf16-mixed"
     settings = TRLSettings(size.group, size.tokens, None, precision, tuple(policy.banned_token_ids.tolist()))
-    theirs = TRLStep(Path(policy.path), folder / "trl", questions, pictures, settings)
+    theirs = TRLStep(Path(policy.path), directory / "trl", questions, images, settings)
     inputs = theirs.rollout()
-    prompts = [policy.encode(str(i), ANSWER, picture, question=QUESTION) for i, picture in enumerate(pictures)]
+    prompts = [policy.encode(str(i), ANSWER, image, question=QUESTION) for i, image in enumerate(images)]
     ours = policy.collate(prompts).input_ids.repeat_interleave(size.group, 0)
     if not ours.equal(inputs["prompt_ids"].to(ours.device)):
         raise RuntimeError(f"TRL's prompts {tuple(inputs['prompt_ids'].shape)} differ from ours {tuple(ours.shape)}")
@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
         ban_stops(policy)
         parts = our_parts(policy, size, DTYPES[dtype]) | trl_parts(policy, size, DTYPES[dtype], Path(name))
         seconds = alternate(parts, options.rounds)
-        prompt = policy.encode("", ANSWER, make_pictures(1, size.side)[0], question=QUESTION)
+        prompt = policy.encode("", ANSWER, make_images(1, size.side)[0], question=QUESTION)
         tokens = {"P": policy.prompt_tokens(prompt), "G": size.group, "T": size.tokens}
     rows: dict[str, dict[str, Spread]] = {}
     for (way, stage), spread in seconds.items():

@@ -1,12 +1,12 @@
 """Where sharing the prompt pays: forward and backward of one group over a grid of P, T and G, packed against padded.
 
-One picture of 256 tokens and a prompt filled up with text. The bound is what is left when the tokens and the pictures
-that packing does not read cost nothing: padded rows take s seconds, v(G) of them for G pictures and h for the head;
+One image of 256 tokens and a prompt filled up with text. The bound is what is left when the tokens and the images
+that packing does not read cost nothing: padded rows take s seconds, v(G) of them for G images and h for the head;
 sharing leaves v(1) + h + (s - v(G) - h) · (P + G (T - 1)) / (G (P + T)). Attention of the answers to the prompt is
 work that cannot be shared, so that the bound is out of reach where it dominates.
 
 Figures: ``cells``, each with P, T, G, seconds ``ours`` and ``padded``, ``rounds``, ``speedup``, ``bound``, ``share``;
-``pictures``, seconds of the vision tower on as many copies of the picture; ``model``; ``dtype``. A cell is measured in
+``images``, seconds of the vision tower on as many copies of the image; ``model``; ``dtype``. A cell is measured in
 ``--rounds`` rounds, or in as many as begin within ``--budget`` seconds, ``--least`` at least.
 """
 
@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks.models import SHAPES, make_policy
 from benchmarks.results import command, make_parser, parse, record
 from benchmarks.timing import Spread, alternate, time_call
-from benchmarks.updates import DTYPES, autocast, make_pictures
+from benchmarks.updates import DTYPES, autocast, make_images
 from benchmarks.ways import PaddedRows, in_way
 from visplay.functional import token_logps
 from visplay.modules import Qwen2_5_VL
@@ -37,7 +37,7 @@ from visplay.types import Prompt
 
 PROMPTS, TOKENS, GROUPS = (300, 1000, 3000), (16, 128, 1024), (2, 8, 16)
 PADDED_TOKENS = 8192
-"""Tokens of padded rows that are held for the way back at once."""
+"""Tokens of padded rows that are held for the backward pass at once."""
 
 
 class Limit(NamedTuple):
@@ -59,18 +59,18 @@ class Surface:
 
     Args:
         policy: Who scores.
-        side: Side of the picture, pixels.
+        side: Side of the image, pixels.
         dtype: To compute in.
     """
 
     def __init__(self, policy: Qwen2_5_VL, side: int, dtype: torch.dtype) -> None:
         self.policy, self.padded, self.dtype = policy, in_way(policy, PaddedRows), dtype
-        (self.picture,) = make_pictures(1, side)
+        (self.image,) = make_images(1, side)
         self.draw = torch.Generator().manual_seed(0)
 
     def make_prompt(self, tokens: int) -> Prompt:
-        """A prompt of that many tokens, its picture among them."""
-        prompt = self.policy.encode("0", ANSWER, self.picture, question="How many circles?")
+        """A prompt of that many tokens, its image among them."""
+        prompt = self.policy.encode("0", ANSWER, self.image, question="How many circles?")
         missing = tokens - self.policy.prompt_tokens(prompt)
         return Prompt("0", prompt.token_ids + tuple(self._words(missing).tolist()), prompt.images)
 
@@ -83,9 +83,9 @@ class Surface:
         policy.model.zero_grad()
 
     def see(self, times: int) -> None:
-        """Forward and backward of the vision tower on as many copies of the picture."""
+        """Forward and backward of the vision tower on as many copies of the image."""
         with autocast(self.policy, self.dtype):
-            features = self.policy.image_features(self.policy.process_images([self.picture] * times))
+            features = self.policy.image_features(self.policy.process_images([self.image] * times))
         torch.cat(list(features)).float().sum().backward()
         self.policy.model.zero_grad()
 
@@ -98,13 +98,13 @@ class Surface:
         logps.sum().backward()
         self.policy.model.zero_grad()
 
-    def measure_pictures(self, counts: Sequence[int], rounds: int) -> dict[int, float]:
-        """Median seconds of the vision tower on as many copies of the picture."""
+    def measure_images(self, counts: Sequence[int], rounds: int) -> dict[int, float]:
+        """Median seconds of the vision tower on as many copies of the image."""
         seconds = alternate({count: lambda count=count: self.see(count) for count in counts}, rounds)
         return {count: spread.median for count, spread in seconds.items()}
 
-    def measure_cell(self, p: int, t: int, g: int, limit: Limit, pictures: dict[int, float]) -> dict[str, Any]:
-        """One cell of the grid, given the seconds that pictures take."""
+    def measure_cell(self, p: int, t: int, g: int, limit: Limit, images: dict[int, float]) -> dict[str, Any]:
+        """One cell of the grid, given the seconds that images take."""
         prompt, ids = self.make_prompt(p), self._words(g * t).view(g, t).to(self.policy.device)
         rows = max(1, PADDED_TOKENS // (p + t))
         parts = {
@@ -114,8 +114,8 @@ class Surface:
         }
         seconds = within(limit, parts)
         median = {name: statistics.median(values) for name, values in seconds.items()}
-        text = median["padded"] - pictures[g] - median["head"]
-        least = pictures[1] + median["head"] + text * (p + g * (t - 1)) / (g * (p + t))
+        text = median["padded"] - images[g] - median["head"]
+        least = images[1] + median["head"] + text * (p + g * (t - 1)) / (g * (p + t))
         speedup, bound = median["padded"] / median["ours"], median["padded"] / least
         return {
             "P": p,
@@ -149,17 +149,17 @@ def within(limit: Limit, parts: dict[str, Callable[[], object]]) -> dict[str, li
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All cells, after a small one that warms up."""
     limit = Limit(options.rounds, options.least, options.budget)
-    with tempfile.TemporaryDirectory() as folder:
-        policy = make_policy(options.model, Path(folder), "cuda" if torch.cuda.is_available() else "cpu").train()
+    with tempfile.TemporaryDirectory() as directory:
+        policy = make_policy(options.model, Path(directory), "cuda" if torch.cuda.is_available() else "cpu").train()
         policy.max_context_tokens = None
         surface = Surface(policy, SHAPES[options.model].side, DTYPES[options.dtype])
-        pictures = surface.measure_pictures([1, *options.G], options.rounds)
-        surface.measure_cell(min(options.P), min(options.T), min(options.G), limit, pictures)
+        images = surface.measure_images([1, *options.G], options.rounds)
+        surface.measure_cell(min(options.P), min(options.T), min(options.G), limit, images)
         cells = []
         for g, p, t in itertools.product(options.G, options.P, options.T):
-            cells.append(surface.measure_cell(p, t, g, limit, pictures))
+            cells.append(surface.measure_cell(p, t, g, limit, images))
             show_cell(cells[-1])
-    return {"cells": cells, "pictures": pictures, "model": options.model, "dtype": options.dtype}
+    return {"cells": cells, "images": images, "model": options.model, "dtype": options.dtype}
 
 
 def show_cell(cell: dict[str, Any]) -> None:
@@ -183,9 +183,9 @@ def main() -> None:
     options = parse(parser)
     figures = measure(options)
     shares = [cell["share"] for cell in figures["cells"]]
-    Console().print(f"share of the bound: median {statistics.median(shares):.3f}, least {min(shares):.3f}")
+    Console().print(f"fraction of the bound: median {statistics.median(shares):.3f}, least {min(shares):.3f}")
     if options.write:
-        keys = {"prefix_bound_share": min(shares), "prefix_bound_share_median": statistics.median(shares)}
+        keys = {"prefix_bound_fraction": min(shares), "prefix_bound_share_median": statistics.median(shares)}
         record("surface", figures, keys, command(), options.write)
 
 

@@ -36,8 +36,8 @@ TARGETS = {
     "update_speedup_vs_trl": Target("an update, times as fast as TRL's GRPOTrainer", 4.0),
     "step_speedup_vs_trl": Target("a whole step, times as fast as TRL's GRPOTrainer", 2.5),
     "update_speedup_vs_padded": Target("an update, times as fast as with padded rows"),
-    "prefix_bound_share": Target(
-        "least share over the grid of the speed-up that saved tokens and pictures allow", 0.85
+    "prefix_bound_fraction": Target(
+        "least share over the grid of the speed-up that saved tokens and images allow", 0.85
     ),
     "prefix_bound_share_median": Target("its median over the grid"),
     "update_speedup_vs_trl_float32": Target("an update in float32, times as fast as TRL's"),
@@ -51,9 +51,11 @@ TARGETS = {
     ),
     "cluster_4096_seconds": Target("clustering of 4096 questions, seconds", 3.0, at_most=True),
     "cluster_512x8_seconds": Target("clustering of 512 groups of 8 questions, seconds", 0.5, at_most=True),
-    "overhead_share": Target("share of a step that is neither model nor optimiser nor sampling", 0.03, at_most=True),
+    "overhead_fraction": Target(
+        "fraction of a step that is neither model nor optimizer nor sampling", 0.03, at_most=True
+    ),
     "evaluation_ms_per_row": Target(
         "evaluating a row besides decoding, prompt and generation, milliseconds", 2.0, at_most=True
     ),
-    "matmul_peak_share": Target("share of the measured peak of matrix products in an update", 0.20),
+    "matmul_peak_fraction": Target("fraction of the measured peak of matrix products in an update", 0.20),
 }

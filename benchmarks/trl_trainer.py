@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset, Features, Image, List, Value
-from PIL.Image import Image as Picture
+from PIL import Image as PILImage
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -59,22 +59,27 @@ class TRLStep:
     """TRL's GRPO step on N prompts, the same ones every time.
 
     Args:
-        path: A Hugging Face folder with model and processor.
-        output: A folder that TRL may write to.
+        path: A Hugging Face directory with model and processor.
+        output: A directory that TRL may write to.
         questions: N questions, the whole text of the user's turn.
-        pictures: N pictures, one per question.
+        images: N images, one per question.
         settings: What a step is made of.
 
     Raises:
-        ValueError: There is not one picture per question, or ``batch`` does not divide N * G.
+        ValueError: There is not one image per question, or ``batch`` does not divide N * G.
     """
 
     def __init__(
-        self, path: Path, output: Path, questions: Sequence[str], pictures: Sequence[Picture], settings: TRLSettings
+        self,
+        path: Path,
+        output: Path,
+        questions: Sequence[str],
+        images: Sequence[PILImage.Image],
+        settings: TRLSettings,
     ) -> None:
         rows = [
-            {"prompt": [{"role": "user", "content": question}], "image": picture}
-            for question, picture in zip(questions, pictures, strict=True)
+            {"prompt": [{"role": "user", "content": question}], "image": image}
+            for question, image in zip(questions, images, strict=True)
         ]
         config = _configure(output, len(rows) * settings.group, settings)
         self.trainer = _OneStep(
@@ -96,11 +101,11 @@ class TRLStep:
         return self.trainer.rollout()
 
     def update(self, inputs: dict[str, Any]) -> None:
-        """Forward, loss, backward, clipping and the optimiser's step on what ``rollout`` returned."""
+        """Forward, loss, backward, clipping and the optimizer's step on what ``rollout`` returned."""
         self.trainer.update(inputs)
 
     def step(self) -> None:
-        """One optimisation step as ``train`` does it, from the data loader to the optimiser."""
+        """One optimisation step as ``train`` does it, from the data loader to the optimizer."""
         self.trainer.step()
 
 

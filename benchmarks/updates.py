@@ -16,9 +16,9 @@ from benchmarks.models import SHAPES
 from visplay.clock import Clock
 from visplay.functional import group_advantages
 from visplay.modules import GRPOConfig, Qwen2_5_VL
-from visplay.modules.canary import CanaryConfig
-from visplay.modules.group_batch import GroupBatch
-from visplay.modules.grpo import GRPO
+from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GRPO
+from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.tiny import ANSWER
 from visplay.types import Completion, Prompt, Rollout
 
@@ -30,10 +30,10 @@ class Size:
     """How much an update learns from.
 
     Args:
-        prompts: N, each about a picture of its own.
+        prompts: N, each about an image of its own.
         group: G, answers to each.
         tokens: T, tokens of an answer; all are of one length.
-        side: Side of a square picture, pixels.
+        side: Side of a square image, pixels.
     """
 
     prompts: int
@@ -55,16 +55,16 @@ def read_size(options: argparse.Namespace) -> Size:
     return Size(options.prompts, options.group, options.tokens, SHAPES[options.model].side)
 
 
-def make_pictures(count: int, side: int) -> list[Image.Image]:
-    """Square pictures of noise."""
+def make_images(count: int, side: int) -> list[Image.Image]:
+    """Square images of noise."""
     noise = np.random.default_rng(count)
     return [Image.fromarray(noise.integers(0, 255, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
 
 
 def make_prompts(policy: Qwen2_5_VL, size: Size) -> list[Prompt]:
-    """A question about each picture."""
-    pictures = make_pictures(size.prompts, size.side)
-    return [policy.encode(str(i), ANSWER, image, question="How many circles?") for i, image in enumerate(pictures)]
+    """A question about each image."""
+    images = make_images(size.prompts, size.side)
+    return [policy.encode(str(i), ANSWER, image, question="How many circles?") for i, image in enumerate(images)]
 
 
 def make_batch(policy: Qwen2_5_VL, size: Size) -> GroupBatch:
@@ -92,7 +92,7 @@ def make_update(
     dtype: torch.dtype,
     tokens_per_micro_batch: int = GRPOConfig.tokens_per_micro_batch,
 ) -> Callable[[], dict[str, float]]:
-    """The update: forward, loss, backward, clipping and the optimiser's step.
+    """The update: forward, loss, backward, clipping and the optimizer's step.
 
     Args:
         policy: Who learns.
@@ -100,7 +100,9 @@ def make_update(
         dtype: To compute in, by autocast where the weights are of another.
         tokens_per_micro_batch: See ``GRPOConfig``.
     """
-    config = GRPOConfig(kl_weight=0.0, tokens_per_micro_batch=tokens_per_micro_batch, canary=CanaryConfig(stop=False))
+    config = GRPOConfig(
+        kl_weight=0.0, tokens_per_micro_batch=tokens_per_micro_batch, mismatch=MismatchConfig(stop=False)
+    )
     learner, optimizer = GRPO(config, Clock()), make_optimizer(policy)
 
     def update() -> dict[str, float]:

@@ -21,7 +21,7 @@ class SharedCache(Qwen2_5_VL):
 
 
 class PaddedRows(Qwen2_5_VL):
-    """A row of its own for every completion: prompt, picture and all, as trainers do that share nothing."""
+    """A row of its own for every completion: prompt, image and all, as trainers do that share nothing."""
 
     def _predictors(self, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
         group = token_ids.shape[1]

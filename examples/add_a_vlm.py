@@ -1,4 +1,4 @@
-"""A family of one's own: LLaVA 1.5, whose pictures are squares of one size (docs/adding_a_vlm.md).
+"""A family of one's own: LLaVA 1.5, whose images are squares of one size (docs/adding_a_vlm.md).
 
 PYTHONPATH=. visplay fit --config configs/tiny.yaml \
         --model.vlm=examples.add_a_vlm.Llava --model.vlm.path=llava-hf/llava-1.5-7b-hf
@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from visplay.modules import VLM
-from visplay.modules.loading import Part
+from visplay.modules.policy.loading import Part
 
 
 class Llava(VLM):
@@ -21,7 +21,7 @@ class Llava(VLM):
 
     @property
     def most_image_tokens(self) -> int:
-        """Every picture has as many: one per patch of the square."""
+        """Every image has as many: one per patch of the square."""
         return (self.processor.image_processor.crop_size["height"] // self.processor.patch_size) ** 2
 
     def image_tokens(self, image: Image) -> int:
@@ -52,9 +52,9 @@ class Llava(VLM):
         }
 
     def process_images(self, images: Sequence[Image]) -> Tensor:
-        """(pictures, channels, side, side) pixel values."""
+        """(images, channels, side, side) pixel values."""
         return self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
 
     def image_features(self, pixels: Tensor) -> Sequence[Tensor]:
-        """One (tokens, H) tensor per picture."""
+        """One (tokens, H) tensor per image."""
         return self.model.model.get_image_features(pixels.to(self.device), return_dict=True).pooler_output

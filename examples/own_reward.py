@@ -13,7 +13,7 @@ def difficulty_per_cluster(valid: Tensor, difficulty: Tensor, redundancy: Tensor
     Args:
         valid: (N, G) bool, whether a question is valid.
         difficulty: (N, G) in [0, 1], 1 where the Reasoner is split in half.
-        redundancy: (N, G) in [0, λ], λ times the share of the group that asks the same.
+        redundancy: (N, G) in [0, λ], λ times the fraction of the group that asks the same.
 
     Returns:
         (N, G) rewards.

@@ -34,9 +34,9 @@ def batch(*rows: AnsweredRow, benchmark: str = "b", **skipped: str) -> BatchAnsw
     return BatchAnswers(benchmark, rows, skipped)
 
 
-def stored(folder: Path, **benchmarks: Sequence[AnsweredRow]) -> RowStore:
+def stored(directory: Path, **benchmarks: Sequence[AnsweredRow]) -> RowStore:
     """A store with rows by benchmark."""
-    store = RowStore(folder)
+    store = RowStore(directory)
     for name, rows in benchmarks.items():
         store.append(batch(*rows, benchmark=name))
     return store

@@ -14,8 +14,8 @@ from stand_ins import write_stand_in
 from visplay.tiny import BASE, QUESTION_KINDS
 from visplay.tiny.images import write_images
 
-FOLDER = Path(__file__).parent.parent / "configs"
-FILES = {path.stem: yaml.safe_load(path.read_text()) for path in FOLDER.glob("*.yaml")}
+DIRECTORY = Path(__file__).parent.parent / "configs"
+FILES = {path.stem: yaml.safe_load(path.read_text()) for path in DIRECTORY.glob("*.yaml")}
 BASES = sorted(name for name, file in FILES.items() if "class_path" in file.get("model", {}))
 SELF_PLAY = [name for name in BASES if FILES[name]["model"]["class_path"] == "visplay.modules.VisPlay"]
 OF_MODELS = ["mimo_vl_7b", "qwen2_5_vl_3b", "qwen2_5_vl_7b"]
@@ -44,27 +44,31 @@ ANSWERS = {"template": {"system": None, "user": "{question}"}}
 
 def config(name: str) -> str:
     """The argument that names a configuration."""
-    return f"--config={FOLDER / name}.yaml"
+    return f"--config={DIRECTORY / name}.yaml"
 
 
-def shrink(base: str, folder: Path, model: Path | None = None) -> str:
+def shrink(base: str, directory: Path, model: Path | None = None) -> str:
     """The argument that makes one iteration of a base configuration small enough for a test; it goes before overlays.
 
     Args:
         base: Name of the configuration.
-        folder: Where the settings, the stand-in of its model and its pictures are written.
-        model: The model instead, a folder.
+        directory: Where the settings, the stand-in of its model and its images are written.
+        model: The model instead, a directory.
     """
     self_play = {"iterations": 1, "curation": {"images": 3, "questions_per_image": 4}}
-    file = folder / f"{base}-{'small' if model is None else model.name}.yaml"
-    small = {"model": {"init_args": _model(base, folder, model)}, "data": _data(base, folder), "self_play": self_play}
+    file = directory / f"{base}-{'small' if model is None else model.name}.yaml"
+    small = {
+        "model": {"init_args": _model(base, directory, model)},
+        "data": _data(base, directory),
+        "self_play": self_play,
+    }
     file.write_text(yaml.safe_dump(small))
     return f"--config={file}"
 
 
-def _model(base: str, folder: Path, model: Path | None) -> dict[str, Any]:
+def _model(base: str, directory: Path, model: Path | None) -> dict[str, Any]:
     of_models = base in OF_MODELS
-    path = model or (stand_in(base, folder) if of_models else BASE)
+    path = model or (stand_in(base, directory) if of_models else BASE)
     vlm = {"init_args": {"path": str(path)} | PIXELS | ({"max_context_tokens": 1024} if of_models else {})}
     if base not in SELF_PLAY:
         jury = {"jury": {"init_args": {"vlm": vlm, "voting": {"votes": 4}}}}
@@ -77,20 +81,20 @@ def _model(base: str, folder: Path, model: Path | None) -> dict[str, Any]:
     }
 
 
-def stand_in(base: str, folder: Path) -> Path:
+def stand_in(base: str, directory: Path) -> Path:
     """The stand-in for the model of a configuration, written once."""
     checkpoint = FILES[base]["model"]["init_args"]["vlm"]["init_args"]["path"]
-    path = folder / Path(checkpoint).name
+    path = directory / Path(checkpoint).name
     return path if path.is_dir() else write_stand_in(checkpoint, path)
 
 
-def _data(base: str, folder: Path) -> dict[str, Any]:
-    """A few pictures of the small world, for models in the columns of the published training set."""
+def _data(base: str, directory: Path) -> dict[str, Any]:
+    """A few images of the small world, for models in the columns of the published training set."""
     if base not in OF_MODELS:
         return {"init_args": {"n_images": N_IMAGES, "heldout_questions": 4, "heldout_votes": 2}}
-    path = folder / "pictures.parquet"
+    path = directory / "images.parquet"
     if not path.is_file():
-        files = sorted(write_images(folder / "images", N_IMAGES, seed=0).glob("*.png"))
-        pictures = [[{"bytes": file.read_bytes(), "path": None}] for file in files]
-        pq.write_table(rows(N_IMAGES, images=pa.array(pictures, pa.list_(STRUCT))), path)
+        files = sorted(write_images(directory / "images", N_IMAGES, seed=0).glob("*.png"))
+        images = [[{"bytes": file.read_bytes(), "path": None}] for file in files]
+        pq.write_table(rows(N_IMAGES, images=pa.array(images, pa.list_(STRUCT))), path)
     return {"init_args": {"images": {"path": str(path)}}}

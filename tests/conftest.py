@@ -9,12 +9,16 @@ import datasets
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
-from data.benchmark_tables import CONFIGS, FolderHub
+from data.benchmark_tables import CONFIGS, DirectoryHub
 from judge_server import KEY, JudgeServer, Reply, Seen, honest
 from visplay.commands import prepare
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import BASE
+
+settings.register_profile("patient", deadline=None)  # the first call of math-verify takes a second
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
@@ -65,14 +69,14 @@ def serve(monkeypatch):
 
 @pytest.fixture
 def prepared(tmp_path):
-    """The configuration of the eight with a folder of its own, prepared from a stand-in for the Hub."""
-    folder = tmp_path / "prepared"
-    override = tmp_path / "folder.yaml"
-    override.write_text(yaml.safe_dump({"data": {"init_args": {"benchmarks": {"folder": str(folder)}}}}))
-    hub = FolderHub(tmp_path / "hub")
+    """The configuration of the eight with a directory of its own, prepared from a stand-in for the Hub."""
+    directory = tmp_path / "prepared"
+    override = tmp_path / "directory.yaml"
+    override.write_text(yaml.safe_dump({"data": {"init_args": {"benchmarks": {"directory": str(directory)}}}}))
+    hub = DirectoryHub(tmp_path / "hub")
     arguments = [f"--config={CONFIGS / 'benchmarks.yaml'}", f"--config={override}"]
     prepare.run(arguments, hub)
-    return arguments, hub, folder
+    return arguments, hub, directory
 
 
 @pytest.fixture

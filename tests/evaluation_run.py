@@ -1,8 +1,8 @@
 """An evaluation in a process of its own: the small world's splits, answered by the embedded base.
 
-    python evaluation_run.py FOLDER DEVICES
+    python evaluation_run.py DIRECTORY DEVICES
 
-Every prompt that is sampled leaves its key in FOLDER/asked-RANK.txt.
+Every prompt that is sampled leaves its key in DIRECTORY/asked-RANK.txt.
 """
 
 import sys
@@ -15,7 +15,7 @@ from lightning import Trainer
 from visplay.callbacks import Evaluation, TransformersRollout
 from visplay.commands.evaluate import evaluate_models
 from visplay.data import BenchmarkSource
-from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import SelfPlayData
 from visplay.modules import VLM, GRPOConfig, Qwen2_5_VL, Reasoner
 from visplay.modules.answering import Answering
@@ -29,35 +29,35 @@ BATCH, SAMPLES = 8, 3
 class Traced(TransformersRollout):
     """Says what it is asked."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__()
-        self.folder = folder
+        self.directory = directory
 
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         if sampling.temperature == 0:
-            with (self.folder / f"asked-{self.trainer.global_rank}.txt").open("a") as file:
+            with (self.directory / f"asked-{self.trainer.global_rank}.txt").open("a") as file:
                 file.write("".join(f"{prompt.key}\n" for prompt in prompts))
         return super().sample(policy, prompts, sampling)
 
 
-def make_suite(folder: Path, questions: int = 80) -> BenchmarkSuite:
+def make_suite(directory: Path, questions: int = 80) -> BenchmarkSuite:
     """The splits in one parquet file, written once."""
-    path = folder.parent / f"splits-{questions}.parquet"
+    path = directory.parent / f"splits-{questions}.parquet"
     if not path.is_file():
         write_splits(path, questions)
     names = ("heldout", "compositional", "hallucination")
     return BenchmarkSuite(tuple(BenchmarkSource(name, path=str(path), part=name) for name in names))
 
 
-def main(folder: Path, devices: int) -> None:
+def main(directory: Path, devices: int) -> None:
     torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    suite = make_suite(folder)
+    directory.mkdir(parents=True, exist_ok=True)
+    suite = make_suite(directory)
     trainer = Trainer(
         accelerator="cpu",
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
-        callbacks=[Traced(folder), Evaluation(str(folder / "evaluation"), Answering(samples=SAMPLES))],
+        callbacks=[Traced(directory), Evaluation(str(directory / "evaluation"), Answering(samples=SAMPLES))],
         logger=False,
         enable_progress_bar=False,
         enable_checkpointing=False,

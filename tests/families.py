@@ -1,4 +1,5 @@
-"""Tiny models of every family with random weights, each in a folder of its own, with plain transformers beside it."""
+"""Tiny models of every family with random weights, each in a directory of its own, with plain transformers beside
+it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from visplay.modules import LlavaOnevision, Qwen2_5_VL, Qwen3_VL, SmolVLM
-from visplay.modules.vlm import VLM
+from visplay.modules.policy.vlm import VLM
 from visplay.tiny import BASE
 
 TEXT = {
@@ -59,8 +60,8 @@ def ids(words: Any) -> dict[str, int]:
     return {name: words.convert_tokens_to_ids(token) for name, token in names.items()} | {"vocab_size": len(words)}
 
 
-def qwen2_5_vl(folder: Path) -> None:
-    """The embedded base, its pictures less alike in size, and less sure: made-up answers are not 17 nats unlikely.
+def qwen2_5_vl(directory: Path) -> None:
+    """The embedded base, its images less alike in size, and less sure: made-up answers are not 17 nats unlikely.
 
     There one float32 is 2e-6 from the next.
     """
@@ -68,11 +69,11 @@ def qwen2_5_vl(folder: Path) -> None:
     processor.image_processor.size = {"shortest_edge": 14 * 14 * 2, "longest_edge": 14 * 14 * 20}
     model = hf.AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.float32)
     model.model.language_model.norm.weight.data.mul_(0.3)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
 
 
-def qwen3_vl(folder: Path) -> None:
+def qwen3_vl(directory: Path) -> None:
     """Two of three text layers take features of the vision tower's first two blocks."""
     words = tokenizer()
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
@@ -101,11 +102,11 @@ def qwen3_vl(folder: Path) -> None:
         hf.Qwen3VLVideoProcessor(**patches),
         chat_template=words.chat_template,
     )
-    write(folder, hf.Qwen3VLForConditionalGeneration, config, processor)
+    write(directory, hf.Qwen3VLForConditionalGeneration, config, processor)
 
 
-def idefics3(folder: Path, *, smolvlm2: bool = False) -> None:
-    """Pictures of 84 pixels, in tiles of 28 that are 4 tokens each."""
+def idefics3(directory: Path, *, smolvlm2: bool = False) -> None:
+    """Images of 84 pixels, in tiles of 28 that are 4 tokens each."""
     control = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *GRID]
     words = tokenizer(*control, chat_template=CHAT)
     architecture = "SmolVLM" if smolvlm2 else "Idefics3"
@@ -118,15 +119,15 @@ def idefics3(folder: Path, *, smolvlm2: bool = False) -> None:
     parts = [getattr(hf, f"{architecture}ImageProcessor")(**scaled), words]
     parts += [hf.SmolVLMVideoProcessor(**scaled)] if smolvlm2 else []
     processor = getattr(hf, f"{architecture}Processor")(*parts, image_seq_len=4, chat_template=CHAT)
-    write(folder, getattr(hf, f"{architecture}ForConditionalGeneration"), config, processor)
+    write(directory, getattr(hf, f"{architecture}ForConditionalGeneration"), config, processor)
 
 
-def smolvlm2(folder: Path) -> None:
+def smolvlm2(directory: Path) -> None:
     """The same with the later processor."""
-    idefics3(folder, smolvlm2=True)
+    idefics3(directory, smolvlm2=True)
 
 
-def llava_onevision(folder: Path) -> None:
+def llava_onevision(directory: Path) -> None:
     """Views of 28 pixels and 16 tokens; on the largest canvas features are scaled down."""
     words = tokenizer("<image>", "<video>", chat_template=CHAT)
     canvases = [[28, 28], [28, 56], [56, 28], [56, 56], [28, 84], [112, 112]]
@@ -146,14 +147,14 @@ def llava_onevision(folder: Path) -> None:
         vision_feature_select_strategy="full",
         chat_template=CHAT,
     )
-    write(folder, hf.LlavaOnevisionForConditionalGeneration, config, processor)
+    write(directory, hf.LlavaOnevisionForConditionalGeneration, config, processor)
     released = ("vision_tower.", "vision_tower.vision_model.")  # as the released checkpoints have it
-    weights = load_file(folder / "model.safetensors")
-    save_file({k.replace(*released): w for k, w in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    weights = load_file(directory / "model.safetensors")
+    save_file({k.replace(*released): w for k, w in weights.items()}, directory / "model.safetensors", {"format": "pt"})
 
 
 @torch.no_grad()
-def write(folder: Path, architecture: Any, config: Any, processor: Any) -> None:
+def write(directory: Path, architecture: Any, config: Any, processor: Any) -> None:
     """Save a model with random weights, biases among them, and its processor."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -164,8 +165,8 @@ def write(folder: Path, architecture: Any, config: Any, processor: Any) -> None:
     text = config.text_config
     stops = [text.eos_token_id, text.pad_token_id]
     model.generation_config = hf.GenerationConfig(eos_token_id=stops, pad_token_id=text.pad_token_id)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,8 @@ class Tiny:
 
     Args:
         family: Its class here.
-        write: Writes it to a folder.
-        settings: Of its processor, beside text and pictures.
+        write: Writes it to a directory.
+        settings: Of its processor, beside text and images.
     """
 
     family: type[VLM]

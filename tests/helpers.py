@@ -1,4 +1,4 @@
-"""Pictures that tell their number, and an engine that says what it is told to."""
+"""Images that tell their number, and an engine that says what it is told to."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from visplay.modules import VLM
 from visplay.types import Completion, Prompt, Sampling
 
 
-def plain_picture(number: int, size: tuple[int, int] = (56, 56)) -> Image.Image:
-    """A picture of one colour that tells its number."""
+def plain_image(number: int, size: tuple[int, int] = (56, 56)) -> Image.Image:
+    """An image of one colour that tells its number."""
     return Image.new("RGB", size, (number % 256, number // 256 % 256, 77))
 
 
-def picture_number(image: Image.Image) -> int:
+def image_number(image: Image.Image) -> int:
     red, green, _ = image.convert("RGB").getpixel((0, 0))
     return red + 256 * green
 

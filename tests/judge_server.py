@@ -55,7 +55,7 @@ def say(content: Any, delay_seconds: float = 0.0, finish: str = "stop") -> Reply
     return Reply(json.dumps(completion).encode(), delay_seconds=delay_seconds)
 
 
-def refuse(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
+def reject(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(json.dumps({"error": {"message": message, "code": code}}).encode(), status, named)
 

@@ -1,4 +1,4 @@
-"""Small self-play runs with scripted policies: picture number n is asked "What is n?" and answered n or wrong."""
+"""Small self-play runs with scripted policies: image number n is asked "What is n?" and answered n or wrong."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from helpers import Scripted, picture_number, plain_picture
+from helpers import Scripted, image_number, plain_image
 from visplay.callbacks import Curation, SelfPlay
 from visplay.data.module import SelfPlayData
 from visplay.modules import GRPOConfig, Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, VisPlay, Voting
-from visplay.modules.canary import CanaryConfig
+from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.tiny import ANSWER, ASK, BASE
 
 STEPS, N = 2, 3
@@ -22,14 +22,14 @@ CONFIG = GRPOConfig(
     group_size=2,
     max_new_tokens=48,
     learning_rate=1e-3,
-    canary=CanaryConfig(stop=False),  # a scripted engine's log-probabilities are made up
+    mismatch=MismatchConfig(stop=False),  # a scripted engine's log-probabilities are made up
 )
 CURATION = Curation(images=4, questions_per_image=3, images_per_batch=3)
 
 
 def script(policy, prompt, text, sample):
     """Every third question does not parse; every second answer is right."""
-    number = picture_number(prompt.images[0])
+    number = image_number(prompt.images[0])
     if policy == "questioner":
         return f"<type>numerical</type><question>What is {number}?</question>" if sample % 3 else "nonsense"
     return f"\\boxed{{{number}}}" if sample % 2 else "\\boxed{wrong}"
@@ -40,11 +40,11 @@ def make_module(config=CONFIG, seed=0):
     return VisPlay(Qwen2_5_VL(str(BASE)), questioner, Reasoner(config, ANSWER, Voting(votes=4)), seed)
 
 
-def write_pictures(folder: Path, n=10):
-    folder.mkdir(parents=True, exist_ok=True)
+def write_plain_images(directory: Path, n=10):
+    directory.mkdir(parents=True, exist_ok=True)
     for number in range(n):
-        plain_picture(number).save(folder / f"{number}.png")
-    return folder
+        plain_image(number).save(directory / f"{number}.png")
+    return directory
 
 
 def make_trainer(root, engine, self_play, *callbacks, **settings):
@@ -66,6 +66,6 @@ def fit(root, *, module=None, data=None, engine=None, self_play=None, callbacks=
     engine, self_play = engine or Scripted(script), self_play or SelfPlay(1, CURATION)
     trainer = make_trainer(root, engine, self_play, *callbacks, **settings)
     module = module or make_module()
-    data = data or SelfPlayData(write_pictures(root / "images"))
+    data = data or SelfPlayData(write_plain_images(root / "images"))
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     return trainer, module, self_play

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Shapes(TorchDispatchMode):
-    """Notes the number of elements of the largest tensor that any operator makes, on the way back too."""
+    """Notes the number of elements of the largest tensor that any operator makes, in the backward pass too."""
 
     def __init__(self) -> None:
         super().__init__()

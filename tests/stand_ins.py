@@ -26,8 +26,8 @@ CHECKPOINTS = {  # heads, heads of keys, and whether the head is the embedding
 
 
 @torch.no_grad()
-def write_stand_in(checkpoint: str, folder: Path) -> Path:
-    """Write the stand-in for a checkpoint to a folder, with its processor."""
+def write_stand_in(checkpoint: str, directory: Path) -> Path:
+    """Write the stand-in for a checkpoint to a directory, with its processor."""
     heads, keys, tied = CHECKPOINTS[checkpoint]
     small = hf.AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.float32)
     wide = type(small)(_widened(small.config, heads // keys, tied))
@@ -44,9 +44,9 @@ def write_stand_in(checkpoint: str, folder: Path) -> Path:
         weight.zero_()
         weight[tuple(map(slice, old.shape))] = old
     wide.generation_config = small.generation_config
-    wide.save_pretrained(folder)
-    hf.AutoProcessor.from_pretrained(BASE).save_pretrained(folder)
-    return folder
+    wide.save_pretrained(directory)
+    hf.AutoProcessor.from_pretrained(BASE).save_pretrained(directory)
+    return directory
 
 
 def _widened(config: Any, ratio: int, tied: bool) -> Any:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 CLASS_PATH = "examples.add_a_vlm.Llava"
 
 
-def write_llava(folder):
+def write_llava(directory):
     words = tokenizer("<image>", chat_template=CHAT)
     config = hf.LlavaConfig(
         text_config={"model_type": "llama"} | TEXT | ids(words),
@@ -38,7 +38,7 @@ def write_llava(folder):
         num_additional_image_tokens=1,
         chat_template=CHAT,
     )
-    write(folder, hf.LlavaForConditionalGeneration, config, processor)
+    write(directory, hf.LlavaForConditionalGeneration, config, processor)
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def own(monkeypatch, tmp_path):
     return cli.model.questioner.vlm
 
 
-def one_iteration(folder, vlm):
+def one_iteration(directory, vlm):
     questioner = Questioner(CONFIG, ASK, QuestionFormat(kinds=None))
     module = VisPlay(vlm, questioner, Reasoner(CONFIG, ANSWER, Voting(votes=4)), 0)
-    fit(folder, module=module)
+    fit(directory, module=module)
     assert module.questioner.vlm.version == module.reasoner.vlm.version == STEPS
     base = vlm.base()
     for policy in (module.questioner.vlm, module.reasoner.vlm):
@@ -81,10 +81,10 @@ def test_a_family_outside_the_package_runs_an_iteration(own, tmp_path):
 def test_a_family_outside_the_package_equals_plain_transformers(own, tmp_path):
     own.load()
     assert own.why_not_packed() is None
-    pictures = [Image.effect_noise(size, 90).convert("RGB") for size in [(56, 56), (80, 40)]]
-    for images in ([], pictures[:1], pictures):
-        prompt = own.encode("k", Template("{question}", system="Be good."), images, question="How many?")
-        inputs = processed(own, Tiny(type(own), write_llava), prompt.token_ids, images)
+    images = [Image.effect_noise(size, 90).convert("RGB") for size in [(56, 56), (80, 40)]]
+    for chosen in ([], images[:1], images):
+        prompt = own.encode("k", Template("{question}", system="Be good."), chosen, question="How many?")
+        inputs = processed(own, Tiny(type(own), write_llava), prompt.token_ids, chosen)
         assert torch.equal(own.collate([prompt]).input_ids, inputs["input_ids"])
         token_ids = torch.tensor([[[5, 6, 7], [9, 8, 4]]])
         logps, _ = own.logps([prompt], token_ids, torch.ones_like(token_ids, dtype=torch.bool))
@@ -103,8 +103,8 @@ def test_a_family_outside_the_package_is_planned(own):
     settings = read_settings(built.model, built.callbacks, built.trainer, given_device("cpu", 8.0, 0, None))
     own.load()
     assert settings.shape.weights == sum(weight.numel() for weight in own.parameters())
-    assert settings.picture.most_tokens == own.most_image_tokens == 16
-    assert settings.picture.most_patches(settings.shape.patches_per_token) == 16
+    assert settings.image.most_tokens == own.most_image_tokens == 16
+    assert settings.image.most_patches(settings.shape.patches_per_token) == 16
     assert make_plan(settings).problems == ()
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from visplay.__main__ import main
 from visplay.cli import VisPlayCLI, run
-from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import ImageSource, LabelledSource
 from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
 from visplay.tiny import ANSWER, ASK, BASE, QUESTION_KINDS
@@ -73,7 +73,7 @@ def test_a_role_alone_refuses_settings_of_two(parse, capsys, config, overlay):
     assert "is not accepted" in capsys.readouterr().err
 
 
-def test_a_table_of_pictures_keeps_its_column(parse):
+def test_a_table_of_images_keeps_its_column(parse):
     config = _config("qwen2_5_vl_3b")
     expected = ImageSource("LMMs-Lab-Turtle/Vision-SR1-47K", column="images")
     assert parse(config).datamodule.image_source == expected
@@ -172,7 +172,7 @@ def test_a_checkpoint_is_not_read_for_settings(parse, tmp_path):
 
 @pytest.fixture
 def fit(monkeypatch, tmp_path):
-    """Fit on few pictures, in an empty folder."""
+    """Fit on few images, in an empty directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["visplay"])
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

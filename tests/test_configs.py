@@ -33,11 +33,11 @@ class Run:
 
     def __init__(self, cli, root):
         self.module, self.trainer, self.root = cli.model, cli.trainer, root
-        self.folder = Path(cli.trainer.log_dir)
+        self.directory = Path(cli.trainer.log_dir)
         self.engine = _first(cli, RolloutEngine)
         self.self_play = _first(cli, SelfPlay)
-        self.checkpoints = sorted((self.folder / "checkpoints").glob("*.ckpt"))
-        events = EventAccumulator(str(self.folder))
+        self.checkpoints = sorted((self.directory / "checkpoints").glob("*.ckpt"))
+        events = EventAccumulator(str(self.directory))
         events.Reload()
         self.scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -51,13 +51,13 @@ class Run:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Stand-ins and pictures."""
+    """Stand-ins and images."""
     return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture
 def fit(models, monkeypatch, tmp_path):
-    """Run ``visplay fit`` in an empty folder, with another one for all that it writes."""
+    """Run ``visplay fit`` in an empty directory, with another one for all that it writes."""
     here, root, made = tmp_path / "here", tmp_path / "root", []
     here.mkdir()
     monkeypatch.chdir(here)
@@ -83,16 +83,16 @@ def fit(models, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A vLLM server for the embedded base on this processor; weights go there as files."""
-    folder = tmp_path_factory.mktemp("server")
+    directory = tmp_path_factory.mktemp("server")
     size = {"shortest_edge": PIXELS["min_pixels"], "longest_edge": PIXELS["max_pixels"]}
     arguments = [
         *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
         *("--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--mm-processor-kwargs", json.dumps({"size": size})),
         *("--weight-transfer-config", '{"backend": "visplay_file"}'),
-        *("--worker-extension-cls", "visplay.callbacks.vllm_server_worker.ServerWorker"),
+        *("--worker-extension-cls", "visplay.callbacks.engines.vllm_server_worker.ServerWorker"),
     ]
-    environment = {"VLLM_SERVER_DEV_MODE": "1", "VISPLAY_WEIGHTS_FOLDER": str(folder / "weights")}
-    with serve_base(folder, *arguments, environment=environment) as address:
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "VISPLAY_WEIGHTS_DIR": str(directory / "weights")}
+    with serve_base(directory, *arguments, environment=environment) as address:
         yield address
 
 
@@ -114,10 +114,10 @@ def check(run, engine):
         assert run.scalars[f"{role.name}/effective_groups"][0] > 0
     assert all(math.isfinite(value) for values in run.scalars.values() for value in values)
     assert len(run.checkpoints) == len(run.roles)
-    assert (run.folder / "config.yaml").is_file()
-    assert run.folder.is_relative_to(run.root)
+    assert (run.directory / "config.yaml").is_file()
+    assert run.directory.is_relative_to(run.root)
     if isinstance(run.module, VisPlay):
-        assert Path(run.self_play.dataset) == run.folder / "generated/iteration-1.parquet"
+        assert Path(run.self_play.dataset) == run.directory / "generated/iteration-1.parquet"
         assert run.scalars["curation/kept"][0] > 0
 
 
@@ -137,7 +137,7 @@ def plain(base):
 
 
 def rates(run):
-    """Learning rates of the optimisers in the last checkpoint."""
+    """Learning rates of the optimizers in the last checkpoint."""
     return {group["lr"] for state in run.last()["optimizer_states"] for group in state["param_groups"]}
 
 
@@ -168,7 +168,7 @@ def test_released_code(fit, base):
     assert run.module.questioner.reward.difficulty is minority_difficulty
     assert run.module.reasoner.reward is formatted_agreement_rewards
     assert "questioner/clip_fraction_dual" in run.scalars
-    (record,) = json.loads((run.folder / "ledger.json").read_text()).values()
+    (record,) = json.loads((run.directory / "manifest.json").read_text()).values()
     made_by = record["made_by"]
     assert (made_by["voting"]["votes"], made_by["curation"]["voting"]["votes"]) == (10, 9)
     assert made_by["sampling"][0]["top_p"] == 0.99
@@ -181,7 +181,7 @@ def test_benchmarks(fit, prepared, base):
     check(run, TransformersRollout)
     assert len(run.scalars["val/mmstar/rule_accuracy"]) == 2
     for iteration in range(2):
-        scores = run.folder / "evaluation" / f"iteration-{iteration}" / "scores.json"
+        scores = run.directory / "evaluation" / f"iteration-{iteration}" / "scores.json"
         assert "mmstar" in json.loads(scores.read_text())["scores"]
 
 
@@ -221,6 +221,6 @@ def test_every_overlay_is_run():
 def test_one_setting_moves_all_that_a_run_writes(fit):
     """Exports and evaluations too; ``fit`` sees that nothing is written where it runs."""
     run = fit("tiny", "--trainer.callbacks+=visplay.callbacks.Export")
-    assert (run.folder / "exports/iteration-1/reasoner/model.safetensors").is_file()
+    assert (run.directory / "exports/iteration-1/reasoner/model.safetensors").is_file()
     fit("tiny", f"--ckpt_path={run.checkpoints[-1]}", command="test")
     assert {path.name.partition("-")[0] for path in (run.root / "evaluation").iterdir()} >= {"base", "reasoner"}

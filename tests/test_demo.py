@@ -32,7 +32,7 @@ COLUMNS = [
     "heldout_majority",
     "compositional_greedy",
     "hallucination_rate",
-    "valid_share",
+    "valid_fraction",
     "mean_confidence",
     "kept",
     "silver_accuracy",
@@ -61,22 +61,22 @@ def fit(monkeypatch, tmp_path):
 
 
 def test_demo(fit, capsys):
-    folder = fit("a")
-    rows = json.loads((folder / "summary.json").read_text())
+    directory = fit("a")
+    rows = json.loads((directory / "summary.json").read_text())
     assert [list(row) for row in rows] == [COLUMNS, COLUMNS]
     base, first = rows
     assert base["iteration"] == 0
     assert all(base[name] is None for name in COLUMNS[6:])
     assert first["iteration"] == 1
     assert all(0 <= first[name] <= 1 for name in COLUMNS[1:] if name != "kept")
-    examples = read_examples(folder / "generated" / "iteration-1.parquet")
+    examples = read_examples(directory / "generated" / "iteration-1.parquet")
     assert first["kept"] == len(examples) > 0
-    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["phase-00.ckpt", "phase-01.ckpt"]
+    assert sorted(p.name for p in (directory / "checkpoints").iterdir()) == ["phase-00.ckpt", "phase-01.ckpt"]
     out = capsys.readouterr().out
     assert "Self-play, iteration by iteration" in out
-    assert str(folder) in out.replace("\n", "")
+    assert str(directory) in out.replace("\n", "")
 
-    events = EventAccumulator(str(folder))
+    events = EventAccumulator(str(directory))
     events.Reload()
     scalars = set(events.Tags()["scalars"])
     for role in ("questioner", "reasoner"):
@@ -86,15 +86,15 @@ def test_demo(fit, capsys):
         assert f"{role}/samples" in events.Tags()["images"]
     assert [event.step for event in events.Scalars("reasoner/reward")] == [1, 2, 3]
     assert max(event.value for event in events.Scalars("reasoner/logp_gap_max")) < 1e-4
-    assert {"questioner/votes_seconds", "reasoner/graded_different", "curation/kept_share"} <= scalars
+    assert {"questioner/votes_seconds", "reasoner/graded_different", "curation/kept_fraction"} <= scalars
     assert "curation/confidence" in events.Tags()["histograms"]
 
-    again = fit("b", f"--ckpt_path={folder / 'checkpoints' / 'phase-00.ckpt'}")
+    again = fit("b", f"--ckpt_path={directory / 'checkpoints' / 'phase-00.ckpt'}")
     assert json.loads((again / "summary.json").read_text()) == rows
 
 
-def _scalars(folder):
-    events = EventAccumulator(str(folder))
+def _scalars(directory):
+    events = EventAccumulator(str(directory))
     events.Reload()
     return events.Tags()["scalars"]
 
@@ -107,7 +107,7 @@ def test_every_metric_is_documented(fit):
     documented = set(re.findall(r"`([a-z_0-9@]+)`", (ROOT / "docs/metrics.md").read_text()))
     logged = _scalars(fit("all", "--trainer.callbacks+=visplay.callbacks.Diagnostics"))
     names = {tag.split("/")[1] for tag in logged if "/" in tag and not tag.startswith("val/")}
-    assert {"kl_to_base", "answerable_without_image_share", "graded_equal_text"} <= names
+    assert {"kl_to_base", "answerable_without_image_fraction", "graded_equal_text"} <= names
     assert names <= documented, names - documented
     measures = {tag.split("/")[-1] for tag in logged if tag.startswith("val/")}
     assert {"rule_accuracy", "pass@1", "majority"} <= measures <= documented
@@ -115,11 +115,11 @@ def test_every_metric_is_documented(fit):
 
 def test_the_reasoner_alone_learns_from_labels(fit):
     data = ["--data.heldout_questions=96", "--data.heldout_votes=4", "--data.n_images=200", "--self_play.iterations=2"]
-    folder = fit("reasoner", *data, "--model.grpo.steps=5", configs=("tiny_labelled",), small=())
-    rows = json.loads((folder / "summary.json").read_text())
+    directory = fit("reasoner", *data, "--model.grpo.steps=5", configs=("tiny_labelled",), small=())
+    rows = json.loads((directory / "summary.json").read_text())
     assert [row["iteration"] for row in rows] == [0, 1, 2]
     assert rows[2]["heldout_sampled"] > rows[0]["heldout_sampled"] + 0.08
-    assert {"reasoner/reward", "val/heldout/rule_accuracy"} <= set(_scalars(folder))
+    assert {"reasoner/reward", "val/heldout/rule_accuracy"} <= set(_scalars(directory))
 
 
 def test_the_questioner_alone(fit):
@@ -131,9 +131,9 @@ def test_the_photographs_that_scikit_learn_ships(fit, tmp_path):
     photographs = tmp_path / "photographs"
     shutil.copytree(Path(sklearn.__file__).parent / "datasets" / "images", photographs)
     (photographs / "broken.jpg").write_bytes(b"")
-    folder = fit("c", f"--data.images={photographs}", "--self_play.curation.images=8")
-    rows = json.loads((folder / "summary.json").read_text())
+    directory = fit("c", f"--data.images={photographs}", "--self_play.curation.images=8")
+    rows = json.loads((directory / "summary.json").read_text())
     assert rows[1]["silver_accuracy"] is None
     assert rows[1]["kept"] > 0
-    kept = read_examples(folder / "generated" / "iteration-1.parquet")
+    kept = read_examples(directory / "generated" / "iteration-1.parquet")
     assert {example.image_id for example in kept} <= {"china.jpg", "flower.jpg"}

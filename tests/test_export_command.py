@@ -10,12 +10,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from visplay.__main__ import main
-from visplay.callbacks.export import describe_data
+from visplay.callbacks.export.export import describe_data
 from visplay.cli import VisPlayCLI, run
 from visplay.commands.export import describe_config, read_config, read_role
 from visplay.data.module import LabelledSource, SelfPlayData
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.model_source import ModelSource
+from visplay.modules.policy.model_source import ModelSource
 from visplay.tiny import BASE
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -33,7 +33,7 @@ def override(tmp_path):
     return path
 
 
-def write_run(folder, configs):
+def write_run(directory, configs):
     """A checkpoint of the roles of a configuration, which are not the base; returns them."""
     config = read_config([str(path) for path in configs])
     names = KINDS.get(config.model.class_path, ["questioner"])
@@ -44,8 +44,8 @@ def write_run(folder, configs):
             for weight in role.vlm.trained_weights():
                 weight.add_(0.01 * (number + 1))
         state |= role.vlm.state_dict(prefix=f"{role.name}.vlm." if len(roles) > 1 else "vlm.")
-    (folder / "checkpoints").mkdir(parents=True)
-    torch.save({"state_dict": state, "callbacks": {}}, folder / "checkpoints" / "last.ckpt")
+    (directory / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": state, "callbacks": {}}, directory / "checkpoints" / "last.ckpt")
     return roles
 
 
@@ -104,13 +104,17 @@ def test_a_configuration_that_is_none(tmp_path):
 
 
 def test_a_card_calls_data_the_same_during_a_run_and_after_it():
-    given = {"images": "owner/pictures", "labelled": {"path": "a/folder/answers.parquet"}, "silver": "x/y/made.parquet"}
+    given = {
+        "images": "owner/images",
+        "labelled": {"path": "a/directory/answers.parquet"},
+        "silver": "x/y/made.parquet",
+    }
     config = {"data": {"class_path": "visplay.data.module.SelfPlayData", "init_args": given}}
     data = SelfPlayData(given["images"], LabelledSource(**given["labelled"]), given["silver"])
     assert describe_data(data) == describe_config(OmegaConf.create(config))
     assert describe_data(data) == {
         "module": "SelfPlayData",
-        "images": "owner/pictures",
+        "images": "owner/images",
         "labelled questions": "answers.parquet",
         "generated questions": "made.parquet",
     }

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import Scripted, picture_number, plain_picture
+from helpers import Scripted, image_number, plain_image
 from visplay.callbacks.curation import Curation, as_example
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
@@ -20,11 +20,11 @@ from visplay.types import derive_seed
 
 G, K = 3, 4
 CONFIG = GRPOConfig(steps=1, prompts_per_step=4, prompts_per_update=None, group_size=G, max_new_tokens=40)
-ASKED = re.compile(r"What does picture (\d+) show in way ([a-d])\?")
+ASKED = re.compile(r"What does image (\d+) show in way ([a-d])\?")
 
 
 class Unreliable(Scripted):
-    """Works through the prompts in any order, and garbles some completions; what it says names picture and question."""
+    """Works through the prompts in any order, and garbles some completions; what it says names image and question."""
 
     def __init__(self, seed: int, faults: float) -> None:
         super().__init__(self._say)
@@ -38,13 +38,13 @@ class Unreliable(Scripted):
 
     def _say(self, _, prompt, text, sample):
         dice = random.Random(derive_seed(self.seed, prompt.key, text, sample))
-        number = picture_number(prompt.images[0])
+        number = image_number(prompt.images[0])
         if "Ask." in text:
-            said = f"What does picture {number} show in way {dice.choice('abcd')}?"
+            said = f"What does image {number} show in way {dice.choice('abcd')}?"
             said = f"<type>numerical</type><question>{said}</question>"
         else:
             asked, way = ASKED.search(text).groups()
-            assert int(asked) == number, "a question reached another picture"
+            assert int(asked) == number, "a question reached another image"
             said = f"\\boxed{{p{number}{way}{dice.choice('xyz')}}}"
         fault = (
             dice.choice(["", "nonsense", said[:-3], "<type></type>", "\\boxed{}", "cut"])
@@ -61,12 +61,12 @@ def _self_play(base, engine):
 
 
 def _check_question(image, problem, vote):
-    """A question names its own picture, and every vote on it names both."""
+    """A question names its own image, and every vote on it names both."""
     if problem is None:
         assert vote is None
         return
     number, way = ASKED.fullmatch(problem).groups()
-    assert int(number) == picture_number(image)
+    assert int(number) == image_number(image)
     if vote is not None:
         assert all(name.startswith(f"p{number}{way}") for name, _ in vote.counts)
         assert vote.answer is None or vote.answer.startswith(f"p{number}{way}")
@@ -81,14 +81,14 @@ def _check_question(image, problem, vote):
 )
 def test_nothing_meets_what_is_not_its_own(base, count, broken, seed, faults):
     module = _self_play(base, Unreliable(seed, faults))
-    with TemporaryDirectory() as folder:
-        images = _folder(folder, count, broken)
+    with TemporaryDirectory() as directory:
+        images = _directory(directory, count, broken)
         batch = Draws(images, seed, position=seed % 7).draw(4)
-        assert all(item.key == f"{picture_number(item.image)}.png" for item in batch)
+        assert all(item.key == f"{image_number(item.image)}.png" for item in batch)
         _check_questioner(module, batch, seed)
         examples = _check_curation(module, batch, seed)
-        write_examples(f"{folder}/generated.parquet", examples)
-        stored = GeneratedDataset(f"{folder}/generated.parquet")
+        write_examples(f"{directory}/generated.parquet", examples)
+        stored = GeneratedDataset(f"{directory}/generated.parquet")
         assert [(e.key, e.problem, e.answer) for e in stored.read_all()] == [
             (e.key, e.problem, e.answer) for e in examples
         ]
@@ -96,14 +96,14 @@ def test_nothing_meets_what_is_not_its_own(base, count, broken, seed, faults):
             _check_reasoner(module, Draws(stored, seed).draw(4), seed)
 
 
-def _folder(folder, count, broken):
+def _directory(directory, count, broken):
     for number in range(count):
-        path = f"{folder}/{number}.png"
-        plain_picture(number).save(path)
+        path = f"{directory}/{number}.png"
+        plain_image(number).save(path)
         if number in broken and count > len(broken):
             with open(path, "r+b") as file:
                 file.truncate(40)
-    return ImageFolder(folder)
+    return ImageFolder(directory)
 
 
 def _check_questioner(module, batch, seed):
@@ -129,9 +129,9 @@ def _check_curation(module, batch, seed):
     kept = keep_in_band([p.vote for p in proposals], 0.2, 0.9)
     examples = [as_example(str(index), proposals[index], 1) for index in kept]
     for example in examples:
-        assert example.image_id == f"{picture_number(example.image)}.png"
+        assert example.image_id == f"{image_number(example.image)}.png"
         number, way = ASKED.fullmatch(example.problem).groups()
-        assert int(number) == picture_number(example.image)
+        assert int(number) == image_number(example.image)
         assert example.answer.startswith(f"p{number}{way}")
         assert 0.2 <= example.score <= 0.9
     return examples

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import Scripted, plain_picture
+from helpers import Scripted, plain_image
 from visplay.cli import VisPlayCLI, run
 from visplay.clock import Clock
 from visplay.functional import keep_in_band
@@ -75,7 +75,7 @@ def _hold_vote(base, voting):
     reasoner = Reasoner(GRPOConfig(max_new_tokens=32), ANSWER, voting)
     reasoner.adopt(base, Clock())
     reasoner.attach_engine(Scripted(say))
-    images = [UnlabeledImage("a", plain_picture(1))]
+    images = [UnlabeledImage("a", plain_image(1))]
     (((vote,),), (engine,)) = reasoner.vote_on(images, [[Question("How many?", "numerical")]], 0), [reasoner.engine]
     return vote, engine.calls[-1][2], reasoner
 
@@ -106,7 +106,7 @@ def test_reward_of_answers(released):
     texts = ["<think>x</think>\\boxed{4}", "\\boxed{4.0}", "<think>x</think>\\boxed{5}", "4"]
     completions = tuple(Completion((1,), (0.0,), text, finished=True) for text in texts)
     rollout = Rollout((Prompt("a", (1,), ()),), (completions,))
-    items = [Example("a", plain_picture(1), "How many?", "4")]
+    items = [Example("a", plain_image(1), "How many?", "4")]
     assert Reasoner().judge(items, rollout, 0).rewards.tolist() == [[1.0, 1.0, 0.0, 0.0]]
     rewards = released.model.reasoner.judge(items, rollout, 0).rewards
     torch.testing.assert_close(rewards, torch.tensor([[1.0, 0.9, 0.1, 0.0]]))

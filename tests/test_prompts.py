@@ -5,7 +5,7 @@ from visplay.prompts import ANSWER, ASK, Template, encode_prompt
 TEMPLATE = Template(user="{question}")
 
 
-def test_renders_picture_before_text_and_opens_the_answer(base):
+def test_renders_image_before_text_and_opens_the_answer(base):
     ids = encode_prompt(base.tokenizer, TEMPLATE, question="Is there a red circle?")
     assert base.tokenizer.decode(ids) == (
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Is there a red circle?<|im_end|>\n"

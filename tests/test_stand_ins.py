@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers import plain_picture
+from helpers import plain_image
 from stand_ins import CHECKPOINTS, write_stand_in
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import ANSWER
@@ -18,7 +18,7 @@ def test_a_stand_in_has_the_heads_of_the_checkpoint_and_the_answers_of_the_base(
     ids = torch.randint(0, 400, (1, 3, 12), generator=torch.Generator().manual_seed(0))
     found = []
     for model in (base, vlm):
-        prompt = model.encode("p", ANSWER, plain_picture(90, (100, 150)), question="Is it red?")
+        prompt = model.encode("p", ANSWER, plain_image(90, (100, 150)), question="Is it red?")
         with torch.no_grad():
             found.append(model.logps([prompt], ids, torch.ones_like(ids, dtype=torch.bool))[0])
     assert (found[0] - found[1]).abs().max() < 1e-4

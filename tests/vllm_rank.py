@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from visplay.callbacks import EngineSettings, VLLMRollout
-from visplay.callbacks.process_state import ProcessState
+from visplay.callbacks.engines.process_state import ProcessState
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import ANSWER, BASE
 from visplay.tiny.splits import heldout
@@ -52,10 +52,10 @@ def load_shards(policy, rollout):
     rollout.load(policy)
 
 
-def main(folder: str, tensor_parallel_size: int) -> None:
+def main(directory: str, tensor_parallel_size: int) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["VISPLAY_TEST_RANK"])
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
     policy = make_policy()
     before = ProcessState.take()
     rollout = VLLMRollout(replace(SETTINGS, tensor_parallel_size=tensor_parallel_size))
@@ -63,7 +63,7 @@ def main(folder: str, tensor_parallel_size: int) -> None:
     assert ProcessState.take().process_group is before.process_group
     assert ProcessState.take().environment == before.environment
     sampled = [[[list(each.token_ids), list(each.logps)] for each in group] for group in groups]
-    Path(folder, f"{rank}.json").write_text(json.dumps(sampled))
+    Path(directory, f"{rank}.json").write_text(json.dumps(sampled))
     load_shards(policy, rollout)
     rollout.close()
     torch.distributed.barrier()

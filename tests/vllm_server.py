@@ -24,18 +24,18 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def serve_base(folder: Path, *arguments: str, environment: Mapping[str, str]) -> Iterator[str]:
+def serve_base(directory: Path, *arguments: str, environment: Mapping[str, str]) -> Iterator[str]:
     """Serve the embedded base on this machine's CPU.
 
     Args:
-        folder: Where the server's log is written.
+        directory: Where the server's log is written.
         arguments: Options of the server besides those that every test needs.
         environment: Environment variables of the server besides those that every test needs.
 
     Yields:
         The server's address.
     """
-    port, log = free_port(), folder / "log"
+    port, log = free_port(), directory / "log"
     command = [
         *(sys.executable, "-c", DIE_WITH_ME),
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(BASE)),

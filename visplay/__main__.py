@@ -12,7 +12,7 @@ usage: visplay COMMAND [options]
 Vision-language models that improve themselves from unlabeled images.
 
 commands:
-  plan        what a run needs, before anything is loaded; what cannot fit is refused
+  plan        what a run needs, before anything is loaded; what cannot fit is rejected
   fit         self-play: train Questioner and Reasoner in turns
   validate    score the Reasoner on the benchmarks to validate on
   test        score models on all benchmarks, and compare them: base against evolved

@@ -31,7 +31,7 @@ class Answer:
 
     Args:
         text: The whole completion.
-        finished: Whether the policy stopped by itself; False when it was cut off at the token limit.
+        finished: Whether the policy stopped by itself; False when it was truncated at the token limit.
         answer: What it answers, or None if that does not parse.
         correct: Whether that is equivalent to the gold answer, by rule.
     """
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnsweredRow:
-    """A benchmark's row with what was answered; without its pictures.
+    """A benchmark's row with what was answered; without its images.
 
     Args:
         key: Identity of the row.

@@ -21,8 +21,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.logging import RichHandler
 from transformers.utils.logging import disable_progress_bar
 
+from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
-from visplay.callbacks.rollout import RolloutEngine
 from visplay.callbacks.self_play import SelfPlay
 from visplay.commands.evaluate import evaluate_models
 from visplay.data.module import SelfPlayData
@@ -79,7 +79,7 @@ class VisPlayCLI(LightningCLI):
         parser.link_arguments("self_play.iterations", "trainer.max_epochs", compute_fn=_epochs)
 
     def instantiate_classes(self) -> None:
-        """Build what is configured; where a constructor refuses a value, the command ends with its words."""
+        """Build what is configured; where a constructor rejects a value, the command ends with its words."""
         try:
             super().instantiate_classes()
         except (MisconfigurationException, ValueError) as error:

@@ -21,7 +21,7 @@ _SPLIT = re.compile("\ue000(.*?)\ue001")
 
 @dataclass(frozen=True)
 class Template:
-    """A system and a user message; pictures come before the user's text.
+    """A system and a user message; images come before the user's text.
 
     Args:
         user: Text of the user turn; ``{question}`` and other fields are filled in as plain text.
@@ -103,7 +103,7 @@ def encode_prompt(
     Args:
         tokenizer: A tokenizer with a chat template that knows image content.
         template: What to say.
-        images: Number of pictures, placed before the text.
+        images: Number of images, placed before the text.
         **fields: Text for the template's names in braces; it never becomes a control token.
 
     Returns:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL.Image import Image
 
 if TYPE_CHECKING:
-    from visplay.modules.vlm import VLM
+    from visplay.modules.policy.vlm import VLM
 
 
 @dataclass(frozen=True)
 class UnlabeledImage:
-    """One picture and nothing else: all that self-play is given.
+    """One image and nothing else: all that self-play is given.
 
     Args:
         key: Stable identity, for example the path relative to the collection's root.
-        image: The picture, RGB.
+        image: The image, RGB.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Prompt:
     Args:
         key: Identity within one call of ``generate``; it also enters the seed of every sample.
         token_ids: P token ids with ONE placeholder per image.
-        images: The pictures, in the order of their placeholders.
+        images: The images, in the order of their placeholders.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Completion:
         token_ids: T token ids, the stop token included when there is one.
         logps: T log-probabilities under the sampling policy, in nats, before any truncation.
         text: The decoded text without control tokens.
-        finished: Whether the policy stopped by itself; False when it was cut off at the token limit.
+        finished: Whether the policy stopped by itself; False when it was truncated at the token limit.
     """
 
     token_ids: tuple[int, ...]
@@ -101,7 +101,7 @@ class Rollout:
     completions: tuple[tuple[Completion, ...], ...]
 
     def __post_init__(self) -> None:
-        """Refuse ragged groups: grouping is an axis."""
+        """Reject ragged groups: grouping is an axis."""
         sizes = {len(group) for group in self.completions}
         if len(self.prompts) != len(self.completions) or len(sizes) > 1:
             raise ValueError(
@@ -139,7 +139,7 @@ class Vote:
 
     Args:
         answer: The silver answer, or None when no answer parsed.
-        confidence: Share of the winner's class among the parsed answers (or among all K), in [0, 1].
+        confidence: Fraction of the winner's class among the parsed answers (or among all K), in [0, 1].
         counts: Answer classes as (name, count), most frequent first.
         parsed: How many of the K answers parsed.
         total: K.
@@ -152,13 +152,13 @@ class Vote:
     total: int
 
     @property
-    def parsed_share(self) -> float:
-        """Share of the K answers that parsed, in [0, 1]."""
+    def parsed_fraction(self) -> float:
+        """Fraction of the K answers that parsed, in [0, 1]."""
         return self.parsed / self.total if self.total else 0.0
 
     @property
     def margin(self) -> float:
-        """Lead of the winner over the runner-up as a share of the parsed answers, in [0, 1]."""
+        """Lead of the winner over the runner-up as a fraction of the parsed answers, in [0, 1]."""
         leaders = [count for _, count in self.counts[:2]] + [0, 0]
         return (leaders[0] - leaders[1]) / self.parsed if self.parsed else 0.0
 
@@ -168,7 +168,7 @@ class Proposal:
     """A question that curation may keep.
 
     Args:
-        image: The picture it was asked about.
+        image: The image it was asked about.
         question: The question; None if it did not parse.
         vote: The vote on it; None if there is no question, or one too long for the context.
     """
@@ -184,15 +184,15 @@ class Example:
 
     Args:
         key: Identity of the row.
-        image: The picture, RGB; the first one where there are several.
+        image: The image, RGB; the first one where there are several.
         problem: The question.
         answer: Silver or gold answer.
         problem_type: The question's type, empty if unknown.
         score: Confidence of the vote; 1 for gold.
         votes: Answer classes as (name, count).
-        image_id: Key of the picture.
+        image_id: Key of the image.
         iteration: Iteration that generated the row; 0 for gold.
-        further_images: The other pictures of a benchmark row, in their order.
+        further_images: The other images of a benchmark row, in their order.
         metadata: What else the row of a benchmark says as text, by column: discipline, ids, options.
     """
 
@@ -210,7 +210,7 @@ class Example:
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """All pictures, in their order."""
+        """All images, in their order."""
         return (self.image, *self.further_images)
 
 

@@ -2,9 +2,9 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.flops import Work, forward_flops, packed_work, update_flops
-from helpers import plain_picture
+from helpers import plain_image
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.group_batch import GroupBatch
+from visplay.modules.learner.group_batch import GroupBatch
 from visplay.tiny import ANSWER, BASE
 from visplay.types import Completion, Rollout
 
@@ -19,7 +19,7 @@ def eager():
 
 
 def _prompt(policy, size):
-    return policy.encode("one", ANSWER, plain_picture(7, size), question="How many?")
+    return policy.encode("one", ANSWER, plain_image(7, size), question="How many?")
 
 
 @pytest.mark.parametrize("size", [(56, 56), (84, 42), (140, 70)])
@@ -49,9 +49,9 @@ def test_formula_counts_what_torch_counts(eager, size):
 
 
 def test_packed_work_reads_prompts_once_and_no_last_token(eager):
-    pictures = plain_picture(1), plain_picture(2)
-    first = eager.encode("a", ANSWER, pictures[0], question="How many?")
-    again = eager.encode("b", ANSWER, pictures[0], question="How many?")
+    images = plain_image(1), plain_image(2)
+    first = eager.encode("a", ANSWER, images[0], question="How many?")
+    again = eager.encode("b", ANSWER, images[0], question="How many?")
     p = eager.prompt_tokens(first)
     answers = [Completion((5,) * n, (-1.0,) * n, "", True) for n in (1, 4)]
     rollout = Rollout((first, again), (tuple(answers), tuple(answers)))

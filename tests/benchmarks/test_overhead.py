@@ -30,6 +30,6 @@ def test_a_real_step_is_split_into_its_stages(fresh_base):
     torch.manual_seed(0)
     figures = measure_overhead(fresh_base, Size(prompts=2, group=3, tokens=4, side=56), steps=2, precision="32-true")
     seconds = figures["seconds"]
-    assert seconds.keys() == {"forward", "backward", "optimiser", "sampling", *OVERHEAD}
+    assert seconds.keys() == {"forward", "backward", "optimizer", "sampling", *OVERHEAD}
     assert all(value > 0 for value in seconds.values())
     assert figures["share"] == pytest.approx(sum(seconds[stage] for stage in OVERHEAD) / sum(seconds.values()))

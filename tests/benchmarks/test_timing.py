@@ -16,6 +16,6 @@ def test_spread_of_a_rate_turns_around():
     assert Spread(2.0, 1.0, 4.0).scaled(3.0) == Spread(6.0, 3.0, 12.0)
 
 
-def test_no_rounds_are_refused():
+def test_no_rounds_are_rejected():
     with pytest.raises(ValueError, match="rounds: 0 must be at least 1"):
         alternate({}, rounds=0)

@@ -10,29 +10,29 @@ from visplay.tiny import ANSWER, BASE
 pytest.importorskip("trl", reason="TRL is not installed; it comes with the extra bench")
 
 from benchmarks.trl_trainer import TRLSettings, TRLStep
-from helpers import plain_picture
+from helpers import plain_image
 
 QUESTIONS = ("Where are the 2 red circles?", "How many circles are there in all?")
 GROUP, TOKENS = 2, 6
 
 
 @pytest.fixture
-def pictures():
-    return [plain_picture(number) for number in (3, 4000)]
+def images():
+    return [plain_image(number) for number in (3, 4000)]
 
 
 @pytest.fixture
-def step(fresh_base, pictures, tmp_path, monkeypatch):
+def step(fresh_base, images, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     never = (*fresh_base.banned_token_ids.tolist(), *fresh_base.stop_token_ids)
     settings = TRLSettings(GROUP, TOKENS, batch=2, precision="float32", suppressed=never)
-    return TRLStep(Path(BASE), tmp_path, QUESTIONS, pictures, settings)
+    return TRLStep(Path(BASE), tmp_path, QUESTIONS, images, settings)
 
 
-def test_trl_reads_our_prompts_and_gives_the_same_log_probabilities(step, fresh_base, pictures):
+def test_trl_reads_our_prompts_and_gives_the_same_log_probabilities(step, fresh_base, images):
     prompts = [
-        fresh_base.encode(question, ANSWER, picture, question=question)
-        for question, picture in zip(QUESTIONS, pictures, strict=True)
+        fresh_base.encode(question, ANSWER, image, question=question)
+        for question, image in zip(QUESTIONS, images, strict=True)
     ]
     inputs = step.rollout()
     batch = fresh_base.collate(prompts)
@@ -80,6 +80,6 @@ def test_update_and_step_are_one_optimisation_step_each_and_only_step_samples(st
     assert not torch.equal(weight, first)
 
 
-def test_a_micro_batch_must_divide_the_completions(pictures, tmp_path):
+def test_a_micro_batch_must_divide_the_completions(images, tmp_path):
     with pytest.raises(ValueError, match="batch: 3 must divide the 4"):
-        TRLStep(Path(BASE), tmp_path, QUESTIONS, pictures, TRLSettings(GROUP, TOKENS, batch=3))
+        TRLStep(Path(BASE), tmp_path, QUESTIONS, images, TRLSettings(GROUP, TOKENS, batch=3))

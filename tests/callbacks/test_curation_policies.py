@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import Scripted, picture_number
+from helpers import Scripted, image_number
 from runs import CURATION, fit, script
 from visplay.callbacks import SelfPlay, TooFewQuestionsError
 from visplay.data.generated import read_examples
@@ -14,10 +14,10 @@ from visplay.prompts import Template
 
 
 def _split(policy, prompt, text, sample):
-    """Picture 0 splits the votes in half, the others are unanimous but for one answer in four."""
+    """Image 0 splits the votes in half, the others are unanimous but for one answer in four."""
     if policy == "questioner":
         return script(policy, prompt, text, sample)
-    return "\\boxed{1}" if sample >= (2 if picture_number(prompt.images[0]) == 0 else 1) else "\\boxed{2}"
+    return "\\boxed{1}" if sample >= (2 if image_number(prompt.images[0]) == 0 else 1) else "\\boxed{2}"
 
 
 def _fit(root, engine=None, **change):
@@ -78,7 +78,7 @@ def test_unparsed_answers_in_the_denominator(tmp_path, kept):
             return script(policy, prompt, text, sample)
         return "\\boxed{1}" if sample % 4 else "no box"
 
-    voting = Voting(votes=4, count_unparsed=kept, min_parsed_share=0.5)
+    voting = Voting(votes=4, count_unparsed=kept, min_parsed_fraction=0.5)
     curation = replace(CURATION, voting=voting, high=0.8)
     if not kept:
         with pytest.raises(TooFewQuestionsError):
@@ -90,6 +90,6 @@ def test_unparsed_answers_in_the_denominator(tmp_path, kept):
 
 def test_questions_seen_before_are_counted(tmp_path):
     self_play = fit(tmp_path, self_play=SelfPlay(2, replace(CURATION, images=20)))[2]
-    assert self_play.statistics["kept"] == 40  # ten pictures, all of them asked about in each iteration
-    assert self_play.statistics["seen_before_share"] == 1.0
-    assert self_play.statistics["duplicate_share"] == 30 / 40
+    assert self_play.statistics["kept"] == 40  # ten images, all of them asked about in each iteration
+    assert self_play.statistics["seen_before_fraction"] == 1.0
+    assert self_play.statistics["duplicate_fraction"] == 30 / 40

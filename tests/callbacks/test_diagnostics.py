@@ -1,6 +1,6 @@
 import pytest
 
-from helpers import Scripted, picture_number
+from helpers import Scripted, image_number
 from runs import STEPS, fit, script
 from visplay.callbacks import Curation, Diagnostics, RolloutEngine, SelfPlay, TransformersRollout
 from visplay.data.generated import read_examples
@@ -17,7 +17,7 @@ def _metrics(root):
 
 
 def _blind(policy, prompt, text, sample):
-    """Knows the answers about even pictures without looking."""
+    """Knows the answers about even images without looking."""
     if prompt.images:
         return script(policy, prompt, text, 1 if policy == "reasoner" and sample < 3 else sample)
     number = int(text.split("What is ")[1].split("?")[0])
@@ -31,8 +31,8 @@ def test_questions_that_need_no_image(tmp_path):
         tmp_path, engine=Scripted(_blind), self_play=SelfPlay(1, curation), callbacks=[diagnostics]
     )
     metrics = _metrics(tmp_path)
-    even = [picture_number(e.image) % 2 == 0 for e in read_examples(self_play.dataset)]
-    assert metrics["curation/answerable_without_image_share"] == [pytest.approx(sum(even) / len(even))]
+    even = [image_number(e.image) % 2 == 0 for e in read_examples(self_play.dataset)]
+    assert metrics["curation/answerable_without_image_fraction"] == [pytest.approx(sum(even) / len(even))]
     assert 0 < sum(even) < len(even)
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from helpers import Scripted, picture_number, plain_picture
-from runs import CONFIG, CURATION, STEPS, N, fit, make_module, make_trainer, script, write_pictures
+from helpers import Scripted, image_number, plain_image
+from runs import CONFIG, CURATION, STEPS, N, fit, make_module, make_trainer, script, write_plain_images
 from visplay.callbacks import RewardGain, SelfPlay, ValidationGain
 from visplay.callbacks.advance import AdvanceRule
-from visplay.data.benchmark import Benchmark
+from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.generated import read_examples, write_examples
 from visplay.data.module import SelfPlayData
 from visplay.functional import Phase
@@ -86,14 +86,14 @@ def test_a_repeated_phase_is_resumed(tmp_path, phases):
 
 class Validated(SelfPlayData):
     def benchmarks(self, stage="test"):
-        return [Benchmark("mine", [Example("a", picture, "What is 1?", "1") for picture in [self.images[1].image]])]
+        return [Benchmark("mine", [Example("a", image, "What is 1?", "1") for image in [self.images[1].image]])]
 
 
 def test_validation_follows_the_reasoner_and_a_rule_may_ask_for_it(tmp_path):
     rule = ValidationGain("val/mine/rule_accuracy", least=-1.0)
     scores = []
     measure, rule.measure = rule.measure, lambda report: scores.append(report.scores) or measure(report)
-    data = Validated(write_pictures(tmp_path / "images"))
+    data = Validated(write_plain_images(tmp_path / "images"))
     trainer, module, _ = fit(tmp_path, data=data, self_play=SelfPlay(2, CURATION, rule), num_sanity_val_steps=-1)
     assert [set(s) for s in scores] == [set(), {"val/mine/rule_accuracy", "val/mine/wrong_claims"}] * 2
     lines = (tmp_path / "run" / "version_0" / "metrics.csv").read_text().splitlines()
@@ -106,13 +106,11 @@ def _vlm():
 
 
 def _labelled(path, n=6):
-    images = write_pictures(path.parent / "pictures", n)
-    pictures = SelfPlayData(images)
-    pictures.setup("fit")
-    items = [pictures.images[i] for i in range(n)]
-    rows = [
-        Example(f"g{picture_number(i.image)}", i.image, f"What is {picture_number(i.image)}?", "wrong") for i in items
-    ]
+    images = write_plain_images(path.parent / "images", n)
+    images = SelfPlayData(images)
+    images.setup("fit")
+    items = [images.images[i] for i in range(n)]
+    rows = [Example(f"g{image_number(i.image)}", i.image, f"What is {image_number(i.image)}?", "wrong") for i in items]
     write_examples(path, rows)
     return path
 
@@ -145,25 +143,25 @@ def test_a_reasoner_alone_learns_from_labels(tmp_path, monkeypatch):
 def test_a_questioner_alone_cannot_be_validated(tmp_path):
     jury = Reasoner(CONFIG, ANSWER, vlm=_vlm())
     questioner = Questioner(CONFIG, ASK, jury=jury, vlm=_vlm())
-    data = Validated(write_pictures(tmp_path / "images"))
-    data.benchmarks = lambda stage: [Benchmark("mine", [Example("a", plain_picture(1), "What is 1?", "1")])]
+    data = Validated(write_plain_images(tmp_path / "images"))
+    data.benchmarks = lambda stage: [Benchmark("mine", [Example("a", plain_image(1), "What is 1?", "1")])]
     trainer = make_trainer(tmp_path, Scripted(script), SelfPlay(1))
     with pytest.raises(ValueError, match="validate: a Questioner alone does not answer"):
         trainer.validate(questioner, datamodule=data)
 
 
-def test_labels_are_mixed_with_silver_answers_in_the_given_share(tmp_path, monkeypatch):
+def test_labels_are_mixed_with_silver_answers_in_the_given_fraction(tmp_path, monkeypatch):
     seen = _keys(Reasoner, monkeypatch)
     silver = _labelled(tmp_path / "silver.parquet", 4)
     rows = [replace(row, key="s" + row.key, votes=(("wrong", 2), ("x", 2)), score=0.5) for row in read_examples(silver)]
     write_examples(silver, rows)
-    reasoner, data = _reasoner(labelled=_labelled(tmp_path / "gold.parquet"), silver=silver, silver_share=1 / 3)
+    reasoner, data = _reasoner(labelled=_labelled(tmp_path / "gold.parquet"), silver=silver, silver_fraction=1 / 3)
     fit(tmp_path, module=reasoner, data=data)
     assert [sum(key.startswith("s") for key in seen[start : start + N]) for start in range(0, STEPS * N, N)] == [1, 1]
 
 
 def test_self_play_may_mix_labels_in(tmp_path, phases):
-    data = SelfPlayData(write_pictures(tmp_path / "images"), labelled=_labelled(tmp_path / "gold.parquet"))
+    data = SelfPlayData(write_plain_images(tmp_path / "images"), labelled=_labelled(tmp_path / "gold.parquet"))
     fit(tmp_path, data=data)
     learned = [key for _, role, _, keys in phases if role == "r" for key in keys]
     assert sum(key.startswith("g") for key in learned) == len(learned) / 2
@@ -197,7 +195,7 @@ def test_what_a_role_alone_lacks(tmp_path, module, message):
 
 def test_iterations_between_two_validations_are_not_judged_by_the_last_one(tmp_path):
     rule = ValidationGain("val/mine/rule_accuracy", least=0.0)
-    data = Validated(write_pictures(tmp_path / "images"))
+    data = Validated(write_plain_images(tmp_path / "images"))
     self_play = SelfPlay(2, CURATION, rule, validate_every=2)
     fit(tmp_path, data=data, self_play=self_play, num_sanity_val_steps=-1)
     # nothing is gained, and only the second iteration is validated: it alone is repeated
@@ -210,6 +208,6 @@ def test_self_play_needs_images(tmp_path):
         fit(tmp_path, module=make_module(), data=SelfPlayData())
     silver = _labelled(tmp_path / "silver.parquet")
     with pytest.raises(ValueError, match="silver: self-play generates its own data set, got .*silver.parquet"):
-        fit(tmp_path, data=SelfPlayData(write_pictures(tmp_path / "images"), silver=silver))
-    with pytest.raises(ValueError, match=r"silver_share: must lie in \[0, 1\], got 2"):
-        SelfPlayData(silver_share=2)
+        fit(tmp_path, data=SelfPlayData(write_plain_images(tmp_path / "images"), silver=silver))
+    with pytest.raises(ValueError, match=r"silver_fraction: must lie in \[0, 1\], got 2"):
+        SelfPlayData(silver_fraction=2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from helpers import plain_picture
+from helpers import plain_image
 from visplay.callbacks import SampleLogger
 from visplay.callbacks.samples import _extremes, _lines, _table, draw_panel
 from visplay.modules.role import Record
@@ -11,13 +11,13 @@ VOTE = Vote("3", 0.75, (("3", 3), ("4", 1)), 4, 4)
 
 
 def _record(reward=0.5, number=9, size=(56, 56), problem="How many?", text="<question>How many?</question>", vote=VOTE):
-    return Record(plain_picture(number, size), problem, text, reward, vote)
+    return Record(plain_image(number, size), problem, text, reward, vote)
 
 
 @pytest.mark.parametrize("size", [(56, 56), (1, 900), (2000, 31), (1, 1)])
-def test_a_panel_shows_the_picture_and_text(size):
+def test_a_panel_shows_the_image_and_text(size):
     panel = np.asarray(draw_panel(_record(size=size)))
-    assert (panel == np.asarray(plain_picture(9).getpixel((0, 0)))).all(-1).any()
+    assert (panel == np.asarray(plain_image(9).getpixel((0, 0)))).all(-1).any()
     right = panel[:, 240:]
     assert (right == 0).any()
     assert (right == 255).mean() > 0.5
@@ -29,7 +29,7 @@ def test_a_panel_of_what_did_not_parse_or_is_long():
 
 def test_a_panel_names_the_silver_or_the_gold_answer():
     assert "silver: 3   confidence: 0.75" in _lines(_record())
-    labelled = Record(plain_picture(1), "How many?", "4", 0.0, None, "3")
+    labelled = Record(plain_image(1), "How many?", "4", 0.0, None, "3")
     assert _lines(labelled)[-2:] == ["gold: 3", "reward: +0.000"]
 
 

@@ -7,8 +7,8 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from helpers import Scripted, picture_number
-from runs import CURATION, STEPS, N, fit, make_module, script, write_pictures
+from helpers import Scripted, image_number
+from runs import CURATION, STEPS, N, fit, make_module, script, write_plain_images
 from visplay.callbacks import Curation, SelfPlay, TooFewQuestionsError, TransformersRollout
 from visplay.data.generated import read_examples
 from visplay.data.module import SelfPlayData
@@ -57,7 +57,7 @@ def test_the_policy_that_does_not_learn_waits_on_the_host(tmp_path, monkeypatch,
     assert moves == ([*asking, *asking, *answering] if offload else [])  # as the run begins, and each phase
 
 
-def test_several_processes_are_refused():
+def test_several_processes_are_rejected():
     trainer = SimpleNamespace(world_size=2)
     with pytest.raises(ValueError, match="devices, num_nodes: 2 processes, but training is one process"):
         SelfPlay().setup(trainer, make_module(), "fit")
@@ -78,7 +78,7 @@ def test_generated_data_set(tmp_path):
     examples = read_examples(Path(self_play.dataset))
     assert len(examples) == 4 * 2  # every third question does not parse
     for example in examples:
-        number = picture_number(example.image)
+        number = image_number(example.image)
         assert example.image_id == f"{number}.png"
         assert example.problem == f"What is {number}?"
         assert (example.answer, example.score) in {(str(number), 0.5), ("wrong", 0.5)}
@@ -86,13 +86,13 @@ def test_generated_data_set(tmp_path):
         assert example.iteration == 1
     assert self_play.statistics == {
         "asked": 12,
-        "valid_share": pytest.approx(8 / 12),
+        "valid_fraction": pytest.approx(8 / 12),
         "mean_confidence": 0.5,
         "kept": 8,
-        "kept_share": pytest.approx(8 / 12),
+        "kept_fraction": pytest.approx(8 / 12),
         "vote_margin": 0.0,
-        "duplicate_share": 0.5,  # each picture is asked the same twice
-        "seen_before_share": 0.0,
+        "duplicate_fraction": 0.5,  # each image is asked the same twice
+        "seen_before_fraction": 0.0,
         "low": 0.25,
         "high": 0.75,
     }
@@ -108,8 +108,8 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
     written = path.stat().st_mtime_ns
     self_play._batches(trainer, module)
     assert (len(engine.calls), path.stat().st_mtime_ns) == (calls, written)
-    ledger = json.loads((Path(trainer.log_dir) / "ledger.json").read_text())
-    assert list(ledger) == ["iteration-1"]
+    manifest = json.loads((Path(trainer.log_dir) / "manifest.json").read_text())
+    assert list(manifest) == ["iteration-1"]
     assert self_play.statistics["kept"] == 8
     before = len(engine.calls)
     module.reasoner.voting = Voting(votes=2)
@@ -133,7 +133,7 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
 
 
 def test_one_image_only(tmp_path):
-    _, _, self_play = fit(tmp_path, data=SelfPlayData(write_pictures(tmp_path / "images", 1)))
+    _, _, self_play = fit(tmp_path, data=SelfPlayData(write_plain_images(tmp_path / "images", 1)))
     assert {example.image_id for example in read_examples(Path(self_play.dataset))} == {"0.png"}
 
 
@@ -169,7 +169,7 @@ def test_training_without_self_play_says_what_is_missing(tmp_path):
         default_root_dir=tmp_path, accelerator="cpu", logger=False, max_epochs=1, enable_checkpointing=False
     )
     with pytest.raises(RuntimeError, match="a SelfPlay callback is needed"):
-        trainer.fit(make_module(), datamodule=SelfPlayData(write_pictures(tmp_path / "images")))
+        trainer.fit(make_module(), datamodule=SelfPlayData(write_plain_images(tmp_path / "images")))
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2])

@@ -1,6 +1,6 @@
-"""The data sets of the benchmarks as parquet files, with pictures that tell their number; a stand-in for the Hub.
+"""The data sets of the benchmarks as parquet files, with images that tell their number; a stand-in for the Hub.
 
-Every schema holds odd rows; the answer of a usable row tells the number of its first picture.
+Every schema holds odd rows; the answer of a usable row tells the number of its first image.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.rows import STRUCT, encode, number, struct
-from visplay.data.benchmark import BenchmarkBatches
-from visplay.data.benchmark_sources import BenchmarkSource
-from visplay.data.benchmark_table import BenchmarkTable
-from visplay.data.downloads import Snapshot
+from visplay.data.benchmarks.benchmark import BenchmarkBatches
+from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
+from visplay.data.benchmarks.benchmark_table import BenchmarkTable
+from visplay.data.benchmarks.downloads import Snapshot
 from visplay.data.files import sha256
 from visplay.types import Example
 
@@ -32,7 +32,7 @@ def text(number: int) -> str:
 
 
 def mmmu() -> pa.Table:
-    """Lists of structs; rows with several pictures, one without any, one that lacks its second, options as text."""
+    """Lists of structs; rows with several images, one without any, one that lacks its second, options as text."""
     return pa.table(
         {
             "id": [f"validation_Art_{n}" for n in range(7)],
@@ -72,12 +72,12 @@ def mmmu() -> pa.Table:
 
 def visnumbench() -> pa.Table:
     """Structs, one empty and one with the path of a file that is not there; numbers as answers."""
-    pictures = [*(struct(n) for n in range(4)), MISSING, {"bytes": None, "path": "5.png"}]
+    images = [*(struct(n) for n in range(4)), MISSING, {"bytes": None, "path": "5.png"}]
     return pa.table(
         {
             "problem": [f"<image>How many, {n}?" for n in range(6)],
             "answer": [0.0, 1.0, None, 3.0, 4.0, 5.0],
-            "images": pa.array(pictures, STRUCT),
+            "images": pa.array(images, STRUCT),
         }
     )
 
@@ -119,7 +119,7 @@ def mllm_test() -> pa.Table:
 
 
 def mmstar() -> pa.Table:
-    """Lists of bytes, one with two pictures, one with a null alone; whole numbers as ids; options as a mapping."""
+    """Lists of bytes, one with two images, one with a null alone; whole numbers as ids; options as a mapping."""
     return pa.table(
         {
             "index": [100, 101, 102, 103],
@@ -147,7 +147,7 @@ def read(benchmarks) -> dict[str, Example]:
 
 
 def numbers(example: Example) -> list[int]:
-    """What the pictures of a row tell."""
+    """What the images of a row tell."""
     return [number(image) for image in example.images]
 
 
@@ -156,8 +156,8 @@ def open_rows(path: Path, source: BenchmarkSource | None = None, max_images: int
     return BenchmarkTable(source or BenchmarkSource("mine", path=str(path)), {path.name: path}, max_images)
 
 
-class FolderHub:
-    """A folder of data sets in place of the Hub; its commit is a counter.
+class DirectoryHub:
+    """A directory of data sets in place of the Hub; its commit is a counter.
 
     Attributes:
         fetched: Files that were downloaded, in order.
@@ -186,7 +186,7 @@ class FolderHub:
             {name: None if name.endswith(".md") else sha256(path) for name, path in files.items()},
         )
 
-    def fetch(self, repo: str, commit: str, file: str, folder: Path) -> Path:
+    def fetch(self, repo: str, commit: str, file: str, directory: Path) -> Path:
         self.fetched.append(f"{repo}/{file}")
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.copy(self.root / repo / file, folder / file))
+        (directory / file).parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(self.root / repo / file, directory / file))

@@ -12,10 +12,10 @@ from data.rows import rows
 def _offline(monkeypatch):
     """Whoever connects fails."""
 
-    def refuse(_, address):
+    def reject(_, address):
         raise AssertionError(f"connects to {address}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect", reject)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 

@@ -1,4 +1,4 @@
-"""Tables of numbered rows whose pictures tell their number, for tests that must not reach the network."""
+"""Tables of numbered rows whose images tell their number, for tests that must not reach the network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 import pytest
 
-from helpers import plain_picture
-from visplay.data.benchmark import Benchmark, BenchmarkBatches
+from helpers import plain_image
+from visplay.data.benchmarks.benchmark import Benchmark, BenchmarkBatches
 from visplay.data.images import UnusableItemError
 from visplay.types import Example
 
@@ -9,7 +9,7 @@ ROWS = 23
 
 
 class _Rows:
-    """Numbered rows without pictures for some of them."""
+    """Numbered rows without images for some of them."""
 
     def __init__(self, count, faulty=()):
         self.keys = tuple(f"k{number}" for number in range(count))
@@ -17,8 +17,8 @@ class _Rows:
 
     def __getitem__(self, index):
         if index in self.faulty:
-            raise UnusableItemError(self.keys[index], f"no picture {index}")
-        return Example(self.keys[index], plain_picture(index), *self.texts(index))
+            raise UnusableItemError(self.keys[index], f"no image {index}")
+        return Example(self.keys[index], plain_image(index), *self.texts(index))
 
     def texts(self, index):
         return f"Question {index}?", str(index)
@@ -73,8 +73,8 @@ def test_rows_that_cannot_be_used_say_why():
     benchmark = _benchmark(6, faulty=(1, 2, 3))
     batches = BenchmarkBatches(benchmark, 2)
     expected = [
-        (["k0"], {"k1": "no picture 1"}),
-        ([], {"k2": "no picture 2", "k3": "no picture 3"}),
+        (["k0"], {"k1": "no image 1"}),
+        ([], {"k2": "no image 2", "k3": "no image 3"}),
         (["k4", "k5"], {}),
     ]
     for _ in range(2):  # a second time it has been skipped before
@@ -90,6 +90,6 @@ def test_done_rows_are_neither_read_nor_skipped():
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_batches_without_rows_are_refused(size):
+def test_batches_without_rows_are_rejected(size):
     with pytest.raises(ValueError, match=f"size: a batch must have at least 1 row, got {size}"):
         BenchmarkBatches(_benchmark(), size)

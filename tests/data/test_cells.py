@@ -20,7 +20,7 @@ def test_count_marks(text, count):
 
 
 @pytest.mark.parametrize(
-    ("text", "pictures", "expected"),
+    ("text", "images", "expected"),
     [
         ("<image>\n<image 1>  How many?\n<image>", 1, "How many?"),
         ("How <image>many?", 1, "How many?"),
@@ -31,8 +31,8 @@ def test_count_marks(text, count):
         ("Which?", 2, "Which?"),
     ],
 )
-def test_place_marks(text, pictures, expected):
-    assert place_marks(text, pictures) == expected
+def test_place_marks(text, images, expected):
+    assert place_marks(text, images) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_options_are_stated_once(problem, appended):
     assert append_options(problem, ("red", "blue")) == expected
 
 
-def test_pictures_as_options():
+def test_images_as_options():
     options = ("<image 1>", "<image 2>")
     assert write_problem("Which is older?", options, 2) == "Which is older?\nA. [image 1]\nB. [image 2]"
     assert write_problem("<image 1>Is it this?", ("<image 1>", "none"), 1) == "Is it this?\nA. [image 1]\nB. none"

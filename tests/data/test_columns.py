@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from visplay.data.columns import count_per_row, count_pictures, find_column, read_pictures
+from visplay.data.columns import count_images, count_per_row, find_column, read_images
 from visplay.data.decoding import ImageLimits
 
 FORMATS = ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"]
@@ -26,9 +26,9 @@ def number(image: Image.Image) -> int:
     return image.getpixel((0, 0))[0]
 
 
-def numbers(value, folder=None) -> list[int]:
-    assert count_pictures(value) == len(read_pictures(value, folder))
-    return [number(image) for image in read_pictures(value, folder)]
+def numbers(value, directory=None) -> list[int]:
+    assert count_images(value) == len(read_images(value, directory))
+    return [number(image) for image in read_images(value, directory)]
 
 
 def text(data: bytes) -> str:
@@ -36,7 +36,7 @@ def text(data: bytes) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def directory(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(encode(7))
     return tmp_path
@@ -51,22 +51,22 @@ class TestShapes:
     def test_struct_with_bytes(self, path):
         assert numbers({"bytes": encode(5), "path": path}) == [5]
 
-    def test_struct_with_a_path(self, folder):
-        assert numbers({"bytes": None, "path": "images/a.png"}, folder) == [7]
-        assert numbers({"bytes": None, "path": str(folder / "images" / "a.png")}) == [7]
-        assert numbers({"path": "images/a.png"}, folder) == [7]
+    def test_struct_with_a_path(self, directory):
+        assert numbers({"bytes": None, "path": "images/a.png"}, directory) == [7]
+        assert numbers({"bytes": None, "path": str(directory / "images" / "a.png")}) == [7]
+        assert numbers({"path": "images/a.png"}, directory) == [7]
         assert numbers({"bytes": encode(5)}) == [5]
 
-    def test_path(self, folder):
-        assert numbers("images/a.png", folder) == [7]
-        assert numbers(str(folder / "images" / "a.png"), "elsewhere") == [7]
-        assert numbers(Path("images/a.png"), str(folder)) == [7]
+    def test_path(self, directory):
+        assert numbers("images/a.png", directory) == [7]
+        assert numbers(str(directory / "images" / "a.png"), "elsewhere") == [7]
+        assert numbers(Path("images/a.png"), str(directory)) == [7]
 
     @pytest.mark.parametrize("kind", FORMATS)
     def test_base64(self, kind):
         value = text(encode(100, kind))
         for shape in (value, f"data:image/{kind.lower()};base64,{value}"):
-            (image,) = read_pictures(shape)
+            (image,) = read_images(shape)
             np.testing.assert_allclose(image.getpixel((5, 5)), (100, 20, 30), atol=6)
 
     def test_base64_in_lines_and_without_padding(self):
@@ -76,11 +76,11 @@ class TestShapes:
         assert numbers(lines) == numbers(text(data)) == numbers(text(data).rstrip("="))
         assert numbers(f"data:image/png;base64,{lines}") == numbers(data)
 
-    def test_picture(self):
+    def test_image(self):
         assert numbers(Image.new("RGB", (9, 8), (3, 0, 0))) == [3]
         assert numbers(Image.new("L", (9, 8), 200)) == [200]
 
-    def test_lists_of_all(self, folder):
+    def test_lists_of_all(self, directory):
         value = [
             {"bytes": encode(1), "path": None},
             encode(2),
@@ -89,8 +89,8 @@ class TestShapes:
             Image.new("L", (9, 8), 4),
             None,
         ]
-        assert numbers(value, folder) == numbers(tuple(value), folder) == [1, 2, 3, 7, 4]
-        assert numbers([value[:2], [], value[2:]], folder) == [1, 2, 3, 7, 4]
+        assert numbers(value, directory) == numbers(tuple(value), directory) == [1, 2, 3, 7, 4]
+        assert numbers([value[:2], [], value[2:]], directory) == [1, 2, 3, 7, 4]
 
     @pytest.mark.parametrize("value", [None, [], (), "", [None], [[]], {"bytes": None, "path": None}, {"path": ""}])
     def test_none_at_all(self, value):
@@ -106,28 +106,28 @@ class TestPathOrBase64:
     def test_a_path_that_begins_as_a_base64_jpeg_does(self, tmp_path):
         """An absolute path /9j/ is what a JPEG's first bytes look like; a dot is not base64."""
         with pytest.raises(ValueError, match=r"text '/9j/4AAQSkZJRg.jpg': .*neither base64 .* nor a file"):
-            read_pictures("/9j/4AAQSkZJRg.jpg", tmp_path)
+            read_images("/9j/4AAQSkZJRg.jpg", tmp_path)
 
     def test_base64_wins_over_a_file_of_that_name(self, tmp_path):
         value = text(b"GIF89a")
         (tmp_path / value).write_bytes(encode(9))
         with pytest.raises(ValueError, match="text 'R0lGODlh': "):
-            read_pictures(value, tmp_path)
+            read_images(value, tmp_path)
 
     def test_base64_of_something_else_is_no_path_either(self, tmp_path):
         with pytest.raises(
-            ValueError, match=r"text 'aGVsbG8gd29ybGQh': .*neither base64 of a picture \(BMP, .*nor a file"
+            ValueError, match=r"text 'aGVsbG8gd29ybGQh': .*neither base64 of an image \(BMP, .*nor a file"
         ):
-            read_pictures(text(b"hello world!"), tmp_path)
+            read_images(text(b"hello world!"), tmp_path)
 
     @pytest.mark.parametrize("body", ["@@@@", "A", "é"])
     def test_data_address_that_is_not_base64(self, body):
         with pytest.raises(ValueError, match="text 'data:image/png;base64,"):
-            read_pictures(f"data:image/png;base64,{body}")
+            read_images(f"data:image/png;base64,{body}")
 
     def test_long_text_is_cut_in_messages(self, tmp_path):
         with pytest.raises(ValueError, match=r"^text 'x{60}\.\.\.': .{0,200}File name too long"):
-            read_pictures("x" * 5000, tmp_path)
+            read_images("x" * 5000, tmp_path)
 
 
 class TestErrors:
@@ -144,37 +144,37 @@ class TestErrors:
         ids=str,
     )
     def test_other_shapes(self, value, found):
-        for read in (read_pictures, count_pictures):
+        for read in (read_images, count_images):
             with pytest.raises(
                 ValueError, match=f"{found}.*; a cell must hold a struct of bytes and path, bytes, base64"
             ):
                 read(value)
 
-    def test_no_picture_in_the_bytes(self):
+    def test_no_image_in_the_bytes(self):
         with pytest.raises(ValueError, match=r"^9 bytes: UnidentifiedImageError: .* first bytes are b'<html> 12'$"):
-            read_pictures([encode(), b"<html> 12"])
+            read_images([encode(), b"<html> 12"])
 
-    def test_missing_file(self, folder):
+    def test_missing_file(self, directory):
         with pytest.raises(ValueError, match=r"text 'images/b\.png': .*nor a file: FileNotFoundError"):
-            read_pictures("images/b.png", folder)
+            read_images("images/b.png", directory)
 
-    def test_folder_instead_of_a_file(self, folder):
+    def test_directory_instead_of_a_file(self, directory):
         with pytest.raises(ValueError, match="text 'images': ValueError: not a regular file"):
-            read_pictures("images", folder)
+            read_images("images", directory)
 
-    def test_relative_path_without_a_folder(self, folder, monkeypatch):
-        monkeypatch.chdir(folder)
-        with pytest.raises(ValueError, match="a relative path, and there is no folder that it starts from"):
-            read_pictures("images/a.png")
+    def test_relative_path_without_a_directory(self, directory, monkeypatch):
+        monkeypatch.chdir(directory)
+        with pytest.raises(ValueError, match="a relative path, and there is no directory that it starts from"):
+            read_images("images/a.png")
 
     @pytest.mark.parametrize("address", ["https://example.org/a.png", "s3://bucket/a.png", "file:///a.png"])
     def test_nothing_is_fetched(self, address, tmp_path):
         with pytest.raises(ValueError, match="a web address is not fetched"):
-            read_pictures(address, tmp_path)
+            read_images(address, tmp_path)
 
     def test_null_character_in_a_path(self, tmp_path):
         with pytest.raises(ValueError, match="neither base64"):
-            read_pictures("a\0.png", tmp_path)
+            read_images("a\0.png", tmp_path)
 
 
 class TestLimits:
@@ -184,15 +184,15 @@ class TestLimits:
     def test_every_shape_is_checked(self, shape):
         value = shape(encode(size=(12, 10)))
         with pytest.raises(ValueError, match="12x10 pixels; max_pixels is 100"):
-            read_pictures(value, limits=ImageLimits(max_pixels=100))
-        assert len(read_pictures(value, limits=None)) == 1
+            read_images(value, limits=ImageLimits(max_pixels=100))
+        assert len(read_images(value, limits=None)) == 1
 
     def test_before_anything_is_decoded(self):
-        """The pixels of this picture are not even there."""
+        """The pixels of this image are not even there."""
         header = b"IHDR" + struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
         data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
         with pytest.raises(ValueError, match="9000x9000 pixels; max_pixels is 67108864"):
-            read_pictures(data + struct.pack(">I", 8) + b"IDAT" + bytes(12))
+            read_images(data + struct.pack(">I", 8) + b"IDAT" + bytes(12))
 
 
 class TestFindColumn:
@@ -230,7 +230,7 @@ class TestCountPerRow:
         ids=lambda value: str(value) if isinstance(value, pa.DataType) else "",
     )
     def test_agrees_with_the_count_of_each_cell(self, cells, kind):
-        expected = [count_pictures(cell) for cell in cells]
+        expected = [count_images(cell) for cell in cells]
         array = pa.array(cells, kind)
         assert count_per_row(pa.chunked_array([array])).tolist() == expected
         for cut in range(1, len(cells)):
@@ -240,6 +240,6 @@ class TestCountPerRow:
         assert count_per_row(pa.chunked_array([], pa.binary())).tolist() == []
 
     @pytest.mark.parametrize("kind", [pa.int64(), pa.list_(pa.float32()), pa.struct({"url": pa.string()})], ids=str)
-    def test_types_that_hold_no_pictures(self, kind):
-        with pytest.raises(ValueError, match="a column of .* holds no pictures; a cell must hold a struct"):
+    def test_types_that_hold_no_images(self, kind):
+        with pytest.raises(ValueError, match="a column of .* holds no images; a cell must hold a struct"):
             count_per_row(pa.chunked_array([pa.array([None], kind)]))

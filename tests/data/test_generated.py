@@ -80,7 +80,7 @@ class TestRoundTrip:
         assert read_examples(path) == []
         assert datasets.Features.from_arrow_schema(pq.read_schema(path)) == FEATURES
 
-    def test_metadata_of_a_picture_does_not_act_on_it(self, path):
+    def test_metadata_of_an_image_does_not_act_on_it(self, path):
         image = noise()
         image.info.update(transparency=(0, 0, 0), exif=b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0")
         write_examples(path, [Example("a", image, "?", "!")])
@@ -93,20 +93,20 @@ class TestRoundTrip:
         assert os.listdir(path.parent) == []
 
 
-class TestPictures:
+class TestImages:
     def test_each_distinct_one_is_encoded_once(self, path, monkeypatch):
         sizes = []
         save = PngImagePlugin._save
         monkeypatch.setitem(Image.SAVE, "PNG", lambda image, *rest: (sizes.append(image.size), save(image, *rest)))
-        pictures = [noise(0), noise(1), noise(0), noise(0, width=30, height=40)] * 20
-        write_examples(path, [Example(str(i), picture, "?", "!") for i, picture in enumerate(pictures)])
+        images = [noise(0), noise(1), noise(0), noise(0, width=30, height=40)] * 20
+        write_examples(path, [Example(str(i), image, "?", "!") for i, image in enumerate(images)])
         assert sizes == [(40, 30), (40, 30), (30, 40)]
 
     def test_shared_ones_take_room_once_and_come_back_shared(self, path):
-        picture = noise(0, 400, 300)
-        write_examples(path, [Example("0", picture, "?", "!")])
+        image = noise(0, 400, 300)
+        write_examples(path, [Example("0", image, "?", "!")])
         alone = path.stat().st_size
-        write_examples(path, [Example(str(number), picture, "?", "!") for number in range(32)])
+        write_examples(path, [Example(str(number), image, "?", "!") for number in range(32)])
         assert path.stat().st_size < 1.1 * alone
         assert len({id(example.image) for example in read_examples(path)}) == 1
 
@@ -114,10 +114,10 @@ class TestPictures:
 class TestDatasetsLibrary:
     @pytest.fixture(autouse=True)
     def _no_network(self, monkeypatch):
-        def refuse(_, address):
+        def reject(_, address):
             raise AssertionError(f"connects to {address}")
 
-        monkeypatch.setattr(socket.socket, "connect", refuse)
+        monkeypatch.setattr(socket.socket, "connect", reject)
 
     def check(self, loaded, count):
         assert loaded.features == FEATURES
@@ -143,7 +143,7 @@ class TestDatasetsLibrary:
         self.check(loaded, 3)
 
     def test_empty(self, path, tmp_path):
-        """The library refuses a data set without rows unless it is streamed."""
+        """The library rejects a data set without rows unless it is streamed."""
         write_examples(path, [])
         loaded = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"), streaming=True)
         assert loaded.features == FEATURES
@@ -224,13 +224,13 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=r"missing values in the columns \['answer'\]"):
             read_examples(path)
 
-    @pytest.mark.parametrize("picture", [b"no picture", None])
-    def test_picture_that_does_not_decode(self, path, picture):
+    @pytest.mark.parametrize("image", [b"no image", None])
+    def test_image_that_does_not_decode(self, path, image):
         write_examples(path, make_examples(1))
         table = pq.read_table(path)
-        images = pa.array([{"bytes": picture, "path": None}], table.schema.field("images").type)
+        images = pa.array([{"bytes": image, "path": None}], table.schema.field("images").type)
         pq.write_table(table.set_column(table.column_names.index("images"), "images", images), path)
-        with pytest.raises(ValueError, match=r"iteration-1\.parquet: the picture of '夜/é 0\.png#0' does not decode"):
+        with pytest.raises(ValueError, match=r"iteration-1\.parquet: the image of '夜/é 0\.png#0' does not decode"):
             read_examples(path)
 
 
@@ -282,7 +282,7 @@ class TestAtomicity:
         assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_an_example_with_several_pictures_is_refused(tmp_path):
+def test_an_example_with_several_images_is_rejected(tmp_path):
     example = Example("a", noise(), "?", "!", further_images=(noise(),))
-    with pytest.raises(ValueError, match="'a' has 2 pictures; a row here holds one"):
+    with pytest.raises(ValueError, match="'a' has 2 images; a row here holds one"):
         write_examples(tmp_path / "x.parquet", [example])

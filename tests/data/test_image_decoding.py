@@ -37,8 +37,8 @@ def noise(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(values)
 
 
-def only(folder: Path) -> Image.Image:
-    images = ImageFolder(folder)
+def only(directory: Path) -> Image.Image:
+    images = ImageFolder(directory)
     assert len(images) == 1
     assert images.skipped == ()
     image = images[0].image
@@ -76,7 +76,7 @@ class TestFormats:
         first.save(tmp_path / name, kind, save_all=True, append_images=[second], **exact)
         assert corners(only(tmp_path)) == [RED] * 4
 
-    def test_two_picture_jpeg(self, tmp_path):
+    def test_two_image_jpeg(self, tmp_path):
         first, second = Image.new("RGB", (16, 16), RED), Image.new("RGB", (16, 16), BLUE)
         first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
         np.testing.assert_allclose(corners(only(tmp_path)), [RED] * 4, atol=2)
@@ -205,7 +205,7 @@ class TestOrientation:
         quadrants().save(tmp_path / "a.png", exif=exif)
         assert corners(only(tmp_path)) == [RED, GREEN, BLUE, WHITE]
 
-    def test_broken_metadata_does_not_cost_the_picture(self, tmp_path):
+    def test_broken_metadata_does_not_cost_the_image(self, tmp_path):
         quadrants().save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01")
         assert corners(only(tmp_path)) == [RED, GREEN, BLUE, WHITE]
 
@@ -220,7 +220,7 @@ def tiled_tiff(side: int) -> bytes:
 
 
 class TestTiles:
-    """A tile is decoded whole, however small the picture is."""
+    """A tile is decoded whole, however small the image is."""
 
     def test_within_the_limits(self):
         assert decode_image(tiled_tiff(64), ImageLimits(max_pixels=64 * 64)).size == (16, 16)
@@ -242,7 +242,7 @@ class TestWarnings:
         original = ImageFile.ImageFile.load
         monkeypatch.setattr(ImageFile.ImageFile, "load", load)
 
-    def test_do_not_cost_the_picture(self, tmp_path, noisy):
+    def test_do_not_cost_the_image(self, tmp_path, noisy):
         noise().save(tmp_path / "a.bmp")
         assert decode_image((tmp_path / "a.bmp").read_bytes()).size == (64, 48)
 
@@ -257,7 +257,7 @@ class TestWarnings:
             warnings.warn("still an error", stacklevel=1)
 
 
-class TestLargePictures:
+class TestLargeImages:
     """They are decoded one at a time, small ones side by side."""
 
     @pytest.mark.parametrize(("area", "together"), [(64 * 48 - 1, 1), (64 * 48, 2)])

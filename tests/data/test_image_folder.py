@@ -20,10 +20,10 @@ def noise(width: int = 64, height: int = 48) -> Image.Image:
     return Image.fromarray(values)
 
 
-def reasons(folder: Path, limits: ImageLimits = ImageLimits()) -> dict[str, str]:  # noqa: B008 (frozen)
+def reasons(directory: Path, limits: ImageLimits = ImageLimits()) -> dict[str, str]:  # noqa: B008 (frozen)
     """Skipped files beside one good one."""
-    noise().save(folder / "good.png")
-    images = ImageFolder(folder, limits)
+    noise().save(directory / "good.png")
+    images = ImageFolder(directory, limits)
     assert images.keys == ("good.png",)
     return {item.path: item.reason for item in images.skipped}
 
@@ -41,8 +41,8 @@ class TestSkipped:
         (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
         assert reasons(tmp_path).keys() == {"cut.png"}
 
-    @pytest.mark.parametrize("content", [b"", b"a text, not a picture", bytes(1000), b"%!PS-Adobe-3.0 EPSF-3.0\n"])
-    def test_no_picture(self, tmp_path, content):
+    @pytest.mark.parametrize("content", [b"", b"a text, not an image", bytes(1000), b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+    def test_no_image(self, tmp_path, content):
         (tmp_path / "fake.png").write_bytes(content)
         assert "cannot identify" in reasons(tmp_path)["fake.png"]
 
@@ -74,7 +74,7 @@ class TestSkipped:
         assert limit == Image.MAX_IMAGE_PIXELS
 
     def test_what_is_no_file(self, tmp_path):
-        (tmp_path / "folder.png").mkdir()
+        (tmp_path / "directory.png").mkdir()
         (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
         (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
         os.mkfifo(tmp_path / "pipe.png")
@@ -82,28 +82,28 @@ class TestSkipped:
         assert skipped.keys() == {"gone.png", "pipe.png", "round.png"}
         assert skipped["pipe.png"] == "ValueError: not a regular file"
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems reject such names")
     def test_name_that_is_not_utf8(self, tmp_path):
         with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb") as file:
             noise().save(file, "PNG")
         assert list(reasons(tmp_path)) == ["caf\\xe9.png"]
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-    def test_unreadable_folder_and_file(self, tmp_path):
+    def test_unreadable_directory_and_file(self, tmp_path):
         (tmp_path / "closed").mkdir(mode=0)
         (tmp_path / "closed.png").touch(mode=0)
         assert reasons(tmp_path).keys() == {"closed", "closed.png"}
 
-    def test_unreadable_folder_is_reported(self, tmp_path, monkeypatch):
+    def test_unreadable_directory_is_reported(self, tmp_path, monkeypatch):
         (tmp_path / "closed").mkdir()
         scan = os.scandir
 
-        def refuse(path):
+        def reject(path):
             if os.path.basename(path) == "closed":
                 raise PermissionError(13, "Permission denied", path)
             return scan(path)
 
-        monkeypatch.setattr(os, "scandir", refuse)
+        monkeypatch.setattr(os, "scandir", reject)
         assert "PermissionError" in reasons(tmp_path)["closed"]
 
     def test_one_warning_with_the_first_reasons(self, tmp_path, caplog):
@@ -124,7 +124,7 @@ class TestSkipped:
         assert caplog.records == []
 
 
-class TestFolder:
+class TestDirectory:
     def test_one_image_only(self, tmp_path):
         noise().save(tmp_path / "a.png")
         (tmp_path / "notes.txt").write_text("not looked at")
@@ -166,10 +166,10 @@ class TestFolder:
         (root / "circle").symlink_to(root / "circle")
         assert ImageFolder(root).keys == ("a/x.png",)
 
-    def test_linked_folders_are_followed_once(self, tmp_path):
-        for folder in ("root/real", "elsewhere/deep"):
-            (tmp_path / folder).mkdir(parents=True)
-            noise().save(tmp_path / folder / "x.png")
+    def test_linked_directories_are_followed_once(self, tmp_path):
+        for directory in ("root/real", "elsewhere/deep"):
+            (tmp_path / directory).mkdir(parents=True)
+            noise().save(tmp_path / directory / "x.png")
         (tmp_path / "root" / "again").symlink_to(tmp_path / "root" / "real")
         (tmp_path / "root" / "link-1").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "root" / "link-2").symlink_to(tmp_path / "elsewhere")
@@ -182,16 +182,16 @@ class TestFolder:
         (tmp_path / "link").symlink_to(tmp_path / "real")
         assert ImageFolder(tmp_path / "link").keys == ("x.png",)
 
-    def test_missing_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"root: '.*nowhere' does not exist; give a folder"):
+    def test_missing_directory(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"root: '.*nowhere' does not exist; give a directory"):
             ImageFolder(tmp_path / "nowhere")
 
-    def test_file_instead_of_a_folder(self, tmp_path):
+    def test_file_instead_of_a_directory(self, tmp_path):
         noise().save(tmp_path / "x.png")
-        with pytest.raises(ValueError, match=r"root: '.*x\.png' is not a folder; give a folder"):
+        with pytest.raises(ValueError, match=r"root: '.*x\.png' is not a directory; give a directory"):
             ImageFolder(tmp_path / "x.png")
 
-    def test_empty_folder(self, tmp_path):
+    def test_empty_directory(self, tmp_path):
         (tmp_path / "notes.txt").touch()
         with pytest.raises(
             ValueError, match=r"root: .* at least one usable image; no file in it ends in one of \.bmp, "
@@ -229,7 +229,7 @@ class TestLoading:
         with pytest.raises(OSError, match=r"root: .*a\.png was a good image when .*UnidentifiedImageError"):
             images[0]
 
-    def test_pictures_outlive_their_file(self, tmp_path):
+    def test_images_outlive_their_file(self, tmp_path):
         noise().save(tmp_path / "a.png")
         image = ImageFolder(tmp_path)[0].image
         (tmp_path / "a.png").unlink()

@@ -1,18 +1,18 @@
 import pytest
 from lightning import Trainer
 
-from helpers import plain_picture
-from visplay.data.benchmark import Benchmark
+from helpers import plain_image
+from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.module import SelfPlayData
 from visplay.tiny.data import TinyWorld
 from visplay.types import Example
 
 
 def _example(key):
-    return Example(key, plain_picture(1), "How many?", "1")
+    return Example(key, plain_image(1), "How many?", "1")
 
 
-def test_a_folder_without_pictures_names_the_argument(tmp_path):
+def test_a_directory_without_images_names_the_argument(tmp_path):
     with pytest.raises(ValueError, match=str(tmp_path)):
         SelfPlayData(tmp_path).setup("fit")
 
@@ -38,7 +38,7 @@ def test_keys_of_a_benchmark_must_differ():
         Benchmark("mine", [_example("a"), _example("a")])
 
 
-def test_tiny_world_renders_only_if_no_folder_is_given(tmp_path):
+def test_tiny_world_renders_only_if_no_directory_is_given(tmp_path):
     TinyWorld(cache=tmp_path / "a", n_images=3).prepare_data()
     TinyWorld(images=tmp_path / "a", cache=tmp_path / "b").prepare_data()
     assert len(list((tmp_path / "a").iterdir())) == 3
@@ -59,5 +59,5 @@ def test_tiny_world_validates_on_its_splits(tmp_path):
     ]
 
 
-def test_silver_accuracy_is_unknown_for_other_pictures():
+def test_silver_accuracy_is_unknown_for_other_images():
     assert TinyWorld(n_images=2).silver_accuracy([_example("a")]) is None

@@ -70,7 +70,7 @@ class TestOpenTable:
         self.check(open_table(file), 3)
         self.check(open_table(file.parent, "test"), 3)
 
-    def test_folder_is_searched_recursively(self, tmp_path):
+    def test_directory_is_searched_recursively(self, tmp_path):
         for part, name in enumerate(["data/0.parquet", "data/b/1.PARQUET", "more/0.parquet"]):
             (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(rows(2, start=2 * part), tmp_path / "set" / name)
@@ -78,7 +78,7 @@ class TestOpenTable:
         (tmp_path / "set" / "README.md").write_text("not looked at")
         self.check(open_table(tmp_path / "set"), 6)
 
-    def test_splits_of_a_folder(self, tmp_path):
+    def test_splits_of_a_directory(self, tmp_path):
         for name, count in {"data/train-00000-of-00001": 3, "test/0": 2, "latest": 1, "a/validation": 4}.items():
             (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(rows(count), tmp_path / "set" / f"{name}.parquet")
@@ -111,7 +111,7 @@ class TestOpenTable:
             (datasets.Image(), lambda data: data),
             (datasets.List(datasets.Image()), lambda data: [data]),
             (datasets.LargeList(datasets.Image()), lambda data: [data]),
-            (datasets.List({"picture": datasets.Image(mode="L")}), lambda data: [{"picture": data}]),
+            (datasets.List({"image": datasets.Image(mode="L")}), lambda data: [{"image": data}]),
         ],
         ids=["image", "list", "large-list", "nested"],
     )
@@ -185,7 +185,7 @@ class TestBadSources:
         with pytest.raises(ValueError, match="(?s)cannot be read as a table: .*column names don't match"):
             open_table(path.parent)
 
-    def test_damaged_saved_folder(self, tmp_path):
+    def test_damaged_saved_directory(self, tmp_path):
         datasets.Dataset(rows(2)).save_to_disk(tmp_path / "saved")
         (tmp_path / "saved" / "data-00000-of-00001.arrow").unlink()
         with pytest.raises(ValueError, match="saved' cannot be read as a table: FileNotFoundError"):
@@ -252,7 +252,7 @@ class TestElsewhere:
     """Workers and other processes."""
 
     @pytest.mark.parametrize("kind", [ImageTable, LabelledTable])
-    def test_pickles_hold_no_pictures(self, tmp_path, kind):
+    def test_pickles_hold_no_images(self, tmp_path, kind):
         noise = np.random.default_rng(0).bytes(100_000)
         pq.write_table(rows(3, extra=[noise] * 3), tmp_path / "x.parquet")
         data = pickle.dumps(kind(tmp_path / "x.parquet"))
@@ -279,8 +279,8 @@ class TestElsewhere:
         """
         source, before = tmp_path / "large.parquet", tmp_path / "before.parquet"
         noise = np.random.default_rng(0).bytes(200_000)
-        pictures = pa.array([[{"bytes": encode(n) + noise, "path": None}] for n in range(400)], pa.list_(STRUCT))
-        pq.write_table(rows(400, images=pictures), source, row_group_size=50, compression="none", use_dictionary=False)
+        images = pa.array([[{"bytes": encode(n) + noise, "path": None}] for n in range(400)], pa.list_(STRUCT))
+        pq.write_table(rows(400, images=images), source, row_group_size=50, compression="none", use_dictionary=False)
         shutil.copy(source, before)
         environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
         run = subprocess.run(

@@ -14,11 +14,11 @@ from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example
 
 
-def shapes(folder: Path) -> dict[str, pa.Array]:
-    """Three pictures, 0 to 2, as every shape that a column of pictures takes."""
+def shapes(directory: Path) -> dict[str, pa.Array]:
+    """Three images, 0 to 2, as every shape that a column of images takes."""
     data = [encode(n) for n in range(3)]
     for n in range(3):
-        (folder / f"{n}.png").write_bytes(data[n])
+        (directory / f"{n}.png").write_bytes(data[n])
     texts = [base64.b64encode(one).decode() for one in data]
     return {
         "struct": pa.array([{"bytes": one, "path": None} for one in data], STRUCT),
@@ -30,7 +30,7 @@ def shapes(folder: Path) -> dict[str, pa.Array]:
         "data-address": pa.array([f"data:image/png;base64,{text}" for text in texts]),
         "list-of-base64": pa.array([[text] for text in texts]),
         "path": pa.array([f"{n}.png" for n in range(3)]),
-        "absolute-path": pa.array([[str(folder / f"{n}.png")] for n in range(3)]),
+        "absolute-path": pa.array([[str(directory / f"{n}.png")] for n in range(3)]),
     }
 
 
@@ -46,13 +46,13 @@ def test_every_shape_of_a_column(tmp_path, shape):
 
 
 class TestImageTable:
-    def test_keys_tell_the_row_and_the_picture(self, tmp_path):
+    def test_keys_tell_the_row_and_the_image(self, tmp_path):
         cells = [[struct(0)], None, [struct(1), struct(2)], [], [None, struct(3)], [{"bytes": None, "path": None}]]
         images = ImageTable(write(tmp_path / "some.parquet", images=pa.array(cells, pa.list_(STRUCT))))
         assert keys(images) == ["some:0", "some:2#0", "some:2#1", "some:4"]
         assert [number(item.image) for item in images] == [0, 1, 2, 3]
 
-    def test_a_bad_picture_moves_nothing(self, tmp_path):
+    def test_a_bad_image_moves_nothing(self, tmp_path):
         cells = [encode(n) for n in range(5)]
         good = ImageTable(write(tmp_path / "good" / "x.parquet", image=cells))
         cells[2] = cells[2][:40]
@@ -84,7 +84,7 @@ class TestImageTable:
         for name, split, key in sources:
             assert keys(ImageTable(tmp_path / name, split)) == [key]
 
-    def test_keys_do_not_depend_on_the_folder_or_the_reading(self, path, tmp_path, monkeypatch):
+    def test_keys_do_not_depend_on_the_directory_or_the_reading(self, path, tmp_path, monkeypatch):
         expected = keys(ImageTable(path))
         monkeypatch.chdir(tmp_path)
         assert keys(ImageTable("rows.parquet")) == keys(ImageTable("./rows.parquet", None)) == expected
@@ -100,17 +100,13 @@ class TestImageTable:
         source = write(tmp_path / "x.parquet", photo=[encode(1)], img=[encode(2)], id=[3])
         assert number(ImageTable(source)[0].image) == 2
         assert number(ImageTable(source, column="photo")[0].image) == 1
-        with pytest.raises(
-            ValueError, match=r"column: no pictures in '.*x\.parquet': 'image' is none .*\['photo', 'img"
-        ):
+        with pytest.raises(ValueError, match=r"column: no images in '.*x\.parquet': 'image' is none .*\['photo', 'img"):
             ImageTable(source, column="image")
-        with pytest.raises(
-            ValueError, match=r"source: .*x\.parquet', column 'id': a column of int64 holds no pictures"
-        ):
+        with pytest.raises(ValueError, match=r"source: .*x\.parquet', column 'id': a column of int64 holds no images"):
             ImageTable(source, column="id")
 
-    def test_no_pictures_at_all(self, tmp_path):
-        with pytest.raises(ValueError, match="column 'image' must hold at least one picture, got none"):
+    def test_no_images_at_all(self, tmp_path):
+        with pytest.raises(ValueError, match="column 'image' must hold at least one image, got none"):
             ImageTable(write(tmp_path / "x.parquet", image=pa.array([None, None], pa.binary())))
 
     def test_no_such_index(self, path):
@@ -152,8 +148,8 @@ class TestLabelledTable:
             "x:2: no problem: ' <image>\\n '",
             "x:3: no answer: None",
             "x:4: no answer: '  '",
-            "x:5: 0 pictures; a row must have one",
-            "x:6: 2 pictures; a row must have one",
+            "x:5: 0 images; a row must have one",
+            "x:6: 2 images; a row must have one",
         ]
         assert unusable(examples, 7).startswith("x:7: 30 bytes: ")
         assert unusable(examples, 8).endswith("3x3 pixels; min_side_pixels is 8")
@@ -202,7 +198,7 @@ class TestLabelledTable:
             (Columns(answer="xyz"), r"columns.answer: .* has no column 'xyz', only \['problem', 'answer', 'images'\]$"),
             (Columns(key="id"), "columns.key: .* has no column 'id'"),
             (Columns(problem_type="kind"), "columns.problem_type: .* has no column 'kind'"),
-            (Columns(images="image"), "columns.images: no pictures in .*: 'image' is none of its columns"),
+            (Columns(images="image"), "columns.images: no images in .*: 'image' is none of its columns"),
         ],
         ids=["problem", "answer", "key", "problem_type", "images"],
     )
@@ -227,15 +223,15 @@ class TestLabelledTable:
         assert (second.score, second.problem_type, number(second.image)) == (1.0, "", 1)
 
     def test_generated_here(self, tmp_path):
-        picture = Image.new("RGB", (12, 10), (5, 0, 9))
-        write_examples(tmp_path / "x.parquet", [Example("a#0", picture, "Q?", "4", "numerical", 0.625)])
+        image = Image.new("RGB", (12, 10), (5, 0, 9))
+        write_examples(tmp_path / "x.parquet", [Example("a#0", image, "Q?", "4", "numerical", 0.625)])
         (example,) = LabelledTable(tmp_path / "x.parquet", columns=Columns(key="key"))
         assert (example.key, example.problem, example.answer) == ("a#0", "Q?", "4")
         assert (example.problem_type, example.score, number(example.image)) == ("numerical", 0.625, 5)
 
 
 class TestOpenImages:
-    def test_folder_of_images(self, tmp_path):
+    def test_directory_of_images(self, tmp_path):
         (tmp_path / "a.png").write_bytes(encode())
         images = open_images(tmp_path, limits=ImageLimits(max_pixels=500))
         assert isinstance(images, ImageFolder)

@@ -78,7 +78,7 @@ def test_forty():
     assert len({specimen.key for specimen in ZOO}) == 40
 
 
-class TestFolder:
+class TestDirectory:
     def test_loaded_and_skipped(self, images):
         assert images.keys == tuple(sorted(LOADED))
         assert [item.path for item in images.skipped] == sorted(SKIPPED)
@@ -112,9 +112,9 @@ class TestTable:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
 def test_memory_is_bounded(zoo, table, cache):
-    """The largest legal picture, 2^26 pixels, takes 64 MiB as grey and 256 MiB as RGB, together 320 MiB.
+    """The largest legal image, 2^26 pixels, takes 64 MiB as grey and 256 MiB as RGB, together 320 MiB.
 
-    Large pictures are decoded one at a time, so threads do not add to it; 64 MiB are left for everything else. The
+    Large images are decoded one at a time, so threads do not add to it; 64 MiB are left for everything else. The
     bombs would take 10 GiB and 512 MiB. The peak is the kernel's for the process (VmHWM, set back before each load):
     ru_maxrss of a child starts with the parent's.
     """
@@ -123,8 +123,8 @@ def test_memory_is_bounded(zoo, table, cache):
         [sys.executable, "-c", MEASURE, zoo, table], env=environment, capture_output=True, text=True, timeout=200
     )
     assert run.returncode == 0, run.stderr
-    (loaded, folder_mebibytes), (rows, table_mebibytes) = json.loads(run.stdout)
+    (loaded, directory_mebibytes), (rows, table_mebibytes) = json.loads(run.stdout)
     assert loaded == len(LOADED)
     assert rows == sum(specimen.size is not None for specimen in IN_TABLE)
-    assert folder_mebibytes < 320 + 64
+    assert directory_mebibytes < 320 + 64
     assert table_mebibytes < 320 + 64

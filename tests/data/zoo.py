@@ -1,6 +1,7 @@
 """Forty image files, good and bad, each with the fate that the data layer must give it.
 
-``build_zoo(folder)`` writes them all below ``folder / "zoo"``; code makes each, so that nothing binary is committed.
+``build_zoo(directory)`` writes them all below ``directory / "zoo"``; code makes each, so that nothing binary is
+committed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Specimen:
     Args:
         key: Path below the zoo.
         make: Writes it.
-        size: Width and height in pixels of the upright RGB picture, if it must be loaded.
+        size: Width and height in pixels of the upright RGB image, if it must be loaded.
         reason: Regular expression for the reason, if it must be skipped. With neither it is passed over.
         in_table: Whether its bytes, in a table, have the same fate; not where the fault is not in the bytes.
     """
@@ -127,7 +128,7 @@ def link(target: str) -> Callable[[Path], object]:
     return lambda path: path.symlink_to(target)
 
 
-def link_folder(path: Path) -> None:
+def link_directory(path: Path) -> None:
     outside = path.parent.parent.with_name("outside")
     outside.mkdir()
     noise().save(outside / path.name)
@@ -146,7 +147,7 @@ _LINUX = sys.platform == "linux"
 _CAFE = "caf\udce9.png" if _LINUX else "cafe.png"  # elsewhere no such name can be made
 
 ZOO = (
-    # Sound pictures of every kind.
+    # Sound images of every kind.
     Specimen("plain.png", save("PNG"), SIZE),
     Specimen("UPPER.JPG", save("JPEG"), SIZE),
     Specimen("cmyk.jpg", save("JPEG", Image.new("CMYK", SIZE)), SIZE),
@@ -169,7 +170,7 @@ ZOO = (
     Specimen(_CAFE, save("PNG"), None if _LINUX else SIZE, "^UnicodeEncodeError: " if _LINUX else None, in_table=False),
     # Links and what is no regular file.
     Specimen("link.png", link("plain.png"), SIZE),
-    Specimen("linked/inside.png", link_folder, SIZE),
+    Specimen("linked/inside.png", link_directory, SIZE),
     Specimen("gone.png", link("nowhere.png"), reason="^FileNotFoundError: ", in_table=False),
     Specimen("round.png", link("round.png"), reason="^OSError: .*symbolic links", in_table=False),
     Specimen("pipe.png", os.mkfifo, reason="^ValueError: not a regular file$", in_table=False),
@@ -191,16 +192,16 @@ ZOO = (
     Specimen("cut.webp", cut("WEBP", lossless=True), reason=f"^OSError: |{_UNKNOWN}"),
     Specimen("cut.gif", cut("GIF"), reason="^OSError: image file is truncated"),
     Specimen("empty.png", write(b""), reason=_UNKNOWN + "b''$"),
-    Specimen("text.jpg", write(b"a text, not a picture"), reason=_UNKNOWN + "b'a text, not a pi'$"),
+    Specimen("text.jpg", write(b"a text, not an image"), reason=_UNKNOWN + "b'a text, not an i'$"),
     Specimen("page.png", write(b"<!DOCTYPE html><title>404</title>"), reason=_UNKNOWN + "b'<!DOCTYPE html><'$"),
     Specimen("bad-checksum.png", write(flip_header_checksum), reason=_UNKNOWN),
     Specimen("text-bomb.png", write(text_bomb), reason="^ValueError: Decompressed data too large"),
 )
 
 
-def build_zoo(folder: Path) -> Path:
-    """Write the forty files below ``folder / "zoo"`` and return that."""
-    zoo = folder / "zoo"
+def build_zoo(directory: Path) -> Path:
+    """Write the forty files below ``directory / "zoo"`` and return that."""
+    zoo = directory / "zoo"
     zoo.mkdir()
     for specimen in ZOO:
         specimen.make(zoo / specimen.key)

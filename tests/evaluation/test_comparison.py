@@ -88,7 +88,7 @@ def test_rows_of_a_figure_are_resampled_together(tmp_path):
     assert found.difference[:3] != compare_paired(*sides).difference[:3]
 
 
-def test_planted_shift_is_refused(tmp_path):
+def test_planted_shift_is_rejected(tmp_path):
     """The same keys, the gold answers moved by one row."""
     rows = [replace(row(key, True), gold=gold) for key, gold in zip("abc", "123", strict=True)]
     moved = [replace(each, gold=gold) for each, gold in zip(rows, "312", strict=True)]
@@ -99,22 +99,22 @@ def test_planted_shift_is_refused(tmp_path):
         compare_stores(stored(tmp_path / "one", b=rows), stored(tmp_path / "other", b=asked))
 
 
-def test_missing_rows_are_counted_or_refused(tmp_path):
+def test_missing_rows_are_counted_or_rejected(tmp_path):
     before, after = _two(tmp_path, "a1 b1 d0", "b0 c0")
     after.append(batch(a="too long"))
     result = compare_stores(before, after)["b", "rule_accuracy"]
     assert (result.missing_before, result.missing_after) == (("c",), ("a", "d"))
     assert (result.difference.value, result.difference.size) == (-1.0, 1)
     with pytest.raises(ValueError, match=r"before lacks 1 rows \['c'\] and after 2 rows \['a', 'd'\]"):
-        compare_stores(before, after, on_missing="refuse")
+        compare_stores(before, after, on_missing="reject")
 
 
-def test_a_missing_benchmark_is_left_out_or_refused(tmp_path):
+def test_a_missing_benchmark_is_left_out_or_rejected(tmp_path):
     before, after = _two(tmp_path, "a1", "a0")
     after.append(batch(row("a", True), benchmark="c"))
     assert [name for name, _ in compare_stores(before, after)] == ["b"]
     with pytest.raises(ValueError, match=r"only one side has rows of \['c'\]"):
-        compare_stores(before, after, on_missing="refuse")
+        compare_stores(before, after, on_missing="reject")
 
 
 def test_where_judging_failed_the_rule_stands(tmp_path):

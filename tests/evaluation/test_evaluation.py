@@ -11,20 +11,20 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from answers import row, stored
-from helpers import Scripted, picture_number, plain_picture
-from judge_server import Reply, honest, refuse, say
+from helpers import Scripted, image_number, plain_image
+from judge_server import Reply, honest, reject, say
 from visplay.callbacks import Evaluation
 from visplay.commands import evaluate
 from visplay.data import BenchmarkSource
-from visplay.data.benchmark_files import write_benchmarks
-from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.benchmark_files import write_benchmarks
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import SelfPlayData
 from visplay.evaluation import RowStore, read_usage
 from visplay.evaluation.judging import read_verdicts
 from visplay.judge import JudgeConfig, JudgeLimits, JudgeUnavailableError
 from visplay.modules import GRPOConfig, Questioner, Qwen2_5_VL, Reasoner
 from visplay.modules.answering import Answering
-from visplay.modules.model_source import ModelSource
+from visplay.modules.policy.model_source import ModelSource
 from visplay.tiny import ANSWER, ASK, BASE
 from visplay.types import Example
 
@@ -34,7 +34,7 @@ CONFIG = GRPOConfig(max_new_tokens=24)
 
 def say_number(policy, prompt, text, sample):
     """Every third question is answered wrong."""
-    number = picture_number(prompt.images[0])
+    number = image_number(prompt.images[0])
     return f"\\boxed{{{number if number % 3 else 'nothing'}}}"
 
 
@@ -51,8 +51,8 @@ def make_trainer(evaluation, engine=None, logger=False):
 
 
 def write_numbers(path, shift=0, rows=ROWS):
-    """Questions whose picture tells the answer; the answers may be those of other rows."""
-    examples = [Example(f"numbers/{n}", plain_picture(n), f"What is {n}?", str(n + shift)) for n in range(rows)]
+    """Questions whose image tells the answer; the answers may be those of other rows."""
+    examples = [Example(f"numbers/{n}", plain_image(n), f"What is {n}?", str(n + shift)) for n in range(rows)]
     write_benchmarks(path, {"numbers": examples})
     return path
 
@@ -78,7 +78,7 @@ def test(tmp_path, numbers):
 
 
 def report(evaluation):
-    return json.loads((evaluation.store.folder / "scores.json").read_text())["scores"]["numbers"]
+    return json.loads((evaluation.store.directory / "scores.json").read_text())["scores"]["numbers"]
 
 
 def answers(store):
@@ -95,15 +95,15 @@ class TestContinuing:
         assert report(first)["measures"]["rule_accuracy"]["value"] == pytest.approx(2 / 3)
 
     def test_other_settings_are_another_evaluation(self, test):
-        folders = [
-            test(**settings).store.folder
+        directories = [
+            test(**settings).store.directory
             for settings in ({}, {"answering": Answering(samples=2)}, {"answering": Answering(max_new_tokens=9)})
         ]
-        assert len(set(folders)) == 3
+        assert len(set(directories)) == 3
 
     def test_a_stop_between_batches_loses_nothing(self, test):
         def stop(policy, prompt, text, sample):
-            if picture_number(prompt.images[0]) == 3 * BATCH:
+            if image_number(prompt.images[0]) == 3 * BATCH:
                 raise KeyboardInterrupt
             return say_number(policy, prompt, text, sample)
 
@@ -116,13 +116,13 @@ class TestContinuing:
         assert asked == [f"numbers/{n}" for n in range(3 * BATCH, ROWS)]
         assert answers(evaluation.store) == {f"numbers/{n}": n % 3 > 0 for n in range(ROWS)}
 
-    def test_a_planted_shift_is_refused(self, test, tmp_path, numbers):
+    def test_a_planted_shift_is_rejected(self, test, tmp_path, numbers):
         test()
         shifted = write_numbers(tmp_path / "shifted.parquet", shift=1)
         with pytest.raises(ValueError, match=r"answer: benchmark 'numbers' has '1' in the row 'numbers/0', got '0'"):
             test(path=shifted)
 
-    def test_another_number_of_votes_is_refused(self, test):
+    def test_another_number_of_votes_is_rejected(self, test):
         test()
         with pytest.raises(ValueError, match="votes: 'numbers' was answered with 0 samples a row"):
             test(votes=3)
@@ -136,7 +136,7 @@ class TestJudges:
 
     def test_faults_lose_no_row_and_what_is_known_is_not_asked_again(self, test, serve):
         """Three requests of ten fail: an error, a time-out, or text that is no verdict."""
-        faults = (refuse(500), say("I would rather not."), Reply(b"", delay_seconds=1.5))
+        faults = (reject(500), say("I would rather not."), Reply(b"", delay_seconds=1.5))
 
         def faulty(seen, attempt):
             number = len(server.seen)
@@ -157,7 +157,7 @@ class TestJudges:
         assert len(server.seen) == requests
 
     def test_where_judging_fails_the_rule_stands(self, test, serve):
-        serve(lambda seen, attempt: refuse(400) if seen.row["prediction"] == "1" else say({"correct": False}))
+        serve(lambda seen, attempt: reject(400) if seen.row["prediction"] == "1" else say({"correct": False}))
         found = report(test(judges=self.judges()))
         assert found["counts"]["unjudged/m"] == 1
         assert found["measures"]["judge_accuracy/m"]["value"] == pytest.approx(1 / ROWS)
@@ -165,10 +165,10 @@ class TestJudges:
     def test_two_judges_and_the_rows_they_differ_on(self, test, serve):
         serve(lambda seen, attempt: say({"correct": True}) if seen.body["model"] == "n" else honest(seen, attempt))
         store = test(judges=self.judges("m", "n")).store
-        lines = [json.loads(line) for line in (store.folder / "agreement.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (store.directory / "agreement.jsonl").read_text().splitlines()]
         assert {line["key"] for line in lines} == {key for key, correct in answers(store).items() if not correct}
         assert all((line["rule"], line["m"], line["n"]) == (False, False, True) for line in lines)
-        table = (store.folder / "agreement.md").read_text()
+        table = (store.directory / "agreement.md").read_text()
         assert f"| rule, m | {ROWS} | 100.0 % |" in table
         assert f"| rule, n | {ROWS} | 66.7 % |" in table
 
@@ -213,20 +213,20 @@ class TestModels:
 
         def script(policy, prompt, text, sample):
             scales.append(engine.scale)
-            number = picture_number(prompt.images[0])
+            number = image_number(prompt.images[0])
             return f"\\boxed{{{number if number % 3 or engine.scale > 1.2 * scales[0] else 'nothing'}}}"
 
         engine.script = script
         logger = TensorBoardLogger(tmp_path, name="run")
         evaluation = test(engine, logger=logger, models=evolved)
-        folders = {path.name.rpartition("-")[0]: path for path in evaluation.folder.iterdir()}
-        shares = {name: answers(RowStore(path)) for name, path in folders.items()}
+        directories = {path.name.rpartition("-")[0]: path for path in evaluation.directory.iterdir()}
+        shares = {name: answers(RowStore(path)) for name, path in directories.items()}
         shares = {name: sum(found.values()) / ROWS for name, found in shares.items()}
         expected = {"base": 2 / 3, "questioner": 2 / 3, "reasoner": 1.0, "exported": 1.0}
         assert shares == pytest.approx(expected)
-        hashes = {name: path.name.rpartition("-")[2] for name, path in folders.items()}
+        hashes = {name: path.name.rpartition("-")[2] for name, path in directories.items()}
         assert hashes["base"] == hashes["questioner"] != hashes["reasoner"] == hashes["exported"]
-        (against,) = folders["reasoner"].glob("against-base-*.md")
+        (against,) = directories["reasoner"].glob("against-base-*.md")
         assert "| numbers | rule accuracy | 48 | 66.7 | 100.0 | +33.3" in against.read_text()
         events = EventAccumulator(logger.log_dir)
         events.Reload()
@@ -235,25 +235,28 @@ class TestModels:
         assert any("reasoner-against-base" in tag for tag in events.Tags()["tensors"])
 
     def test_compare_from_the_disk(self, test, evolved, tmp_path, capsys):
-        first = test(models={"base": evolved["base"]}).store.folder
-        other = test(Scripted(lambda *given: "\\boxed{7}"), models={"base": evolved["reasoner"]}).store.folder
+        first = test(models={"base": evolved["base"]}).store.directory
+        other = test(Scripted(lambda *given: "\\boxed{7}"), models={"base": evolved["reasoner"]}).store.directory
         evaluate.run([str(first), str(other)])
         assert "rule accuracy" in " ".join(capsys.readouterr().out.split())
-        for wrong, message in ((["--", str(first)], "two folders"), ([str(first), str(tmp_path)], "no answered rows")):
+        for wrong, message in (
+            (["--", str(first)], "two directories"),
+            ([str(first), str(tmp_path)], "no answered rows"),
+        ):
             with pytest.raises(SystemExit):
                 evaluate.run(wrong)
             assert message in capsys.readouterr().err
 
-    def test_folders_of_one_name_are_told_apart_by_their_paths(self, tmp_path, capsys):
-        folders = [tmp_path / run / "iteration-1" for run in "ab"]
-        for folder, correct in zip(folders, (False, True), strict=True):
-            stored(folder, b=[row("1", correct)])
-        evaluate.run([*map(str, folders)])
+    def test_directories_of_one_name_are_told_apart_by_their_paths(self, tmp_path, capsys):
+        directories = [tmp_path / run / "iteration-1" for run in "ab"]
+        for directory, correct in zip(directories, (False, True), strict=True):
+            stored(directory, b=[row("1", correct)])
+        evaluate.run([*map(str, directories)])
         said = "".join(capsys.readouterr().out.split())
-        assert f"{folders[1]}(after)against{folders[0]}" in said
+        assert f"{directories[1]}(after)against{directories[0]}" in said
         assert "+100.0" in said
         with pytest.raises(SystemExit):
-            evaluate.run([str(folders[0])] * 2)
+            evaluate.run([str(directories[0])] * 2)
 
     def test_a_questioner_alone_does_not_answer(self, test):
         with pytest.raises(ValueError, match="a Questioner alone does not answer"):
@@ -271,16 +274,16 @@ class TestModels:
         assert list(sources) == ["base", "questioner", "reasoner"]
 
 
-def test_within_a_fit_rows_lie_in_the_folder_of_the_run(numbers, tmp_path):
-    from runs import fit, write_pictures
+def test_within_a_fit_rows_lie_in_the_directory_of_the_run(numbers, tmp_path):
+    from runs import fit, write_plain_images
 
     source = BenchmarkSource("numbers", path=str(numbers), part="numbers")
-    data = SelfPlayData(write_pictures(tmp_path / "images"), benchmarks=BenchmarkSuite((source,)))
+    data = SelfPlayData(write_plain_images(tmp_path / "images"), benchmarks=BenchmarkSuite((source,)))
     evaluation = Evaluation(str(tmp_path / "evaluation"))
     trainer, module, _ = fit(tmp_path, data=data, callbacks=[evaluation], num_sanity_val_steps=-1)
-    folder = Path(trainer.log_dir) / "evaluation"
-    assert sorted(path.name for path in folder.iterdir()) == ["iteration-0", "iteration-1"]
-    for path in folder.iterdir():
+    directory = Path(trainer.log_dir) / "evaluation"
+    assert sorted(path.name for path in directory.iterdir()) == ["iteration-0", "iteration-1"]
+    for path in directory.iterdir():
         assert len(answers(RowStore(path))) == ROWS
         assert (path / "scores.md").read_text().startswith(f"# {path.name}\n")
     assert module.scores.keys() == {"val/numbers/rule_accuracy", "val/numbers/wrong_claims"}

@@ -1,26 +1,26 @@
-"""Exports among the models of an evaluation: merged ones and adapters, with the pictures they learned from."""
+"""Exports among the models of an evaluation: merged ones and adapters, with the images they learned from."""
 
 import pytest
 import torch
 from lightning import Trainer
 from rich.console import Console
 
-from helpers import Scripted, plain_picture
+from helpers import Scripted, plain_image
 from visplay.callbacks import Evaluation
 from visplay.commands.evaluate import evaluate_models
 from visplay.data import BenchmarkSource
-from visplay.data.benchmark_files import write_benchmarks
-from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.benchmark_files import write_benchmarks
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import SelfPlayData
 from visplay.modules import GRPOConfig, LoRA, Qwen2_5_VL, Reasoner, Tuning
-from visplay.modules.model_source import ModelSource
-from visplay.modules.saving import ExportFormat, write_policy
+from visplay.modules.policy.model_source import ModelSource
+from visplay.modules.policy.saving import ExportFormat, write_policy
 from visplay.tiny import ANSWER, BASE
 from visplay.types import Example
 
 
 class Watching(Scripted):
-    """Notes which weights answer, with how large pictures, and when it is ended."""
+    """Notes which weights answer, with how large images, and when it is ended."""
 
     def __init__(self):
         super().__init__(lambda *_: "\\boxed{1}")
@@ -43,7 +43,7 @@ def test_an_export_is_evaluated(tmp_path, adapter_only):
         for weight in policy.trained_weights():
             weight.add_(0.05)
     write_policy(policy, tmp_path / "export", ExportFormat("float32", adapter_only))
-    write_benchmarks(tmp_path / "numbers.parquet", {"numbers": [Example("a", plain_picture(1), "What is 1?", "1")]})
+    write_benchmarks(tmp_path / "numbers.parquet", {"numbers": [Example("a", plain_image(1), "What is 1?", "1")]})
     suite = BenchmarkSuite((BenchmarkSource("numbers", path=str(tmp_path / "numbers.parquet"), part="numbers"),))
     models = {"base": ModelSource(), "mine": ModelSource(str(tmp_path / "export"))}
     engine, evaluation = Watching(), Evaluation(str(tmp_path / "evaluation"), models=models)
@@ -59,7 +59,7 @@ def test_an_export_is_evaluated(tmp_path, adapter_only):
     reasoner = Reasoner(GRPOConfig(max_new_tokens=24), ANSWER, vlm=Qwen2_5_VL(str(BASE)))
     evaluate_models(trainer, reasoner, SelfPlayData(benchmarks=suite))
     (base, whole), closed, (mine, limited), last = engine.seen
-    assert (closed, last) == ("closed", "closed")  # the pictures of the second model are cut otherwise
+    assert (closed, last) == ("closed", "closed")  # the images of the second model are cut otherwise
     sent = dict(policy.weights())["model.language_model.layers.0.mlp.up_proj.weight"]
     torch.testing.assert_close(mine, sent, rtol=0, atol=1e-6)
     assert (mine - base).abs().max() > 1e-3

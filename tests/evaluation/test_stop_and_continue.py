@@ -19,10 +19,10 @@ BENCHMARKS = ("compositional", "hallucination", "heldout")
 LIMIT_SECONDS = 300
 
 
-def start(folder, devices=1):
+def start(directory, devices=1):
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TESTS / "evaluation_run.py"), str(folder), str(devices)]
+    command = [sys.executable, str(TESTS / "evaluation_run.py"), str(directory), str(devices)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -32,13 +32,13 @@ def finish(process):
     return out
 
 
-def asked(folder):
-    return Counter(line for path in folder.glob("asked-*.txt") for line in path.read_text().splitlines())
+def asked(directory):
+    return Counter(line for path in directory.glob("asked-*.txt") for line in path.read_text().splitlines())
 
 
-def result(folder):
+def result(directory):
     """The scores, and every row by its key; rows must be there once."""
-    (only,) = (folder / "evaluation").iterdir()
+    (only,) = (directory / "evaluation").iterdir()
     store = RowStore(only)
     rows = [row for benchmark in store.benchmarks() for row in store.rows(benchmark)]
     assert len({row.key for row in rows}) == len(rows)
@@ -48,9 +48,9 @@ def result(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """One run that nobody stops."""
-    folder = tmp_path_factory.mktemp("evaluation") / "whole"
-    main(folder, 1)
-    return folder
+    directory = tmp_path_factory.mktemp("evaluation") / "whole"
+    main(directory, 1)
+    return directory
 
 
 def test_every_row_is_asked_once(whole):
@@ -61,24 +61,24 @@ def test_every_row_is_asked_once(whole):
 
 
 def test_killed_and_started_again(whole):
-    folder = whole.parent / "killed"
-    process = start(folder)
+    directory = whole.parent / "killed"
+    process = start(directory)
     deadline = time.monotonic() + LIMIT_SECONDS
-    while sum(asked(folder).values()) < 5 * BATCH:
+    while sum(asked(directory).values()) < 5 * BATCH:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert len(asked(folder)) < len(asked(whole))
-    finish(start(folder))
-    assert result(folder) == result(whole)
-    assert asked(folder).total() - asked(whole).total() <= BATCH
+    assert len(asked(directory)) < len(asked(whole))
+    finish(start(directory))
+    assert result(directory) == result(whole)
+    assert asked(directory).total() - asked(whole).total() <= BATCH
 
 
 def test_two_ranks_say_what_one_says(whole):
-    folder = whole.parent / "ranks"
-    finish(start(folder, devices=2))
-    assert result(folder) == result(whole)
-    assert all((folder / f"asked-{rank}.txt").is_file() for rank in (0, 1))
-    assert asked(folder) == asked(whole)
+    directory = whole.parent / "ranks"
+    finish(start(directory, devices=2))
+    assert result(directory) == result(whole)
+    assert all((directory / f"asked-{rank}.txt").is_file() for rank in (0, 1))
+    assert asked(directory) == asked(whole)

@@ -20,7 +20,7 @@ def _keys(store, benchmark="b"):
 def test_odd_text_comes_back_as_it_was(tmp_path):
     greedy = replace(answer(None), text=ODD, finished=False)
     odd = replace(row(ODD, True, [True, None], True, **{"id": ODD}), problem=ODD, gold=ODD, greedy=greedy)
-    unread = batch(odd, row("plain", False), **{ODD + "!": f"no picture: {ODD}"})
+    unread = batch(odd, row("plain", False), **{ODD + "!": f"no image: {ODD}"})
     RowStore(tmp_path).append(unread)
     assert list(RowStore(tmp_path).read("b")) == [unread]
 
@@ -40,10 +40,10 @@ def test_batches_follow_one_another(tmp_path):
     assert _keys(store, "d") == []
 
 
-def test_nothing_answered_makes_no_folder(tmp_path):
+def test_nothing_answered_makes_no_directory(tmp_path):
     store = RowStore(tmp_path / "model")
     store.append(batch())
-    assert not store.folder.exists()
+    assert not store.directory.exists()
     assert store.benchmarks() == []
 
 
@@ -104,7 +104,7 @@ def test_a_damaged_line_is_refused_with_its_place(tmp_path, line):
     store = stored(tmp_path, b=[row("a", True), row("b", True)])
     first, second = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
     (tmp_path / FILE).write_bytes(first + line.encode("latin-1") + b"\n" + second)
-    with pytest.raises(ValueError, match=rf"folder: .*{FILE}:2 is no row: .*; delete the line"):
+    with pytest.raises(ValueError, match=rf"directory: .*{FILE}:2 is no row: .*; delete the line"):
         _keys(store)
 
 
@@ -126,8 +126,8 @@ def test_a_full_disk_is_no_success(tmp_path):
 
 def test_a_row_that_was_written_twice_is_read_once(tmp_path):
     store = stored(tmp_path, b=[row("a", True), row("b", False)])
-    store.append(batch(row("a", False), c="no picture"))
-    store.append(batch(row("d", True), c="no picture"), rank=1)
+    store.append(batch(row("a", False), c="no image"))
+    store.append(batch(row("d", True), c="no image"), rank=1)
     (answers,) = store.read("b")
     assert [(r.key, r.greedy.correct) for r in answers.rows] == [("a", True), ("b", False), ("d", True)]
-    assert answers.skipped == {"c": "no picture"}
+    assert answers.skipped == {"c": "no image"}

@@ -23,7 +23,7 @@ def evaluate(prepared, monkeypatch, tmp_path):
 
     def evaluate(*further):
         options = [
-            f"--evaluation.folder={tmp_path / 'evaluation'}",
+            f"--evaluation.directory={tmp_path / 'evaluation'}",
             f"--data.cache={tmp_path / 'images'}",
             "--data.n_images=2",
             "--data.heldout_questions=4",
@@ -32,8 +32,8 @@ def evaluate(prepared, monkeypatch, tmp_path):
             "--evaluation.answering.max_new_tokens=48",
         ]
         run(["test", "--config=configs/tiny.yaml", *prepared[0], *further, *options])
-        (folder,) = (tmp_path / "evaluation").glob("base-*")
-        return RowStore(folder), json.loads((folder / "scores.json").read_text())["scores"]
+        (directory,) = (tmp_path / "evaluation").glob("base-*")
+        return RowStore(directory), json.loads((directory / "scores.json").read_text())["scores"]
 
     return evaluate
 
@@ -47,7 +47,7 @@ def test_every_row_is_answered_or_skipped_and_scored(evaluate, suite, capsys):
     batches = [part for benchmark in EIGHT for part in store.read(benchmark)]
     skipped = {key: reason for part in batches for key, reason in part.skipped.items()}
     assert answered.keys() | skipped.keys() == {key for benchmark in suite.open() for key in benchmark.keys}
-    assert skipped["mm_vet/p5"] == "no picture"
+    assert skipped["mm_vet/p5"] == "no image"
     for benchmark in EIGHT:
         rows = [row for key, row in answered.items() if row.benchmark == benchmark]
         measures, counts = scores[benchmark]["measures"], scores[benchmark]["counts"]
@@ -59,11 +59,11 @@ def test_every_row_is_answered_or_skipped_and_scored(evaluate, suite, capsys):
     assert {"macro_average", "micro_average", "heldout"} <= scores.keys()
     shown = capsys.readouterr().out
     assert all(benchmark in shown for benchmark in EIGHT)
-    assert "| mmmu |" in (store.folder / "scores.md").read_text()
+    assert "| mmmu |" in (store.directory / "scores.md").read_text()
 
 
 def test_the_protocol_of_the_paper(evaluate, serve):
-    """One picture a row, a judge that sees no question, and a table under the judge's own name."""
+    """One image a row, a judge that sees no question, and a table under the judge's own name."""
     server = serve(lambda seen, attempt: say("1" if "zebra" in str(seen.body) else "0"))
     store, scores = evaluate("--config=configs/paper_protocol.yaml")
     judge = "glm-4-flash-250414-paper"
@@ -74,4 +74,4 @@ def test_the_protocol_of_the_paper(evaluate, serve):
     assert server.seen
     assert not any(problem in str(seen.body) for seen in server.seen for problem in problems)
     assert {seen.body["temperature"] for seen in server.seen} == {0.6}
-    assert Path(store.folder, "agreement.md").is_file()
+    assert Path(store.directory, "agreement.md").is_file()

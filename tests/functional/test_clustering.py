@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from sklearn.cluster import AgglomerativeClustering
 
-from visplay.functional import bleu_distances, cluster, cluster_shares
+from visplay.functional import bleu_distances, cluster, cluster_fractions
 from visplay.functional import clustering as module
 from visplay.functional.clustering import cluster_groups
 
@@ -195,7 +195,7 @@ def test_the_threshold_itself_keeps_apart():
 
 
 def test_shares_by_hand():
-    assert cluster_shares(np.array([2, 0, 2, 1, 2])).tolist() == [0.6, 0.2, 0.6, 0.2, 0.6]
-    assert cluster_shares(np.array([], dtype=int)).tolist() == []
+    assert cluster_fractions(np.array([2, 0, 2, 1, 2])).tolist() == [0.6, 0.2, 0.6, 0.2, 0.6]
+    assert cluster_fractions(np.array([], dtype=int)).tolist() == []
     with pytest.raises(ValueError, match=r"labels: must have shape \(n,\), got \(1, 2\)"):
-        cluster_shares(np.zeros((1, 2), dtype=int))
+        cluster_fractions(np.zeros((1, 2), dtype=int))

@@ -1,6 +1,6 @@
 import pytest
 
-from visplay.functional import mean_margin, own_answer_agreement, repeated_share
+from visplay.functional import mean_margin, own_answer_agreement, repeated_fraction
 from visplay.types import Question, Vote
 
 
@@ -19,7 +19,7 @@ def _vote(answer):
     ],
 )
 def test_repeated_questions_by_hand(texts, before, share):
-    assert repeated_share(texts, before) == share
+    assert repeated_fraction(texts, before) == share
 
 
 def test_mean_margin_by_hand():

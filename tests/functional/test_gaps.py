@@ -19,7 +19,7 @@ def test_gaps_by_hand():
         {
             "logp_gap_mean": 0.5,
             "logp_gap_max": 1.0,
-            "logp_gap_beyond_share": 0.5,
+            "logp_gap_beyond_fraction": 0.5,
             "effective_sample_size": sum(weights) ** 2 / (4 * sum(w * w for w in weights)),
         }
     )
@@ -27,7 +27,7 @@ def test_gaps_by_hand():
 
 def test_a_gap_at_the_limit_is_not_beyond():
     gaps = torch.tensor([0.5, -0.5, 0.75])
-    assert gap_statistics(gaps, limit=0.5)["logp_gap_beyond_share"] == pytest.approx(1 / 3)
+    assert gap_statistics(gaps, limit=0.5)["logp_gap_beyond_fraction"] == pytest.approx(1 / 3)
 
 
 def test_effective_sample_size_by_hand():
@@ -48,7 +48,7 @@ def test_a_gap_that_is_not_finite_shows(bad):
     statistics = gap_statistics(torch.tensor([0.0, bad, 0.0, 0.0]), limit=0.5)
     assert not math.isfinite(statistics["logp_gap_mean"])
     assert not math.isfinite(statistics["logp_gap_max"])
-    assert statistics["logp_gap_beyond_share"] == 0.25
+    assert statistics["logp_gap_beyond_fraction"] == 0.25
     assert math.isnan(statistics["effective_sample_size"])
 
 

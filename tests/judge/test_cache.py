@@ -15,8 +15,8 @@ PROGRAM = """
 import json, sys
 from visplay.judge import Judge, JudgeConfig, JudgeItem, JudgeLimits
 
-folder, count, concurrent = json.loads(sys.argv[1])
-config = JudgeConfig("m", cache_folder=folder, limits=JudgeLimits(concurrent_requests=concurrent))
+directory, count, concurrent = json.loads(sys.argv[1])
+config = JudgeConfig("m", cache_directory=directory, limits=JudgeLimits(concurrent_requests=concurrent))
 items = [JudgeItem(f"k{n}", f"q{n}", f"a{n}", f"a{n}" if n % 3 else f"b{n}") for n in range(count)]
 print(json.dumps([[v.key, v.correct, v.cached] for v in Judge(config).judge(items)]))
 """
@@ -26,14 +26,14 @@ def rows(count: int) -> list[JudgeItem]:
     return [JudgeItem(f"k{n}", f"q{n}", f"a{n}", f"a{n}" if n % 3 else f"b{n}") for n in range(count)]
 
 
-def start(folder, count: int, concurrent: int) -> subprocess.Popen:
-    arguments = json.dumps([str(folder), count, concurrent])
+def start(directory, count: int, concurrent: int) -> subprocess.Popen:
+    arguments = json.dumps([str(directory), count, concurrent])
     return subprocess.Popen([sys.executable, "-c", PROGRAM, arguments], stdout=subprocess.PIPE, text=True)
 
 
-def stored(folder) -> list[str]:
+def stored(directory) -> list[str]:
     """The complete lines on disk."""
-    texts = [path.read_text() for path in folder.glob("*.jsonl")]
+    texts = [path.read_text() for path in directory.glob("*.jsonl")]
     return [line for text in texts for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
@@ -50,7 +50,7 @@ def test_a_process_killed_in_the_middle_loses_only_what_was_under_way(serve, tmp
     assert 20 <= kept < 60
     assert asked - kept <= 4
     server.script = honest
-    verdicts = Judge(JudgeConfig("m", cache_folder=str(tmp_path))).judge(rows(60))
+    verdicts = Judge(JudgeConfig("m", cache_directory=str(tmp_path))).judge(rows(60))
     assert [(v.key, v.correct) for v in verdicts] == [(f"k{n}", bool(n % 3)) for n in range(60)]
     assert sum(verdict.cached for verdict in verdicts) == kept
     again = server.asked()[asked:]
@@ -58,7 +58,7 @@ def test_a_process_killed_in_the_middle_loses_only_what_was_under_way(serve, tmp
     assert len(again) == 60 - kept
 
 
-def test_processes_share_a_folder_and_a_later_one_asks_nothing(serve, tmp_path):
+def test_processes_share_a_directory_and_a_later_one_asks_nothing(serve, tmp_path):
     server = serve(lambda seen, attempt: say({"correct": seen.row["gold"] == seen.row["prediction"]}, 0.02))
     outputs = [process.communicate(timeout=120)[0] for process in [start(tmp_path, 40, 4) for _ in range(3)]]
     expected = [[f"k{n}", bool(n % 3)] for n in range(40)]
@@ -136,14 +136,14 @@ def test_what_was_there_first_stays(tmp_path, monkeypatch):
 
 def test_another_prompt_or_model_does_not_meet_old_verdicts(serve, tmp_path):
     server = serve()
-    for config in (JudgeConfig("m", cache_folder=str(tmp_path)), JudgeConfig("n", cache_folder=str(tmp_path))):
+    for config in (JudgeConfig("m", cache_directory=str(tmp_path)), JudgeConfig("n", cache_directory=str(tmp_path))):
         Judge(config).judge(rows(3))
     assert len(server.seen) == 6
 
 
 def test_a_failed_row_is_not_kept(serve, tmp_path):
     serve(lambda seen, attempt: say("nonsense"))
-    config = JudgeConfig("m", cache_folder=str(tmp_path), limits=JudgeLimits(retries=0))
+    config = JudgeConfig("m", cache_directory=str(tmp_path), limits=JudgeLimits(retries=0))
     Judge(config).judge(rows(3))
     assert stored(tmp_path) == []
 

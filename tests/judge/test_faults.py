@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from judge_server import Reply, honest, refuse, say
+from judge_server import Reply, honest, reject, say
 from visplay.judge import Judge, JudgeConfig, JudgeItem, JudgeLimits
 from visplay.judge.config import FAILURES
 from visplay.judge.endpoint import _read_retry_after
@@ -17,8 +17,8 @@ from visplay.judge.endpoint import _read_retry_after
 QUICK = JudgeLimits(concurrent_requests=8, request_seconds=3.0, retries=8, wait_seconds=0.01, longest_wait_seconds=1.0)
 FAULTS = {
     "slow": lambda: say({"correct": True}, delay_seconds=30.0),
-    "busy": lambda: refuse(429, Retry_After="0.02"),
-    "broken": lambda: refuse(500),
+    "busy": lambda: reject(429, Retry_After="0.02"),
+    "broken": lambda: reject(500),
     "gateway": lambda: Reply(b"<html>bad gateway</html>", 502),
     "hung up": lambda: Reply(b"", status=None),
     "prose": lambda: say("I think that it is correct."),
@@ -37,8 +37,8 @@ def rows(count: int) -> list[JudgeItem]:
     return [JudgeItem(f"k{n}", f"q{n}", f"a{n}", f"a{n}" if n % 3 else f"b{n}") for n in range(count)]
 
 
-def judge(limits: JudgeLimits = QUICK, folder=None) -> Judge:
-    return Judge(JudgeConfig("m", cache_folder=None if folder is None else str(folder), limits=limits))
+def judge(limits: JudgeLimits = QUICK, directory=None) -> Judge:
+    return Judge(JudgeConfig("m", cache_directory=None if directory is None else str(directory), limits=limits))
 
 
 def one_in_three_fails(seen, attempt):
@@ -48,7 +48,7 @@ def one_in_three_fails(seen, attempt):
 
 def test_a_faulty_endpoint_loses_no_row(serve, tmp_path):
     server = serve(one_in_three_fails)
-    ours, items = judge(folder=tmp_path), rows(200)
+    ours, items = judge(directory=tmp_path), rows(200)
     verdicts = ours.judge(items)
     assert [(v.key, v.correct, v.reason) for v in verdicts] == [(f"k{n}", bool(n % 3), "") for n in range(200)]
     usage = ours.drain_usage()
@@ -123,27 +123,27 @@ def test_a_drip_of_bytes_does_not_extend_the_limit_of_a_request(serve):
 
 
 @pytest.mark.parametrize(
-    "refusal", [refuse(401), refuse(402), refuse(404), refuse(429, code="insufficient_quota")], ids=lambda r: r.status
+    "refusal", [reject(401), reject(402), reject(404), reject(429, code="insufficient_quota")], ids=lambda r: r.status
 )
 def test_what_must_fail_for_every_row_is_tried_once_and_no_row_is_lost(serve, refusal):
     server = serve(lambda seen, attempt: refusal)
     verdicts = judge(JudgeLimits(concurrent_requests=1)).judge(rows(20))
-    assert [(v.correct, v.reason) for v in verdicts] == [(None, "refused")] * 20
+    assert [(v.correct, v.reason) for v in verdicts] == [(None, "rejected")] * 20
     assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize("status", [400, 403, 422])
 def test_a_row_that_the_server_refuses_is_not_asked_again_and_does_not_stop_the_others(serve, status):
-    server = serve(lambda seen, attempt: refuse(status) if seen.row["prediction"] == "a1" else honest(seen, attempt))
+    server = serve(lambda seen, attempt: reject(status) if seen.row["prediction"] == "a1" else honest(seen, attempt))
     verdicts = judge().judge(rows(5))
     assert [v.correct for v in verdicts] == [False, None, True, False, True]
-    assert verdicts[1].reason == "refused"
+    assert verdicts[1].reason == "rejected"
     assert len(server.seen) == 5
 
 
 def test_retry_after_is_waited_for_by_every_row(serve):
     def busy_at_first(seen, attempt):
-        return refuse(429, Retry_After="0.8") if len(server.seen) == 1 else honest(seen, attempt)
+        return reject(429, Retry_After="0.8") if len(server.seen) == 1 else honest(seen, attempt)
 
     server = serve(busy_at_first)
     limits = JudgeLimits(concurrent_requests=1, retries=0, longest_wait_seconds=2)
@@ -152,7 +152,7 @@ def test_retry_after_is_waited_for_by_every_row(serve):
 
 
 def test_retries_wait_longer_each_time(serve):
-    server = serve(lambda seen, attempt: refuse(503))
+    server = serve(lambda seen, attempt: reject(503))
     judge(JudgeLimits(retries=3, wait_seconds=0.2)).judge(rows(1))
     times = [seen.at_seconds for seen in server.seen]
     waits = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
@@ -160,7 +160,7 @@ def test_retries_wait_longer_each_time(serve):
 
 
 def test_a_row_is_given_up_where_the_server_wants_to_be_left_alone_for_long(serve):
-    server = serve(lambda seen, attempt: refuse(429, Retry_After="3600"))
+    server = serve(lambda seen, attempt: reject(429, Retry_After="3600"))
     limits = JudgeLimits(concurrent_requests=1, longest_wait_seconds=0.1)
     assert judge(limits).judge(rows(1))[0].reason == "rate_limited"
     assert len(server.seen) == 1
@@ -210,20 +210,20 @@ def test_an_interrupt_ends_everything_and_keeps_what_is_there(serve, tmp_path):
 
 def test_a_disk_that_fails_is_an_error_and_leaves_nothing(serve, tmp_path):
     serve()
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("no directory")
     with pytest.raises(OSError, match="file"):
-        judge(folder=tmp_path / "file" / "cache").judge(rows(20))
+        judge(directory=tmp_path / "file" / "cache").judge(rows(20))
     assert not [thread for thread in threading.enumerate() if thread.name == "visplay-judge"]
 
 
 def test_the_key_is_sent_and_neither_logged_nor_kept(serve, key, caplog, tmp_path):
     def script(seen, attempt):
-        echo = refuse(400, message=f"key {seen.authorization} may not ask this")
+        echo = reject(400, message=f"key {seen.authorization} may not ask this")
         return echo if seen.row["question"] == "q0" else honest(seen, attempt)
 
     server = serve(script)
     caplog.set_level(logging.DEBUG)
-    ours = judge(folder=tmp_path)
+    ours = judge(directory=tmp_path)
     verdicts = ours.judge(rows(4))
     assert all(seen.authorization == f"Bearer {key}" for seen in server.seen)
     assert "may not ask this" in caplog.text

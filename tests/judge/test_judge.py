@@ -163,10 +163,10 @@ def test_a_missing_package_is_named(serve, monkeypatch):
 
 def test_what_is_cached_needs_neither_package_nor_environment(serve, monkeypatch, tmp_path):
     serve()
-    first = judge(cache_folder=str(tmp_path)).judge(ROWS)
+    first = judge(cache_directory=str(tmp_path)).judge(ROWS)
     monkeypatch.setitem(sys.modules, "openai", None)
     monkeypatch.delenv("OPENAI_API_KEY")
-    again = judge(cache_folder=str(tmp_path)).judge(ROWS)
+    again = judge(cache_directory=str(tmp_path)).judge(ROWS)
     assert [verdict.correct for verdict in again] == [verdict.correct for verdict in first]
     assert all(verdict.cached for verdict in again)
 
@@ -178,7 +178,7 @@ def test_importing_loads_neither_the_client_nor_torch():
 
 
 def test_a_copy_has_the_same_settings(tmp_path):
-    ours = judge(cache_folder=str(tmp_path), limits=JudgeLimits(retries=1))
+    ours = judge(cache_directory=str(tmp_path), limits=JudgeLimits(retries=1))
     assert pickle.loads(pickle.dumps(ours)).config == ours.config
 
 
@@ -199,7 +199,7 @@ def test_settings_are_read_from_yaml():
         ({"model": "m", "request_options": {"extra_body": {}}}, "request_options: .*extra_body"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, message):
+def test_settings_that_cannot_be_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         JudgeConfig(**settings)
 
@@ -207,6 +207,6 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 @pytest.mark.parametrize(
     "limits", [{"concurrent_requests": 0}, {"retries": -1}, {"request_seconds": 0}, {"total_seconds": float("inf")}]
 )
-def test_limits_that_allow_nothing_or_everything_are_refused(limits):
+def test_limits_that_allow_nothing_or_everything_are_rejected(limits):
     with pytest.raises(ValueError, match=f"{next(iter(limits))}: must be finite"):
         JudgeLimits(**limits)

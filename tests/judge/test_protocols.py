@@ -154,7 +154,7 @@ def test_every_step_can_be_given(score):
 
 def test_the_cache_knows_a_row_by_what_decides_its_verdict():
     base = content_key(JudgeConfig("m"), ITEM)
-    assert content_key(JudgeConfig("m", cache_folder="x", limits=JudgeLimits(retries=1)), ITEM) == base
+    assert content_key(JudgeConfig("m", cache_directory="x", limits=JudgeLimits(retries=1)), ITEM) == base
     assert content_key(JudgeConfig("m"), JudgeItem(**{**vars(ITEM), "key": "other"})) == base
     changed = [JudgeItem(**{**vars(ITEM), name: "other"}) for name in ("question", "gold", "prediction")]
     changed.append(JudgeItem(**{**vars(ITEM), "graded": True}))

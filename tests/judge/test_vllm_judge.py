@@ -32,8 +32,10 @@ def _environment(url, key, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def judge(model=MODEL, limits=LIMITS, folder=None) -> Judge:
-    return Judge(JudgeConfig(model, cache_folder=None if folder is None else str(folder), limits=limits, max_tokens=32))
+def judge(model=MODEL, limits=LIMITS, directory=None) -> Judge:
+    return Judge(
+        JudgeConfig(model, cache_directory=None if directory is None else str(directory), limits=limits, max_tokens=32)
+    )
 
 
 def test_the_schema_holds_and_a_verdict_takes_one_request():
@@ -49,13 +51,13 @@ def test_the_schema_holds_and_a_verdict_takes_one_request():
 
 
 def test_rows_are_graded_and_what_is_known_is_not_asked_again(tmp_path):
-    ours = judge(folder=tmp_path)
+    ours = judge(directory=tmp_path)
     verdicts = ours.judge([*GRADED, *PLAIN])
     assert all(type(verdict.correct) is bool for verdict in verdicts)
     grades = [verdict.score for verdict in verdicts[:2]]
     assert all(grade in [step / 10 for step in range(11)] for grade in grades)
     assert set(ours.drain_usage().failed_requests) <= {"wrong_schema"}  # "correct" with a grade of 0, or the reverse
-    later = judge(folder=tmp_path)
+    later = judge(directory=tmp_path)
     known = [(verdict.correct, verdict.score, verdict.cached) for verdict in later.judge([*GRADED, *PLAIN])]
     assert known == [(verdict.correct, verdict.score, True) for verdict in verdicts]
     usage = later.drain_usage()
@@ -65,9 +67,9 @@ def test_rows_are_graded_and_what_is_known_is_not_asked_again(tmp_path):
 def test_a_row_longer_than_the_context_is_refused_and_the_others_are_judged():
     ours = judge()
     long, *others = ours.judge([JudgeItem("long", "Why? " * 2000, "3", "3"), *PLAIN])
-    assert (long.correct, long.reason) == (None, "refused")
+    assert (long.correct, long.reason) == (None, "rejected")
     assert all(type(verdict.correct) is bool for verdict in others)
-    assert ours.drain_usage().failed_requests == {"refused": 1}
+    assert ours.drain_usage().failed_requests == {"rejected": 1}
 
 
 @pytest.mark.parametrize("wrong", ["model", "key"])
@@ -75,5 +77,5 @@ def test_a_wrong_name_or_key_is_refused_once(wrong, monkeypatch):
     if wrong == "key":
         monkeypatch.setenv("OPENAI_API_KEY", "another")
     ours = judge("another" if wrong == "model" else MODEL, JudgeLimits(concurrent_requests=1))
-    assert Counter(verdict.reason for verdict in ours.judge(PLAIN)) == {"refused": 6}
+    assert Counter(verdict.reason for verdict in ours.judge(PLAIN)) == {"rejected": 6}
     assert ours.drain_usage().requests == 1

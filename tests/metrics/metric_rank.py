@@ -42,7 +42,7 @@ def measure(rows: Sequence[int], rank: int = 0) -> dict[str, str]:
         comparison.update("after", key, [number % 2 == 0])
         answered = row(*key, *right, samples=[number % 2 == 0])
         suite.update(batch(answered, benchmark="x"))
-        suite.update(batch(benchmark="y", **{f"skipped {number}": "no picture"}))
+        suite.update(batch(benchmark="y", **{f"skipped {number}": "no image"}))
         suite.update_judged("m", "x", [answered], [None if number % 4 == 0 else number / ROWS])
         if rank == 0:
             first.update(["only on rank 0"], [True])
@@ -52,14 +52,14 @@ def measure(rows: Sequence[int], rank: int = 0) -> dict[str, str]:
     return {f"{place} {type(metric).__name__}": repr(metric.compute()) for place, metric in enumerate(metrics)}
 
 
-def main(folder: str) -> None:
+def main(directory: str) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["VISPLAY_TEST_RANK"])
     alone = measure(range(ROWS)) if rank == 0 else None
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
     mine = list(DistributedSampler(range(ROWS), shuffle=True, seed=1))
     said = {"alone": alone, "rows": mine, "together": measure(mine, rank)}
-    Path(folder, f"{rank}.json").write_text(json.dumps(said))
+    Path(directory, f"{rank}.json").write_text(json.dumps(said))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

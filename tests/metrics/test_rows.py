@@ -132,7 +132,7 @@ def test_empty_batches_add_nothing():
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.5, float("nan")])
-def test_scores_out_of_range_are_refused(score):
+def test_scores_out_of_range_are_rejected(score):
     with pytest.raises(ValueError, match="scores: must lie in .* for row 'b'"):
         BenchmarkAverage().update("x", ["a", "b"], [1.0, score])
 

@@ -37,7 +37,7 @@ def _scored(scoring, rows, judges=()):
 
 def test_measures_by_hand():
     scores = BenchmarkScores(samples=2)
-    scores.update(batch(*SAMPLED[:3], e="no picture"))
+    scores.update(batch(*SAMPLED[:3], e="no image"))
     scores.update(batch(SAMPLED[3], f="too long"))
     report = scores.compute()
     expected = {"rule_accuracy": 2 / 4, "wrong_claims": 1 / 4, "pass@1": (1 + 0.5 + 0 + 1) / 4, "majority": 3 / 4}
@@ -54,9 +54,9 @@ def test_rows_that_share_a_figure_are_resampled_together_in_every_measure():
 
 def test_a_row_that_comes_again_counts_once():
     once, twice = BenchmarkScores(samples=2), BenchmarkScores(samples=2)
-    once.update(batch(*SAMPLED, e="no picture"))
+    once.update(batch(*SAMPLED, e="no image"))
     for part in (SAMPLED[:3], SAMPLED[1:]):
-        twice.update(batch(*part, e="no picture"))
+        twice.update(batch(*part, e="no image"))
     assert twice.compute() == once.compute()
 
 
@@ -138,7 +138,7 @@ def test_averages_by_hand():
     """Large is 2/3 right by rule and 1/3 by the judge, small is 0 and 1."""
     large, small = [row("a", True), row("b", True), row("c", False)], [row("a", False)]
     suite = SuiteScores({name: BenchmarkScores(judges=["glm"]) for name in ("large", "small")}, ["glm"])
-    suite.update(batch(*large, benchmark="large", d="no picture"))
+    suite.update(batch(*large, benchmark="large", d="no image"))
     suite.update(batch(*small, benchmark="small"))
     suite.update_judged("glm", "large", large, [None, False, False])
     suite.update_judged("glm", "small", small, [True])

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from helpers import Scripted, picture_number, plain_picture
+from helpers import Scripted, image_number, plain_image
 from visplay.answered import Answer, BenchmarkBatch
 from visplay.clock import Clock
 from visplay.modules import GRPOConfig, Reasoner
@@ -25,7 +25,7 @@ def _script(policy, prompt, text, sample):
 
 
 def _example(key, problem, answer="7", numbers=(1,), **metadata):
-    first, *others = map(plain_picture, numbers)
+    first, *others = map(plain_image, numbers)
     return Example(key, first, problem, answer, further_images=tuple(others), metadata=metadata)
 
 
@@ -58,8 +58,8 @@ def _answer(reasoner, samples=3, examples=EXAMPLES, answering=Answering(), **ski
 
 
 def test_answers_are_graded_by_hand(reasoner):
-    answers = _answer(reasoner, z="no picture")
-    assert (answers.benchmark, answers.skipped) == ("b", {"z": "no picture"})
+    answers = _answer(reasoner, z="no image")
+    assert (answers.benchmark, answers.skipped) == ("b", {"z": "no image"})
     half, seven, none = answers.rows
     assert (half.key, half.benchmark, half.problem, half.gold) == ("a", "b", "half", "0.5")
     assert half.metadata == {"id": "17"}
@@ -84,28 +84,28 @@ def test_without_samples_there_is_the_greedy_answer_alone(reasoner):
 
 
 def test_an_empty_batch(reasoner):
-    answers = _answer(reasoner, examples=(), z="no picture")
-    assert (answers.rows, answers.skipped) == ((), {"z": "no picture"})
+    answers = _answer(reasoner, examples=(), z="no image")
+    assert (answers.rows, answers.skipped) == ((), {"z": "no image"})
 
 
-def test_all_pictures_reach_the_prompt(reasoner):
+def test_all_images_reach_the_prompt(reasoner):
     _answer(reasoner, examples=[_example("a", "half", numbers=(3, 1, 300)), _example("b", "none", numbers=(2,))])
-    numbers = {prompt.key: [*map(picture_number, prompt.images)] for prompt in reasoner.engine.prompts}
+    numbers = {prompt.key: [*map(image_number, prompt.images)] for prompt in reasoner.engine.prompts}
     assert numbers == {"a": [3, 1, 300], "b": [2]}
     ids = {prompt.key: prompt.token_ids for prompt in reasoner.engine.prompts}
     assert [ids[key].count(reasoner.vlm.image_token_id) for key in "ab"] == [3, 1]
 
 
 def test_a_row_too_long_for_the_context_is_skipped(reasoner):
-    """With its three pictures; the two that fit are answered as they would be without it."""
+    """With its three images; the two that fit are answered as they would be without it."""
     long = _example("long", "none", numbers=(1, 2, 3))
     (prompt,) = reasoner.prompts([long])
     tokens = reasoner.vlm.prompt_tokens(prompt)
     reasoner.vlm = limited = reasoner.vlm.frozen_copy()
     limited.max_context_tokens = tokens + CONFIG.max_new_tokens - 1
-    answers = _answer(reasoner, examples=[EXAMPLES[0], long, EXAMPLES[1]], z="no picture")
+    answers = _answer(reasoner, examples=[EXAMPLES[0], long, EXAMPLES[1]], z="no image")
     expected = f"a prompt of {tokens} tokens and an answer of 24 do not fit the context of {tokens + 23}"
-    assert answers.skipped == {"z": "no picture", "long": expected}
+    assert answers.skipped == {"z": "no image", "long": expected}
     assert answers.rows == _answer(reasoner, examples=EXAMPLES[:2]).rows
     limited.max_context_tokens += 1
     assert len(_answer(reasoner, examples=[long]).rows) == 1

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers import Scripted, picture_number, plain_picture
+from helpers import Scripted, image_number, plain_image
 from visplay.clock import Clock
 from visplay.functional import signed_questioner_rewards
 from visplay.modules import GRPOConfig, Questioner, QuestionReward, Reasoner, Voting
@@ -9,7 +9,7 @@ from visplay.tiny import ANSWER, ASK
 from visplay.types import Example, UnlabeledImage
 
 CONFIG = GRPOConfig(steps=1, prompts_per_step=2, prompts_per_update=None, group_size=4, max_new_tokens=32)
-IMAGES = [UnlabeledImage("cat.png", plain_picture(1)), UnlabeledImage("dog.png", plain_picture(2))]
+IMAGES = [UnlabeledImage("cat.png", plain_image(1)), UnlabeledImage("dog.png", plain_image(2))]
 
 
 def _question(text, kind="numerical"):
@@ -29,7 +29,7 @@ SAID = [
 
 def _script(policy, prompt, text, sample):
     if policy == "questioner":
-        return SAID[picture_number(prompt.images[0]) - 1][sample]
+        return SAID[image_number(prompt.images[0]) - 1][sample]
     if "cats" in text:  # split in half
         return "\\boxed{1}" if sample % 2 else "\\boxed{2}"
     if "sky" in text:  # unanimous
@@ -57,13 +57,13 @@ def test_questioner_rewards_by_hand(base):
     rollout = questioner.rollout(IMAGES, 4, seed=0)
     judgement = questioner.judge(IMAGES, rollout, seed=0)
     # cats: difficulty 1, cluster of 2 among 4; sky: unanimous, ReLU(0 - 1/4); p q r: 1 - |2*0.75 - 1| - 1/4
-    # k l m: only half of the answers parse, so it is invalid; poem is no allowed type; x y z was cut off
+    # k l m: only half of the answers parse, so it is invalid; poem is no allowed type; x y z was truncated
     expected = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.25, 0.0]])
     torch.testing.assert_close(judgement.rewards, expected)
-    assert judgement.statistics["valid_share"] == 4 / 8
-    assert judgement.statistics["parsed_share"] == 5 / 8
+    assert judgement.statistics["valid_fraction"] == 4 / 8
+    assert judgement.statistics["parsed_fraction"] == 5 / 8
     assert judgement.statistics["difficulty"] == pytest.approx((1 + 1 + 0 + 0.5) / 4)
-    assert judgement.statistics["repeated_share"] == 1 / 5
+    assert judgement.statistics["repeated_fraction"] == 1 / 5
 
 
 def test_questioner_with_the_released_combination(base):
@@ -73,10 +73,10 @@ def test_questioner_with_the_released_combination(base):
     torch.testing.assert_close(judgement.rewards, expected)
 
 
-def test_records_keep_picture_question_and_votes_together(base):
+def test_records_keep_image_question_and_votes_together(base):
     questioner, _ = _roles(base)
     judgement = questioner.judge(IMAGES, questioner.rollout(IMAGES, 4, seed=0), seed=0)
-    assert [picture_number(record.image) for record in judgement.records] == [1] * 4 + [2] * 4
+    assert [image_number(record.image) for record in judgement.records] == [1] * 4 + [2] * 4
     assert [record.reward for record in judgement.records] == judgement.rewards.flatten().tolist()
     assert [record.problem for record in judgement.records][:4] == ["How many cats?"] * 2 + [
         "Is the sky above the tall old house grey?",
@@ -107,7 +107,7 @@ def test_reasoner_rewards_agreement(base):
     ]
     judgement = reasoner.judge(examples, reasoner.rollout(examples, 4, seed=0), seed=0)
     assert judgement.rewards.tolist() == [[1, 0, 1, 0], [0, 0, 1, 1]]
-    assert judgement.statistics == {"parsed_share": 6 / 8, "agreement": 0.5, "confidence": 0.625}
+    assert judgement.statistics == {"parsed_fraction": 6 / 8, "agreement": 0.5, "confidence": 0.625}
     assert [record.gold for record in judgement.records] == [None] * 4 + ["5.0"] * 4  # no votes: a label
     assert judgement.records[0].vote.counts == (("1", 2), ("2", 2))
 

@@ -11,10 +11,10 @@ import families
 from benchmarks.updates import Size, autocast, make_batch
 from live_bytes import LiveBytes
 from visplay.cli import instantiate
-from visplay.functional.activations import Precision
-from visplay.functional.memory import Micro, Training, activations
 from visplay.modules import LoRA, Tuning
-from visplay.modules.packed_attention import many_token_dtype
+from visplay.modules.policy.packed_attention import many_token_dtype
+from visplay.planning.activations import Precision
+from visplay.planning.memory import Micro, Training, activations
 from visplay.planning.plan import make_plan
 from visplay.planning.reading import given_device, read_settings
 from visplay.planning.shapes import build_empty, measure_shape
@@ -28,22 +28,22 @@ VISION = {"hidden_size": 128, "intermediate_size": 448}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def directories(tmp_path_factory):
     """Wider models than the tiny ones, so that states are most of the memory."""
     made = {name: tmp_path_factory.mktemp("family") for name in LARGEST}
     with pytest.MonkeyPatch.context() as patch:
         for known, wider in ((families.TEXT, TEXT), (families.VISION, VISION)):
             for key, value in wider.items():
                 patch.setitem(known, key, value)
-        for name, folder in made.items():
-            families.FAMILIES[name].write(folder)
+        for name, directory in made.items():
+            families.FAMILIES[name].write(directory)
     return made
 
 
 @pytest.mark.parametrize("name", LARGEST)
-def test_a_plan_counts_what_the_family_says(folders, name, tmp_path, monkeypatch):
+def test_a_plan_counts_what_the_family_says(directories, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    family, path = families.FAMILIES[name].family, folders[name]
+    family, path = families.FAMILIES[name].family, directories[name]
     given = [f"--model.init_args.vlm.class_path=visplay.modules.{family.__name__}"]
     given += [f"--model.init_args.vlm.init_args.path={path}"]
     built = instantiate([f"--config={CONFIGS / 'tiny.yaml'}", *given, f"--config={CONFIGS / 'lora.yaml'}"])
@@ -53,17 +53,17 @@ def test_a_plan_counts_what_the_family_says(folders, name, tmp_path, monkeypatch
     assert settings.shape.adapter_weights == sum(w.numel() for w in vlm.trained_weights())
     assert make_plan(settings).problems == ()
     largest = Image.new("RGB", LARGEST[name])
-    assert vlm.image_tokens(largest) <= vlm.most_image_tokens == settings.picture.most_tokens
-    assert settings.picture.most_patches(settings.shape.patches_per_token) == _patches(vlm, largest)
+    assert vlm.image_tokens(largest) <= vlm.most_image_tokens == settings.image.most_tokens
+    assert settings.image.most_patches(settings.shape.patches_per_token) == _patches(vlm, largest)
 
 
 @pytest.mark.parametrize("name", LARGEST)
 @pytest.mark.parametrize(
     ("dtype", "checkpointed", "lora"), [(FP32, False, False), (BF16, True, False), (FP32, True, True)]
 )
-def test_memory_is_near_the_real_one(folders, name, dtype, checkpointed, lora):
+def test_memory_is_near_the_real_one(directories, name, dtype, checkpointed, lora):
     tuning = Tuning(("vision_tower", "projector"), LoRA(rank=16)) if lora else Tuning()
-    vlm = _load(name, folders[name], tuning=tuning, gradient_checkpointing=checkpointed)
+    vlm = _load(name, directories[name], tuning=tuning, gradient_checkpointing=checkpointed)
     batch = make_batch(vlm, SIZE)
     rows, tokens = int(batch.mask.sum()), int(batch.prompt_tokens.sum())
     micro = Micro(tokens + rows - SIZE.group, rows, _patches(vlm, *batch.prompts[0].images))
@@ -87,15 +87,15 @@ def _pass(vlm, batch):
     return live.peak
 
 
-def _load(name, folder, **settings):
-    vlm = families.FAMILIES[name].family(str(folder), **settings)
+def _load(name, directory, **settings):
+    vlm = families.FAMILIES[name].family(str(directory), **settings)
     vlm.load()
     return vlm
 
 
-def _patches(vlm, *pictures):
-    """Patches of pictures as they are processed."""
-    pixels, vision = vlm.process_images(pictures), vlm.model.config.vision_config
+def _patches(vlm, *images):
+    """Patches of images as they are processed."""
+    pixels, vision = vlm.process_images(images), vlm.model.config.vision_config
     if hasattr(pixels, "grids"):
         return len(pixels.values)
     return len(pixels.values.flatten(0, -4)) * (vision.image_size // vision.patch_size) ** 2

@@ -8,11 +8,11 @@ import torch
 from benchmarks.models import SHAPES, RandomPolicy, Shape
 from benchmarks.updates import Size, autocast, make_batch
 from live_bytes import LiveBytes
-from visplay.functional.activations import Precision
-from visplay.functional.memory import Micro, Training, activations
-from visplay.modules.attention import GROUPED_SDPA
-from visplay.modules.packed_attention import many_token_dtype
-from visplay.modules.tuning import LoRA, Tuning
+from visplay.modules.policy.attention import GROUPED_SDPA
+from visplay.modules.policy.packed_attention import many_token_dtype
+from visplay.modules.policy.tuning import LoRA, Tuning
+from visplay.planning.activations import Precision
+from visplay.planning.memory import Micro, Training, activations
 from visplay.planning.shapes import build_empty, measure_shape
 
 TEXT = SHAPES["3b"].text | {
@@ -35,15 +35,15 @@ SIZE = Size(prompts=1, group=4, tokens=64, side=280)
 FP32, BF16 = torch.float32, torch.bfloat16
 
 
-def _policy(folder, tied, checkpointed, tuning):
+def _policy(directory, tied, checkpointed, tuning):
     shape = Shape(SIZE.side, TEXT | {"tie_word_embeddings": tied}, VISION)
     settings = {"gradient_checkpointing": checkpointed, "tuning": tuning, "attn_implementation": GROUPED_SDPA}
     pixels = {"min_pixels": SIZE.side**2, "max_pixels": 2 * SIZE.side**2, "max_context_tokens": 4096}
-    return RandomPolicy(shape, folder, "cpu", FP32, **settings, **pixels)
+    return RandomPolicy(shape, directory, "cpu", FP32, **settings, **pixels)
 
 
 def _pass(policy, batch, entropy):
-    """Bytes kept after the way forward, and at the peak of the way back."""
+    """Bytes kept after the forward pass, and at the peak of the backward pass."""
     live = LiveBytes([*policy.parameters(), *policy.buffers()])
     with live:
         logps, entropies = policy.logps(batch.prompts, batch.token_ids, batch.mask, entropy_gradient=entropy)

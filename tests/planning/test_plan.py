@@ -8,11 +8,11 @@ import pytest
 
 from visplay.__main__ import main
 from visplay.cli import instantiate
-from visplay.functional.activations import Precision
+from visplay.planning.activations import Precision
 from visplay.planning.plan import make_plan, micro_batches
 from visplay.planning.quantities import disk_bytes, host_bytes, phase_amounts
 from visplay.planning.reading import given_device, read_settings
-from visplay.planning.remedies import remedies
+from visplay.planning.suggestions import suggestions
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LORA = f"--config={CONFIGS / 'lora.yaml'}"
@@ -56,14 +56,14 @@ def test_what_lies_on_one_device(read):
     plan = make_plan(settings)
     update, weights = plan.stages["reasoner: update"], 4 * 3_754_622_976
     assert update["weights, float32 masters"] == update["gradients"] == weights
-    assert update["optimiser states"] == 2 * weights
+    assert update["optimizer states"] == 2 * weights
     assert "engine weights" not in update
     rollout = plan.stages["reasoner: rollout"]
     engine = rollout["engine weights"] + rollout["engine at work (estimate)"] + rollout["key-value cache"]
     assert engine == pytest.approx(0.4 * 79 * GIB, rel=1e-6)
     assert "idle policy" not in update | rollout
     assert host_bytes(settings) == {"idle policy": weights, "reference policy": weights}
-    assert set(plan.stages["curation"]).isdisjoint({"optimiser states", "reference policy"})
+    assert set(plan.stages["curation"]).isdisjoint({"optimizer states", "reference policy"})
 
 
 def test_adapters_share_one_base(read):
@@ -75,7 +75,7 @@ def test_adapters_share_one_base(read):
     update, rollout = plan.stages["reasoner: update"], plan.stages["questioner: rollout"]
     assert update["weights, float32 masters"] == 4 * (3_754_622_976 + adapter)
     assert update["gradients"] == update["idle policy"] == update["reference policy"] == 4 * adapter
-    assert update["optimiser states"] == 2 * 4 * adapter
+    assert update["optimizer states"] == 2 * 4 * adapter
     assert rollout["one merged weight"] == 2 * 4 * 2048 * 11008
     assert host_bytes(settings) == {}
     assert disk_bytes(settings)["checkpoints"] == 6 * 2 * 4 * adapter
@@ -103,7 +103,7 @@ def test_policies_that_do_not_learn_lie_on_the_host(read):
     (problem,) = [each for each in make_plan(scarce).problems if each.kind == "host"]
     assert "28.0 GiB of 20.0 GiB" in problem.text
     assert "--config=configs/lora.yaml" in {
-        str(change) for way in remedies(make_plan(scarce), problem) for change in way
+        str(change) for way in suggestions(make_plan(scarce), problem) for change in way
     }
     assert host_bytes(replace(settings, device=replace(settings.device, kind="cpu"))) == {}
 
@@ -137,9 +137,9 @@ def test_the_cache(read):
     assert make_plan(read("qwen2_5_vl_7b", "7b")).cache.token_bytes == 2 * 2 * 512 * 28
 
 
-def test_pictures_and_micro_batches(read):
+def test_images_and_micro_batches(read):
     settings = read("qwen2_5_vl_3b", "3b")
-    assert (settings.picture.least_tokens, settings.picture.most_tokens) == (334, 5349)
+    assert (settings.image.least_tokens, settings.image.most_tokens) == (334, 5349)
     questioner, reasoner = settings.roles
     long, wide = micro_batches(settings, reasoner)
     prompt = 5349 + reasoner.template_tokens + reasoner.asks_of
@@ -149,7 +149,7 @@ def test_pictures_and_micro_batches(read):
     tight = replace(reasoner, grpo=replace(reasoner.grpo, tokens_per_micro_batch=2048))
     (one,) = micro_batches(settings, tight)  # an answer is not cut
     assert (one.tokens, one.rows, one.patches) == (prompt + 4095, 4096, 4 * 5349)
-    assert (wide.tokens, wide.rows, wide.patches) == (16384, 16384 - 2 * prompt, 2 * 4 * 5349)  # two pictures fit
+    assert (wide.tokens, wide.rows, wide.patches) == (16384, 16384 - 2 * prompt, 2 * 4 * 5349)  # two images fit
     short = replace(questioner, grpo=replace(questioner.grpo, max_new_tokens=64))
     (both,) = micro_batches(settings, short)
     assert (both.tokens, both.patches) == (2 * (5349 + short.template_tokens + 8 * 63), 2 * 4 * 5349)
@@ -174,7 +174,7 @@ def test_checkpointing_and_fewer_tokens_need_less(read):
         )
     ]
     assert peaks[0] > peaks[1] > peaks[2]
-    assert peaks[3] < peaks[1] - 3 * 4 * 600_000_000  # gradients and momenta of the tower
+    assert peaks[3] < peaks[1] - 3 * 4 * 600_000_000  # gradients and optimizer state of the tower
 
 
 @pytest.mark.parametrize(("config", "shape"), [("qwen2_5_vl_3b", "3b"), ("qwen2_5_vl_7b", "7b")])
@@ -183,7 +183,7 @@ def test_whatever_is_advised_makes_the_problem_go_away(read, config, shape):
         plan = make_plan(read(config, shape, gib=gib))
         assert plan.problems
         for problem in plan.problems:
-            ways = remedies(plan, problem)
+            ways = suggestions(plan, problem)
             assert ways
             for way in ways:
                 left = make_plan(way[-1].settings).problems
@@ -227,7 +227,7 @@ def test_a_configuration_alone_will_do(read, checkpoints, tmp_path):
     alone = read("qwen2_5_vl_3b", "3b", f"--model.init_args.vlm.init_args.path={tmp_path}")
     whole = read("qwen2_5_vl_3b", "3b")
     assert alone.shape == whole.shape
-    assert alone.picture == whole.picture
+    assert alone.image == whole.image
     assert alone.context_tokens == whole.context_tokens
 
 

@@ -2,9 +2,9 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visplay.tiny import BASE
-from visplay.tiny.evaluate import Sampler, measure_answers, measure_questions
+from visplay.tiny.cold_start.evaluate import Sampler, measure_answers, measure_questions
+from visplay.tiny.cold_start.tokenizer import ENTRIES
 from visplay.tiny.splits import heldout
-from visplay.tiny.tokenizer import ENTRIES
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +12,7 @@ def sampler():
     return Sampler(AutoModelForImageTextToText.from_pretrained(BASE), AutoProcessor.from_pretrained(BASE))
 
 
-def test_folder_is_small_and_says_how_it_was_made():
+def test_directory_is_small_and_says_how_it_was_made():
     assert sum(path.stat().st_size for path in BASE.iterdir()) <= 5 * 2**20
     assert "python -m visplay.tiny.cold_start --seed 0" in (BASE / "README.md").read_text()
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from visplay.tiny.cold_start import STAGES, ColdStart
-from visplay.tiny.lessons import CARELESS_SHARE, LISTED_SHARE, perceive, relax, study
-from visplay.tiny.naming import Naming, match_scale
+from visplay.tiny.cold_start.__main__ import STAGES, ColdStart
+from visplay.tiny.cold_start.curriculum import CARELESS_SHARE, LISTED_SHARE, perceive, relax, study
+from visplay.tiny.cold_start.naming import Naming, match_scale
 from visplay.tiny.questions import solve
 from visplay.tiny.world import CELLS, Scene, Shape, sample_scene
 

@@ -19,7 +19,7 @@ def test_write_images_is_idempotent(tmp_path):
     assert len(first) == 6
 
 
-def test_a_half_written_folder_is_completed(tmp_path):
+def test_a_half_written_directory_is_completed(tmp_path):
     names = sorted(path.name for path in write_images(tmp_path, 6, 0).iterdir())
     (tmp_path / names[2]).unlink()
     (tmp_path / f".{names[2]}.1.draft").write_bytes(b"half")
@@ -33,7 +33,7 @@ def test_more_images_add_to_the_first_ones(tmp_path):
     assert few < set(write_images(tmp_path, 5, 0).glob("*.png"))
 
 
-def test_a_folder_of_other_images_is_refused(tmp_path):
+def test_a_directory_of_other_images_is_rejected(tmp_path):
     write_images(tmp_path, 3, 0)
     with pytest.raises(ValueError, match="holds 3 PNG files that are not of n=3, seed=1"):
         write_images(tmp_path, 3, 1)

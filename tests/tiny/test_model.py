@@ -4,11 +4,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from visplay.tiny.batches import Packer, Turn
-from visplay.tiny.lessons import relax
-from visplay.tiny.model import build_model, build_processor, save
-from visplay.tiny.targets import answer_target
-from visplay.tiny.tokenizer import build_tokenizer
+from visplay.tiny.cold_start.batches import Packer, Turn
+from visplay.tiny.cold_start.curriculum import relax
+from visplay.tiny.cold_start.model import build_model, build_processor, save
+from visplay.tiny.cold_start.targets import answer_target
+from visplay.tiny.cold_start.tokenizer import build_tokenizer
 from visplay.tiny.world import render, sample_scene
 
 
@@ -25,7 +25,7 @@ def test_size_and_seed(parts):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_saved_folder_loads_by_auto_classes(parts, tmp_path):
+def test_saved_directory_loads_by_auto_classes(parts, tmp_path):
     model, processor = parts
     save(tmp_path, model, processor)
     loaded, again = AutoModelForImageTextToText.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
@@ -38,7 +38,7 @@ def test_saved_folder_loads_by_auto_classes(parts, tmp_path):
 
 
 @pytest.mark.parametrize(("size", "most"), [((56, 56), 16), ((640, 480), 16), ((100, 700), 16), ((1, 1), 16)])
-def test_any_picture_is_about_sixteen_tokens(parts, size, most):
+def test_any_image_is_about_sixteen_tokens(parts, size, most):
     _, processor = parts
     text = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in a1?"}]}],

@@ -2,7 +2,7 @@ import pytest
 
 from visplay.prompts import encode_prompt
 from visplay.tiny import ANSWER, ASK
-from visplay.tiny.tokenizer import CONTROL_TOKENS, ENTRIES, TAGS, build_tokenizer
+from visplay.tiny.cold_start.tokenizer import CONTROL_TOKENS, ENTRIES, TAGS, build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def test_any_text_survives(tokenizer):
 
 def test_prompts_have_no_system_message(tokenizer):
     text = tokenizer.decode(encode_prompt(tokenizer, ANSWER, question="What is in a1?"))
-    picture = "<|vision_start|><|image_pad|><|vision_end|>"
-    assert text == f"<|im_start|>user\n{picture}What is in a1?<|im_end|>\n<|im_start|>assistant\n"
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert text == f"<|im_start|>user\n{image}What is in a1?<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(encode_prompt(tokenizer, ASK)) == text.replace("What is in a1?", "Ask.")
 
 

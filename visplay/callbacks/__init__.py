@@ -3,19 +3,19 @@
 from visplay.callbacks.advance import AdvanceRule, RewardGain, ValidationGain, VoteMargin
 from visplay.callbacks.curation import Curation, TooFewQuestionsError
 from visplay.callbacks.diagnostics import Diagnostics
+from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
+from visplay.callbacks.engines.transformers import TransformersRollout
+from visplay.callbacks.engines.vllm import VLLMRollout
+from visplay.callbacks.engines.vllm_engine import EngineSettings
+from visplay.callbacks.engines.vllm_server import VLLMServerRollout
 from visplay.callbacks.evaluation import Evaluation
-from visplay.callbacks.export import Export
-from visplay.callbacks.export_store import DiskBudgetError, Retention
-from visplay.callbacks.hub import HubTarget
+from visplay.callbacks.export.export import Export
+from visplay.callbacks.export.export_store import DiskBudgetError, Retention
+from visplay.callbacks.export.hub import HubTarget
 from visplay.callbacks.progress import PhaseProgress
-from visplay.callbacks.rollout import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
-from visplay.callbacks.transformers_rollout import TransformersRollout
-from visplay.callbacks.vllm_engine import EngineSettings
-from visplay.callbacks.vllm_rollout import VLLMRollout
-from visplay.callbacks.vllm_server_rollout import VLLMServerRollout
 
 __all__ = [
     "AdvanceRule",

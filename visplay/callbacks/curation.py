@@ -15,9 +15,9 @@ from lightning import Trainer
 
 from visplay.callbacks.logging import log_histogram, log_scalars
 from visplay.data.draws import Draws
-from visplay.data.generated import GeneratedDataset, Ledger, write_examples
-from visplay.functional.curation import confidence_histogram, keep_in_band, relax_band
-from visplay.functional.diagnosis import describe_votes, fold_question, repeated_share
+from visplay.data.generated import GeneratedDataset, Manifest, write_examples
+from visplay.functional.confidence_band import confidence_histogram, keep_in_band, relax_band
+from visplay.functional.diagnosis import describe_votes, fold_question, repeated_fraction
 from visplay.modules.visplay import VisPlay
 from visplay.modules.voting import Voting
 from visplay.prompts import Template
@@ -31,7 +31,7 @@ class Curation:
     """How the data set of an iteration is generated.
 
     Args:
-        images: Pictures asked about in each iteration, from a seeded permutation that advances.
+        images: Images asked about in each iteration, from a seeded permutation that advances.
         questions_per_image: Questions asked about each.
         low: Least confidence of a question that is kept (Eq. 9).
         high: Highest confidence of a question that is kept.
@@ -40,7 +40,7 @@ class Curation:
             with an error. Without a single question every run stops.
         template: The Questioner's prompt in this stage; null takes its own.
         voting: How the Reasoner votes in this stage; null takes what it does while it judges.
-        images_per_batch: Pictures asked about side by side.
+        images_per_batch: Images asked about side by side.
     """
 
     images: int = 1000
@@ -54,7 +54,7 @@ class Curation:
     images_per_batch: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse an empty band or an empty collection."""
+        """Reject an empty band or an empty collection."""
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"low, high: need 0 <= low <= high <= 1, got low={self.low}, high={self.high}")
         if min(self.images, self.questions_per_image, self.images_per_batch, self.min_kept) < 1:
@@ -71,12 +71,12 @@ class TooFewQuestionsError(RuntimeError):
 class Curator:
     """Makes the data set of an iteration.
 
-    The file lies in the run's folder and is recorded in a ledger, so that one that is finished is not made again by the
-    same policies with the same settings.
+    The file lies in the run's directory and is recorded in a manifest, so that one that is finished is not made again
+    by the same policies with the same settings.
 
     Args:
         config: How.
-        trainer: Knows the run's folder and loggers.
+        trainer: Knows the run's directory and loggers.
         module: Asks and votes.
     """
 
@@ -84,26 +84,26 @@ class Curator:
         self.config = config
         self.trainer = trainer
         self.module = module
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir)
-        self.ledger = Ledger(self.folder / "ledger.json")
+        self.directory = Path(trainer.log_dir or trainer.default_root_dir)
+        self.manifest = Manifest(self.directory / "manifest.json")
 
     def generate(self, images: Draws) -> tuple[GeneratedDataset, dict[str, Any]]:
-        """The data set of the present iteration, made unless it is there already, and its record in the ledger.
+        """The data set of the present iteration, made unless it is there already, and its record in the manifest.
 
         Args:
-            images: Moves on by the pictures that the data set was made of.
+            images: Moves on by the images that the data set was made of.
 
         Raises:
             TooFewQuestionsError: Nothing, or too little, is left to train on.
         """
         stage, made_by = self._stage(), self._made_by(images)
-        record = self.ledger.get(stage)
+        record = self.manifest.get(stage)
         if record is None or record["made_by"] != made_by:
-            path = self.folder / "generated" / f"{stage}.parquet"
+            path = self.directory / "generated" / f"{stage}.parquet"
             examples, statistics = self._curate(images, stage)
             write_examples(path, examples)
             facts = {"made_by": made_by, "statistics": statistics, "position": images.position}
-            record = self.ledger.record(stage, path, **facts)
+            record = self.manifest.record(stage, path, **facts)
         images.position = record["position"]
         return GeneratedDataset(record["path"]), record
 
@@ -124,7 +124,7 @@ class Curator:
             "sampling": [asdict(role.sampling(1, seed=0)) for role in roles],
             "policies": [role.vlm.fingerprint() for role in roles],
         }
-        return json.loads(json.dumps(facts, default=sorted))  # as the ledger gives it back; sets in one order
+        return json.loads(json.dumps(facts, default=sorted))  # as the manifest gives it back; sets in one order
 
     def _curate(self, images: Draws, stage: str) -> tuple[list[Example], dict[str, float]]:
         """Ask, vote, and keep what lies in the band."""
@@ -154,10 +154,10 @@ class Curator:
         """Indices of the questions to keep, and the band that they lie in."""
         c = self.config
         band = (c.low, c.high)
-        kept = keep_in_band(votes, *band, min_parsed_share=0.0)
+        kept = keep_in_band(votes, *band, min_parsed_fraction=0.0)
         if len(kept) < c.min_kept and c.on_too_few == "relax":
-            band = relax_band(votes, *band, c.min_kept, min_parsed_share=0.0)
-            kept = keep_in_band(votes, *band, min_parsed_share=0.0)
+            band = relax_band(votes, *band, c.min_kept, min_parsed_fraction=0.0)
+            kept = keep_in_band(votes, *band, min_parsed_fraction=0.0)
         if len(kept) < c.min_kept:
             logger.warning("too few questions: %s", self._why_few(votes, len(kept)))
         if not kept or (len(kept) < c.min_kept and c.on_too_few == "stop"):
@@ -169,7 +169,7 @@ class Curator:
         if not held:
             return (
                 f"none of the {len(votes)} questions is valid: they do not parse (see `format` and the prompt), are "
-                "too long for the context, or too few of their answers parse (see `min_parsed_share`)"
+                "too long for the context, or too few of their answers parse (see `min_parsed_fraction`)"
             )
         tenths = confidence_histogram(held).tolist()
         return (
@@ -185,15 +185,15 @@ class Curator:
         asked, held = [proposals[index].question for index in kept], [proposals[index].vote for index in kept]
         return {
             "asked": len(votes),
-            "valid_share": len(confidences) / len(votes),
+            "valid_fraction": len(confidences) / len(votes),
             "mean_confidence": float(np.mean(confidences)) if confidences else 0.0,
             "kept": len(kept),
-            "kept_share": len(kept) / len(votes),
+            "kept_fraction": len(kept) / len(votes),
         } | describe_votes(asked, held, self.module.reasoner.grader)
 
     def _asked_before(self, stage: str) -> set[str]:
         """Folded questions of the data sets that the run has made before."""
-        paths = [path for name, path in self.ledger.files().items() if name != stage]
+        paths = [path for name, path in self.manifest.files().items() if name != stage]
         tables = [pq.read_table(path, columns=["problem"]) for path in paths]
         return {fold_question(text) for table in tables for text in table["problem"].to_pylist()}
 
@@ -225,9 +225,9 @@ def as_example(key: str, proposal: Proposal, iteration: int) -> Example:
 
 
 def _describe_duplicates(examples: Sequence[Example], asked_before: set[str]) -> dict[str, float]:
-    """Questions asked twice about one picture, and questions whose words earlier iterations asked already."""
+    """Questions asked twice about one image, and questions whose words earlier iterations asked already."""
     before = [fold_question(example.problem) in asked_before for example in examples]
     return {
-        "duplicate_share": repeated_share([f"{example.image_id}\n{example.problem}" for example in examples]),
-        "seen_before_share": sum(before) / len(before),
+        "duplicate_fraction": repeated_fraction([f"{example.image_id}\n{example.problem}" for example in examples]),
+        "seen_before_fraction": sum(before) / len(before),
     }

@@ -12,10 +12,10 @@ from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset
 from visplay.functional.kl import k3_kl
-from visplay.modules.placement import HOST, move
+from visplay.modules.policy.placement import HOST, move
+from visplay.modules.policy.vlm import VLM
 from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
-from visplay.modules.vlm import VLM
 from visplay.types import Example, Rollout, derive_seed
 
 
@@ -23,8 +23,9 @@ class Diagnostics(Callback):
     """Watches how far a policy has moved, and whether its questions need their image.
 
     Args:
-        kl_every_n_steps: Steps between two measurements of the divergence of the policy that sampled from the policy at
-            the start of the phase and from the base; 0 for none. Costs a copy of the weights each, and a forward pass.
+        kl_every_n_steps: Steps between two measurements of the KL divergence of the policy that sampled from the policy
+            at the start of the phase and from the base; 0 for none. Costs a copy of the weights each, and a forward
+            pass.
         blind_questions: Generated questions that are answered without their image, greedily; 0 for none.
     """
 
@@ -47,12 +48,12 @@ class Diagnostics(Callback):
                     move(reference, HOST)
         if self.blind_questions and self_play and self_play.dataset and pl_module.phase.role == "reasoner":
             share = self._answer_blind(pl_module, GeneratedDataset(self_play.dataset))
-            log_scalars(trainer, "curation", {"answerable_without_image_share": share}, pl_module.phase.iteration)
+            log_scalars(trainer, "curation", {"answerable_without_image_fraction": share}, pl_module.phase.iteration)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int
     ) -> None:
-        """Log the divergence of the policy that sampled this step."""
+        """Log the KL divergence of the policy that sampled this step."""
         if not self._references or pl_module.result is None or batch_idx % self.kl_every_n_steps:
             return
         rollout = pl_module.result.rollout
@@ -64,7 +65,7 @@ class Diagnostics(Callback):
         self._references = {}
 
     def _answer_blind(self, module: GRPOModule, examples: GeneratedDataset) -> float:
-        """Share of generated questions whose silver answer is given without a look at the picture."""
+        """Fraction of generated questions whose silver answer is given without a look at the image."""
         reasoner = module.validated
         assert reasoner is not None, "a Reasoner phase has a Reasoner"
         seed = derive_seed(module.seed, "blind")

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from visplay.answered import AnsweredRow, BatchAnswers
 from visplay.callbacks.logging import tensorboard_writers
-from visplay.data.benchmark import Benchmark
+from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.files import replacing
 from visplay.evaluation import (
     RowStore,
@@ -37,7 +37,7 @@ from visplay.evaluation import (
 from visplay.functional.phases import RoleName
 from visplay.judge import Judge, JudgeConfig
 from visplay.modules.answering import Answering
-from visplay.modules.model_source import ModelSource
+from visplay.modules.policy.model_source import ModelSource
 from visplay.modules.training import GRPOModule
 
 logger = logging.getLogger(__name__)
@@ -47,14 +47,16 @@ _NAME = re.compile(r"[\w.-]+")
 class Evaluation(Callback):
     """Writes what is answered in ``validate``, ``test`` and the validation within a fit, and says what it is worth.
 
-    The rows of a model lie in ``folder/<name>-<hash>``, where the hash is of all that the answers follow from: weights,
-    prompt, sampling, engine, precision. An evaluation that is started again continues there; one with other weights or
-    settings has a folder of its own. Within a fit they lie in the run's own folder and are written afresh.
+    The rows of a model lie in ``directory/<name>-<hash>``, where the hash is of all that the answers follow from:
+    weights, prompt, sampling, engine, precision. An evaluation that is started again continues there; one with other
+    weights or settings has a directory of its own. Within a fit they lie in the run's own directory and are written
+    afresh.
 
     Args:
-        folder: Where evaluations are kept.
+        directory: Where evaluations are kept.
         answering: How benchmarks are answered.
-        judges: Chat models that judge the greedy answers besides the rule; a cache that is null is kept in ``folder``.
+        judges: Chat models that judge the greedy answers besides the rule; a cache that is null is kept in
+            ``directory``.
         models: What ``visplay test`` evaluates, by name; the first one is what the others are compared with. Null is
             the configuration's own model, ``base``, and with ``--ckpt_path`` what ``roles`` learned from it.
         roles: Whose policies ``--ckpt_path`` stands for.
@@ -70,7 +72,7 @@ class Evaluation(Callback):
 
     def __init__(
         self,
-        folder: str = "runs/evaluation",
+        directory: str = "runs/evaluation",
         answering: Answering = Answering(),  # noqa: B008 (frozen)
         judges: Sequence[JudgeConfig] = (),
         models: dict[str, ModelSource] | None = None,
@@ -82,9 +84,11 @@ class Evaluation(Callback):
         for name in models or {}:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"models: {name!r} must consist of letters, digits, '_', '-' and '.'")
-        self.folder = Path(folder)
+        self.directory = Path(directory)
         self.answering = answering
-        kept = [replace(config, cache_folder=config.cache_folder or f"{folder}/judge-cache") for config in judges]
+        kept = [
+            replace(config, cache_directory=config.cache_directory or f"{directory}/judge-cache") for config in judges
+        ]
         self.judges = {name: Judge(config) for name, config in zip(names, kept, strict=True)}
         self.models = models
         self.roles = tuple(roles)
@@ -136,10 +140,10 @@ class Evaluation(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
             self.name = f"iteration-{iteration}"
-            folder = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation" / self.name
+            directory = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation" / self.name
             if trainer.is_global_zero:
-                shutil.rmtree(folder, ignore_errors=True)
-            self._open(trainer, folder, {"iteration": iteration})
+                shutil.rmtree(directory, ignore_errors=True)
+            self._open(trainer, directory, {"iteration": iteration})
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -172,7 +176,7 @@ class Evaluation(Callback):
         if self._store is None:
             facts = self._describe(trainer, module)
             code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
-            self._open(trainer, self.folder / f"{self.name}-{code}", facts)
+            self._open(trainer, self.directory / f"{self.name}-{code}", facts)
         samples, keys = module.samples_of(benchmark), set[str]()
         for answers in self.store.read(benchmark.name):
             keys.update(answers.skipped)
@@ -181,7 +185,7 @@ class Evaluation(Callback):
                 if len(row.samples) != samples:
                     raise ValueError(
                         f"votes: {benchmark.name!r} was answered with {len(row.samples)} samples a row in "
-                        f"{str(self.store.folder)!r}, now {samples} are asked for; give another evaluation.folder"
+                        f"{str(self.store.directory)!r}, now {samples} are asked for; give another evaluation.directory"
                     )
                 keys.add(row.key)
         if keys:
@@ -194,21 +198,21 @@ class Evaluation(Callback):
             benchmark.check(row.key, row.problem, row.gold)
         except ValueError as error:
             raise ValueError(
-                f"{error}; for another benchmark than in {self.store.folder} give another folder"
+                f"{error}; for another benchmark than in {self.store.directory} give another directory"
             ) from error
 
-    def _open(self, trainer: Trainer, folder: Path, facts: dict[str, Any]) -> None:
-        self._store, self._facts = RowStore(folder), facts
+    def _open(self, trainer: Trainer, directory: Path, facts: dict[str, Any]) -> None:
+        self._store, self._facts = RowStore(directory), facts
         if trainer.is_global_zero:
             self._store.repair()
-            with replacing(folder / "settings.json") as file:
+            with replacing(directory / "settings.json") as file:
                 file.write(json.dumps(facts, indent=2, sort_keys=True).encode())
         trainer.strategy.barrier()
 
     def _describe(self, trainer: Trainer, module: GRPOModule) -> dict[str, Any]:
         """All that the answers follow from, as plain values."""
         reasoner = module.validated
-        assert reasoner is not None, "the module refuses to evaluate what does not answer"
+        assert reasoner is not None, "the module rejects to evaluate what does not answer"
         vlm, template = reasoner.vlm, self.answering.template or reasoner.template
         return {
             "weights": vlm.fingerprint(),
@@ -239,13 +243,13 @@ class Evaluation(Callback):
     def _report(self, trainer: Trainer, module: GRPOModule) -> None:
         if not trainer.is_global_zero:
             return
-        folder, reports = self.store.folder, module.reports
+        directory, reports = self.store.directory, module.reports
         tables = [table for table in (score_table(reports), detail_table(reports)) if len(table) > 1]
         usage = [describe_usage(name, read_usage(self.store, name, trainer.world_size)) for name in self.judges]
         text = "\n\n".join([f"# {self.name}", *map(as_markdown, tables), *usage])
-        _write(folder / "scores.json", json.dumps({"settings": self._facts, "scores": as_json(reports)}, indent=2))
-        _write(folder / "scores.md", f"{text}\n")
-        write_agreement(self.store, folder / "agreement.md")
+        _write(directory / "scores.json", json.dumps({"settings": self._facts, "scores": as_json(reports)}, indent=2))
+        _write(directory / "scores.md", f"{text}\n")
+        write_agreement(self.store, directory / "agreement.md")
         fitting = trainer.state.fn == TrainerFn.FITTING
         step = module.phase.iteration if fitting and not trainer.sanity_checking else 0
         for writer in tensorboard_writers(trainer):
@@ -255,7 +259,7 @@ class Evaluation(Callback):
                 self.console.print(as_rich(table, self.name))
             for line in usage:
                 self.console.print(line, soft_wrap=True)
-            self.console.print(f"rows and tables: {folder}", soft_wrap=True)
+            self.console.print(f"rows and tables: {directory}", soft_wrap=True)
 
 
 def _write(path: Path, text: str) -> None:

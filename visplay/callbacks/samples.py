@@ -14,7 +14,7 @@ from visplay.callbacks.logging import log_histogram, tensorboard_writers
 from visplay.modules.role import Record
 from visplay.modules.training import GRPOModule
 
-PICTURE_PIXELS = 224
+IMAGE_PIXELS = 224
 TEXT_COLUMNS = 64
 LINE_PIXELS = 16
 
@@ -51,16 +51,16 @@ class SampleLogger(Callback):
 
 
 def draw_panel(record: Record) -> Image.Image:
-    """Draw a picture with what was asked, said, voted and rewarded beside it."""
-    panel = Image.new("RGB", (PICTURE_PIXELS + 8 + 7 * TEXT_COLUMNS, PICTURE_PIXELS + 8), "white")
-    picture = record.image.copy()
-    scale = PICTURE_PIXELS / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    panel.paste(picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS), (4, 4))
+    """Draw an image with what was asked, said, voted and rewarded beside it."""
+    panel = Image.new("RGB", (IMAGE_PIXELS + 8 + 7 * TEXT_COLUMNS, IMAGE_PIXELS + 8), "white")
+    image = record.image.copy()
+    scale = IMAGE_PIXELS / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    panel.paste(image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS), (4, 4))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size=12)
     lines = [line for text in _lines(record) for line in textwrap.wrap(text, TEXT_COLUMNS) or [""]]
-    for row, line in enumerate(lines[: PICTURE_PIXELS // LINE_PIXELS]):
-        draw.text((PICTURE_PIXELS + 12, 4 + row * LINE_PIXELS), line, fill="black", font=font)
+    for row, line in enumerate(lines[: IMAGE_PIXELS // LINE_PIXELS]):
+        draw.text((IMAGE_PIXELS + 12, 4 + row * LINE_PIXELS), line, fill="black", font=font)
     return panel
 
 

@@ -13,7 +13,7 @@ from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation, Curator
 from visplay.data.draws import Drawable, Draws, PhaseBatches
 from visplay.functional.phases import FIRST_PHASE, Phase, next_phase
-from visplay.modules.placement import HOST, move
+from visplay.modules.policy.placement import HOST, move
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
 from visplay.types import derive_seed
@@ -102,7 +102,7 @@ class SelfPlay(Callback):
         self._place(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Begin a phase: a frozen reference and a fresh optimiser; validation follows the Reasoner's."""
+        """Begin a phase: a frozen reference and a fresh optimizer; validation follows the Reasoner's."""
         self._place(trainer, pl_module)
         role = pl_module.role
         role.learner.begin_phase(role.vlm, pl_module.active_optimizer(), offload=self.offload)

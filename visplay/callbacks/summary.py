@@ -19,7 +19,7 @@ from visplay.modules.training import GRPOModule
 
 
 class Summary(Callback):
-    """Writes ``summary.json`` into the run's folder after every validation, and shows it as a table at the end.
+    """Writes ``summary.json`` into the run's directory after every validation, and shows it as a table at the end.
 
     The base comes first, as iteration 0; it is what the trainer's sanity check measures when
     ``num_sanity_val_steps`` is -1.
@@ -38,7 +38,7 @@ class Summary(Callback):
             return
         iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
         row = {"iteration": iteration} | {name: pl_module.scores.get(key) for name, key in self.scores.items()}
-        row |= dict.fromkeys(("valid_share", "mean_confidence", "kept", "silver_accuracy"))
+        row |= dict.fromkeys(("valid_fraction", "mean_confidence", "kept", "silver_accuracy"))
         row |= self._curation(trainer, iteration) if iteration else {}
         self.rows = [r for r in self.rows if r["iteration"] != iteration] + [row]
         _write_atomically(self.path(trainer), json.dumps(self.rows, indent=2))
@@ -71,7 +71,7 @@ class Summary(Callback):
         if self_play.dataset is None:
             return {}
         facts: dict[str, Any] = {
-            name: self_play.statistics[name] for name in ("valid_share", "mean_confidence", "kept")
+            name: self_play.statistics[name] for name in ("valid_fraction", "mean_confidence", "kept")
         }
         silver = trainer.datamodule.silver_accuracy(read_examples(Path(self_play.dataset)))
         if silver is not None:

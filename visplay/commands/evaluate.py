@@ -9,9 +9,9 @@ from pathlib import Path
 from lightning import Trainer
 from rich.console import Console
 
+from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.logging import tensorboard_writers
-from visplay.callbacks.rollout import RolloutEngine
 from visplay.data.files import replacing
 from visplay.data.module import SelfPlayData
 from visplay.evaluation import RowStore, as_markdown, as_rich, compare_stores, comparison_table
@@ -45,7 +45,7 @@ def evaluate_models(trainer: Trainer, module: GRPOModule, data: SelfPlayData, ck
             for name, source in sources.items():
                 vlm = source.load(configured)
                 if served not in (None, (vlm.path, vlm.processor_settings)):
-                    engine.close()  # it was started for another configuration, or for pictures that are cut otherwise
+                    engine.close()  # it was started for another configuration, or for images that are cut otherwise
                 served = vlm.path, vlm.processor_settings
                 reasoner.adopt(vlm, module.clock)
                 evaluation.name = name
@@ -59,7 +59,7 @@ def evaluate_models(trainer: Trainer, module: GRPOModule, data: SelfPlayData, ck
         table = comparison_table(compare_stores(stores[first], stores[name], only=evaluated))
         title = f"{name} (after) against {first}"
         text = f"# {title}\n\n{as_markdown(table)}\n"
-        with replacing(stores[name].folder / f"against-{stores[first].folder.name}.md") as file:
+        with replacing(stores[name].directory / f"against-{stores[first].directory.name}.md") as file:
             file.write(text.encode())
         for writer in tensorboard_writers(trainer):
             writer.add_text(f"test/{name}-against-{first}", text)
@@ -76,21 +76,23 @@ def run(arguments: Sequence[str]) -> None:
         prog="visplay compare", description="Compare evaluations with the first, row by row."
     )
     parser.add_argument(
-        "folders", nargs="+", metavar="FOLDER", help="of an evaluation, such as runs/evaluation/base-0a1b"
+        "directories", nargs="+", metavar="DIRECTORY", help="of an evaluation, such as runs/evaluation/base-0a1b"
     )
-    parser.add_argument("--refuse-missing", action="store_true", help="fail where one side lacks a row")
+    parser.add_argument("--reject-missing", action="store_true", help="fail where one side lacks a row")
     options = parser.parse_args(arguments)
-    names = [Path(folder).name for folder in options.folders]  # where two are equal, as in two runs, the paths tell
-    named = names if len(set(names)) == len(names) else options.folders
-    stores = {name: RowStore(Path(folder)) for name, folder in zip(named, options.folders, strict=True)}
+    names = [
+        Path(directory).name for directory in options.directories
+    ]  # where two are equal, as in two runs, the paths tell
+    named = names if len(set(names)) == len(names) else options.directories
+    stores = {name: RowStore(Path(directory)) for name, directory in zip(named, options.directories, strict=True)}
     if empty := [name for name, store in stores.items() if not store.benchmarks()]:
         parser.error(f"no answered rows in {', '.join(empty)}")
     if len(stores) < 2:
-        parser.error("give two folders or more, each once")
+        parser.error("give two directories or more, each once")
     (first, before), *others = stores.items()
     for name, after in others:
         try:
-            found = compare_stores(before, after, "refuse" if options.refuse_missing else "count")
+            found = compare_stores(before, after, "reject" if options.refuse_missing else "count")
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
         Console().print(as_rich(comparison_table(found), f"{name} (after) against {first}"))

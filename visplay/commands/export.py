@@ -14,15 +14,15 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from yaml import YAMLError
 
-from visplay.callbacks.export import SOURCES, name_sources, role_settings, write_export
-from visplay.callbacks.export_store import best_of, check_disk, write_whole
-from visplay.callbacks.hub import HubTarget, push_to_hub
-from visplay.callbacks.model_card import CardFacts, model_card, read_scores, score_of
+from visplay.callbacks.export.export import SOURCES, name_sources, role_settings, write_export
+from visplay.callbacks.export.export_store import best_of, check_disk, write_whole
+from visplay.callbacks.export.hub import HubTarget, push_to_hub
+from visplay.callbacks.export.model_card import CardFacts, model_card, read_scores, score_of
 from visplay.callbacks.self_play import SelfPlay
 from visplay.functional.phases import RoleName
-from visplay.modules.model_source import ModelSource
+from visplay.modules.policy.model_source import ModelSource
+from visplay.modules.policy.saving import ExportFormat, export_bytes
 from visplay.modules.role import Role
-from visplay.modules.saving import ExportFormat, export_bytes
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
 
@@ -64,13 +64,13 @@ def export(options: argparse.Namespace) -> Path:
 
     Raises:
         FileNotFoundError: There is no such checkpoint or run.
-        ValueError: The folder is there already, or the checkpoint is not one of the configured model.
+        ValueError: The directory is there already, or the checkpoint is not one of the configured model.
     """
     place = Path(options.output)
     if not place.name or place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ValueError(f"output: {str(place)!r} is there already; give another folder, or remove it")
+        raise ValueError(f"output: {str(place)!r} is there already; give another directory, or remove it")
     if options.push_to_hub is not None:
-        HubTarget(options.push_to_hub)  # refuses what is no name before anything is written
+        HubTarget(options.push_to_hub)  # rejects what is no name before anything is written
     found = find_checkpoint(Path(options.source), options.role, options.metric, options.lowest)
     config = read_config(options.config or [_config_of(found.path)])
     role = read_role(config, options.role)
@@ -86,7 +86,7 @@ def export(options: argparse.Namespace) -> Path:
 
 
 def find_checkpoint(source: Path, role: RoleName, metric: str | None, lowest: bool = False) -> Found:
-    """A checkpoint as it is given, or of a run's folder the last one or, by a metric of the validation, the best.
+    """A checkpoint as it is given, or of a run's directory the last one or, by a metric of the validation, the best.
 
     Raises:
         FileNotFoundError: There is none.
@@ -94,10 +94,10 @@ def find_checkpoint(source: Path, role: RoleName, metric: str | None, lowest: bo
     """
     if source.is_file():
         return _look(source, role)
-    folder = source / "checkpoints" if (source / "checkpoints").is_dir() else source
-    found = [_look(path, role) for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)]
+    directory = source / "checkpoints" if (source / "checkpoints").is_dir() else source
+    found = [_look(path, role) for path in sorted(directory.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)]
     if not found:
-        raise FileNotFoundError(f"source: {str(source)!r} is no checkpoint, and no folder of a run with checkpoints")
+        raise FileNotFoundError(f"source: {str(source)!r} is no checkpoint, and no directory of a run with checkpoints")
     if metric is None:
         return found[-1]
     first: dict[int, Found] = {}  # a later one may hold what a phase of the other role made of a shared policy
@@ -174,10 +174,12 @@ def describe_config(config: Any) -> dict[str, str]:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="visplay export", description=__doc__)
-    parser.add_argument("source", help="a checkpoint (.ckpt), or the folder of a run such as runs/tiny/version_0")
+    parser.add_argument("source", help="a checkpoint (.ckpt), or the directory of a run such as runs/tiny/version_0")
     parser.add_argument("--role", choices=get_args(RoleName), default="reasoner", help="whose policy")
     parser.add_argument(
-        "--config", action="append", help="of the run, a later one overrides; by default the config.yaml in its folder"
+        "--config",
+        action="append",
+        help="of the run, a later one overrides; by default the config.yaml in its directory",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="the directory to write; must not be there")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""``visplay plan``: what a run needs, before any weight is loaded; what cannot fit is refused."""
+"""``visplay plan``: what a run needs, before any weight is loaded; what cannot fit is rejected."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from visplay.data.benchmark import Benchmark
-from visplay.data.benchmark_suite import BenchmarkSuite
-from visplay.data.downloads import Hub, HuggingFaceHub
+from visplay.data.benchmarks.benchmark import Benchmark
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.downloads import Hub, HuggingFaceHub
 from visplay.data.images import UnusableItemError
 
 _SHOWN_REASONS = 3
@@ -42,23 +42,23 @@ def run(arguments: Sequence[str], hub: Hub | None = None) -> None:
 
 def describe(benchmarks: Sequence[Benchmark]) -> Table:
     """Read every row of some benchmarks: a table of how many there are, how many can be used, and why others cannot."""
-    table = Table("benchmark", "rows", "usable", "pictures", "not usable because")
+    table = Table("benchmark", "rows", "usable", "images", "not usable because")
     for benchmark in benchmarks:
-        pictures, faults = _read_all(benchmark)
+        images, faults = _read_all(benchmark)
         usable = len(benchmark) - faults.total()
         reasons = "; ".join(f"{reason} ({count})" for reason, count in faults.most_common(_SHOWN_REASONS))
-        table.add_row(benchmark.name, str(len(benchmark)), str(usable), str(pictures), reasons)
+        table.add_row(benchmark.name, str(len(benchmark)), str(usable), str(images), reasons)
     return table
 
 
 def _read_all(benchmark: Benchmark) -> tuple[int, Counter[str]]:
-    pictures, faults = 0, Counter[str]()
+    images, faults = 0, Counter[str]()
     for index in range(len(benchmark)):
         try:
-            pictures += len(benchmark[index].images)
+            images += len(benchmark[index].images)
         except UnusableItemError as error:
             faults[error.reason] += 1
-    return pictures, faults
+    return images, faults
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

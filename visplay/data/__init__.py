@@ -1,13 +1,13 @@
 """Data that self-play reads and writes: unlabeled images, labelled questions, generated examples, and benchmarks."""
 
-from visplay.data.benchmark import Benchmark
-from visplay.data.benchmark_files import write_benchmarks
-from visplay.data.benchmark_sources import BenchmarkColumns, BenchmarkSource
-from visplay.data.benchmark_suite import BenchmarkSuite
-from visplay.data.benchmark_table import BenchmarkTable
-from visplay.data.columns import count_pictures, read_pictures
+from visplay.data.benchmarks.benchmark import Benchmark
+from visplay.data.benchmarks.benchmark_files import write_benchmarks
+from visplay.data.benchmarks.benchmark_sources import BenchmarkColumns, BenchmarkSource
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.benchmark_table import BenchmarkTable
+from visplay.data.columns import count_images, read_images
 from visplay.data.decoding import ImageLimits, decode_image, to_rgb
-from visplay.data.generated import FEATURES, GeneratedDataset, Ledger, read_examples, write_examples
+from visplay.data.generated import FEATURES, GeneratedDataset, Manifest, read_examples, write_examples
 from visplay.data.images import ImageFolder, SkippedImage, UnusableItemError
 from visplay.data.sources import open_table
 from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
@@ -25,15 +25,15 @@ __all__ = [
     "ImageLimits",
     "ImageTable",
     "LabelledTable",
-    "Ledger",
+    "Manifest",
     "SkippedImage",
     "UnusableItemError",
-    "count_pictures",
+    "count_images",
     "decode_image",
     "open_images",
     "open_table",
     "read_examples",
-    "read_pictures",
+    "read_images",
     "to_rgb",
     "write_benchmarks",
     "write_examples",

@@ -1,4 +1,4 @@
-"""Text from the cells of a row: questions with their options and the marks of their pictures, answers, and the rest."""
+"""Text from the cells of a row: questions with their options and the marks of their images, answers, and the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_text(row: Mapping[str, Any], column: str | None) -> str:
 
 
 def count_marks(text: str) -> int:
-    """Count the pictures that a question names: the greatest number of ``<image 2>``, or the marks ``<image>``.
+    """Count the images that a question names: the greatest number of ``<image 2>``, or the marks ``<image>``.
 
     Example:
         >>> count_marks("<image>Is it red?"), count_marks("Is <image 1> like <image 2> or <image 1>?")
@@ -44,20 +44,20 @@ def count_marks(text: str) -> int:
     return max([bare, *(int(number) for number in numbers if number)])
 
 
-def place_marks(text: str, pictures: int) -> str:
-    r"""Write ``[image 2]`` where a question speaks of a picture; all pictures come before the question.
+def place_marks(text: str, images: int) -> str:
+    r"""Write ``[image 2]`` where a question speaks of an image; all images come before the question.
 
-    With one picture, marks at the beginning and the end say nothing and are taken out, and so are bare ones.
+    With one image, marks at the beginning and the end say nothing and are taken out, and so are bare ones.
 
     Args:
-        text: The question; its bare marks stand for the pictures in turn.
-        pictures: How many there are, one or more.
+        text: The question; its bare marks stand for the images in turn.
+        images: How many there are, one or more.
 
     Example:
         >>> place_marks("<image>\nHow many?", 1), place_marks("Is <image 2> like <image 1>?", 2)
         ('How many?', 'Is [image 2] like [image 1]?')
     """
-    if pictures == 1:
+    if images == 1:
         text = _BARE_MARK.sub("", _AT_THE_ENDS.sub("", text))
     turns = iter(range(1, text.count("<image>") + 1))
     return _MARK.sub(lambda mark: f"[image {mark[1] or next(turns)}]", text).strip()
@@ -101,13 +101,13 @@ def append_options(problem: str, options: Sequence[str]) -> str:
     return "\n".join([problem, *(f"{letter}. {option}" for letter, option in lettered)])
 
 
-def write_problem(text: str, options: Sequence[str], pictures: int, blank: str = "") -> str:
-    r"""Write a question as it is asked: the marks of its pictures replaced, its options after it.
+def write_problem(text: str, options: Sequence[str], images: int, blank: str = "") -> str:
+    r"""Write a question as it is asked: the marks of its images replaced, its options after it.
 
     Args:
         text: The question as the source has it.
         options: Its options.
-        pictures: How many pictures come before it, one or more.
+        images: How many images come before it, one or more.
         blank: Stands in for a question without text.
 
     Returns:
@@ -121,9 +121,9 @@ def write_problem(text: str, options: Sequence[str], pictures: int, blank: str =
         text = blank
     if not text:
         return ""
-    if pictures == 1:
+    if images == 1:
         return append_options(place_marks(text, 1), [_MARK.sub("[image 1]", option) for option in options])
-    return place_marks(append_options(text, options), pictures)
+    return place_marks(append_options(text, options), images)
 
 
 def read_metadata(row: Mapping[str, Any], used: Collection[str], options: Sequence[str]) -> dict[str, str]:

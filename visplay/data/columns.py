@@ -1,4 +1,4 @@
-"""Pictures from a cell of a table, whatever its shape: struct, bytes, base64 text, path, picture or a list of them."""
+"""Images from a cell of a table, whatever its shape: struct, bytes, base64 text, path, image or a list of them."""
 
 from __future__ import annotations
 
@@ -30,54 +30,54 @@ _SIGNATURE = re.compile(
 _SHOWN_CHARACTERS = 60
 
 
-def read_pictures(
+def read_images(
     value: object,
-    folder: str | Path | None = None,
+    directory: str | Path | None = None,
     limits: ImageLimits | None = ImageLimits(),  # noqa: B008 (frozen)
 ) -> tuple[Image.Image, ...]:
-    """Decode the pictures of one cell to upright RGB.
+    """Decode the images of one cell to upright RGB.
 
     Args:
         value: The cell, see ``SHAPES``. Text is base64 when it says so (``data:image/png;base64,...``) or when all of
             it is base64 of a file of a known format; all other text is a path. Of a struct the bytes count, and the
-            path only where there are none. A null in a list is no picture.
-        folder: Where relative paths start; without it they are refused.
-        limits: Checked by the header of each picture before it is decoded; None for no limits.
+            path only where there are none. A null in a list is no image.
+        directory: Where relative paths start; without it they are rejected.
+        limits: Checked by the header of each image before it is decoded; None for no limits.
 
     Returns:
-        The pictures, in order; none for an empty cell.
+        The images, in order; none for an empty cell.
 
     Raises:
-        ValueError: If the cell has another shape, or one of its pictures does not decode or breaks a limit.
+        ValueError: If the cell has another shape, or one of its images does not decode or breaks a limit.
 
     Example:
-        >>> read_pictures([Image.new("L", (9, 8)), None])[0].getpixel((0, 0))
+        >>> read_images([Image.new("L", (9, 8)), None])[0].getpixel((0, 0))
         (0, 0, 0)
     """
-    return tuple(read_picture(picture, folder, limits) for picture in split_pictures(value))
+    return tuple(read_image(image, directory, limits) for image in split_images(value))
 
 
-def count_pictures(value: object) -> int:
-    """Count the pictures of one cell without decoding them.
+def count_images(value: object) -> int:
+    """Count the images of one cell without decoding them.
 
     Raises:
         ValueError: If the cell has none of the ``SHAPES``.
 
     Example:
-        >>> count_pictures(None), count_pictures("a.png"), count_pictures([b"...", None, {"path": "a.png"}])
+        >>> count_images(None), count_images("a.png"), count_images([b"...", None, {"path": "a.png"}])
         (0, 1, 2)
     """
-    return len(split_pictures(value))
+    return len(split_images(value))
 
 
-def split_pictures(value: object) -> tuple[Any, ...]:
-    """Take a cell apart into the cells of its single pictures, undecoded, each fit for ``read_picture``.
+def split_images(value: object) -> tuple[Any, ...]:
+    """Take a cell apart into the cells of its single images, undecoded, each fit for ``read_image``.
 
     Raises:
         ValueError: If the cell has none of the ``SHAPES``.
     """
     if isinstance(value, list | tuple):
-        return tuple(picture for part in value for picture in split_pictures(part))
+        return tuple(image for part in value for image in split_images(part))
     if isinstance(value, Mapping):
         if not {"bytes", "path"} & value.keys():
             raise ValueError(f"a struct of {sorted(map(str, value))}; a cell must hold {SHAPES}")
@@ -89,12 +89,12 @@ def split_pictures(value: object) -> tuple[Any, ...]:
     return (value,)
 
 
-def read_picture(
+def read_image(
     value: object,
-    folder: str | Path | None = None,
+    directory: str | Path | None = None,
     limits: ImageLimits | None = ImageLimits(),  # noqa: B008 (frozen)
 ) -> Image.Image:
-    """Decode one picture that ``split_pictures`` gave, see ``read_pictures``.
+    """Decode one image that ``split_images`` gave, see ``read_images``.
 
     Raises:
         ValueError: If it does not decode or breaks a limit; the message tells what was found.
@@ -106,13 +106,13 @@ def read_picture(
             return decode_image(bytes(value), limits)
         if (data := _decode_base64(value)) is not None:
             return decode_image(data, limits)
-        return load_image(_locate(value, folder), limits)
+        return load_image(_locate(value, directory), limits)
     except DECODE_ERRORS as error:
         raise ValueError(f"{_show(value)}: {describe_error(error)}") from error
 
 
 def find_column(names: list[str], wanted: str | None) -> str:
-    """Choose the column of pictures: the wanted one, or the first of images, image, img, picture, pictures.
+    """Choose the column of images: the wanted one, or the first of images, image, img, image, images.
 
     Raises:
         ValueError: If there is none; the message lists the columns.
@@ -125,13 +125,13 @@ def find_column(names: list[str], wanted: str | None) -> str:
 
 
 def count_per_row(column: pa.ChunkedArray) -> np.ndarray:
-    """Count the pictures of every cell of a column, as ``count_pictures``, from its null bits and offsets alone.
+    """Count the images of every cell of a column, as ``count_images``, from its null bits and offsets alone.
 
     Returns:
-        One count per row, int64; the bytes of the pictures are not read, so a memory-mapped column stays on the disk.
+        One count per row, int64; the bytes of the images are not read, so a memory-mapped column stays on the disk.
 
     Raises:
-        ValueError: If the column's type holds no pictures.
+        ValueError: If the column's type holds no images.
 
     Example:
         >>> count_per_row(pa.chunked_array([[[b"x", None], None], [[b"x", b"y"]]])).tolist()
@@ -159,7 +159,7 @@ def _present(array: pa.Array) -> pa.Array:
         return pc.fill_null(pc.greater(pc.binary_length(array), 0), False)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind):
         return pc.is_valid(array)
-    raise ValueError(f"a column of {kind} holds no pictures; a cell must hold {SHAPES}")
+    raise ValueError(f"a column of {kind} holds no images; a cell must hold {SHAPES}")
 
 
 def _convert(image: Image.Image, limits: ImageLimits | None) -> Image.Image:
@@ -169,7 +169,7 @@ def _convert(image: Image.Image, limits: ImageLimits | None) -> Image.Image:
 
 
 def _decode_base64(text: object) -> bytes | None:
-    """The bytes of a picture that is base64 text, or None if the text is something else."""
+    """The bytes of an image that is base64 text, or None if the text is something else."""
     if not isinstance(text, str):
         return None
     if prefix := _DATA_URL.match(text):
@@ -192,19 +192,19 @@ def _pad(text: str) -> str:
     return body + "=" * (-len(body) % 4)
 
 
-def _locate(value: object, folder: str | Path | None) -> Path:
+def _locate(value: object, directory: str | Path | None) -> Path:
     text = str(value)
     if _ANY_URL.match(text):
         raise ValueError(f"a web address is not fetched; a cell must hold {SHAPES}")
     path = Path(text)
-    if not path.is_absolute() and folder is None:
-        raise ValueError("a relative path, and there is no folder that it starts from")
+    if not path.is_absolute() and directory is None:
+        raise ValueError("a relative path, and there is no directory that it starts from")
     try:
-        path = Path(folder or "", path)
+        path = Path(directory or "", path)
         path.stat()
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"neither base64 of a picture ({', '.join(FORMATS)}) nor a file: {describe_error(error)}"
+            f"neither base64 of an image ({', '.join(FORMATS)}) nor a file: {describe_error(error)}"
         ) from error
     return path
 
@@ -214,7 +214,7 @@ def _show(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} bytes"
     if isinstance(value, Image.Image):
-        return f"picture {value.mode} {value.width}x{value.height}"
+        return f"image {value.mode} {value.width}x{value.height}"
     text = value if isinstance(value, str) else str(value)
     shown = repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
     return f"text {shown}" if isinstance(value, str) else f"{type(value).__name__} {shown}"

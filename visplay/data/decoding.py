@@ -1,4 +1,4 @@
-"""Pictures from bytes that nobody vouches for: limits by the header before anything is decoded, then upright RGB."""
+"""Images from bytes that nobody vouches for: limits by the header before anything is decoded, then upright RGB."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SHOWN_BYTES = 16
-# Pictures above this area are decoded one at a time, however many threads there are; smaller ones take 64 MiB at most.
+# Images above this area are decoded one at a time, however many threads there are; smaller ones take 64 MiB at most.
 _LARGE_PIXELS = 2**24
 # Modes other than RGB are converted in strips of about this area, so that intermediate copies stay small.
 _STRIP_PIXELS = 2**20
-_one_large_picture = threading.Lock()
+_one_large_image = threading.Lock()
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a picture must keep to, judged by its header before anything is decoded.
+    """What an image must keep to, judged by its header before anything is decoded.
 
     Args:
         min_side_pixels: Least length of the shorter side.
         max_pixels: Greatest area. Pillow's own limit (about 179 million pixels) applies as well.
-        max_aspect_ratio: Greatest ratio of the sides, longer to shorter; Qwen2.5-VL's processor refuses more than 200.
+        max_aspect_ratio: Greatest ratio of the sides, longer to shorter; Qwen2.5-VL's processor rejects more than 200.
 
     Raises:
         ValueError: If a limit is below 1.
@@ -83,7 +83,7 @@ class ImageLimits:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
 
     def check(self, width: int, height: int) -> None:
-        """Refuse a picture of this size in pixels.
+        """Reject an image of this size in pixels.
 
         Raises:
             ValueError: If it breaks a limit, with the size and the limit.
@@ -124,7 +124,7 @@ def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any picture into upright 8-bit RGB without metadata; the picture given is left as it is, but loaded.
+    """Turn any image into upright 8-bit RGB without metadata; the image given is left as it is, but loaded.
 
     The EXIF orientation is applied, transparent parts become white, 16-bit grey is scaled to 8 bits, and grey of
     32 bits or in floating point, whose white is not defined, is stretched from its darkest to its brightest pixel.
@@ -141,7 +141,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     rgb = _flatten(image)
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    rgb.info = {}  # an orientation or colour key kept here would act a second time when the picture is saved
+    rgb.info = {}  # an orientation or colour key kept here would act a second time when the image is saved
     return rgb
 
 
@@ -174,7 +174,7 @@ class _Silence:
                     self._caught.__exit__(None, None, None)
 
 
-# What a picture's odd metadata warns about must neither fill the log nor, where warnings are errors, cost the picture.
+# What an image's odd metadata warns about must neither fill the log nor, where warnings are errors, cost the image.
 _silence = _Silence()
 
 
@@ -205,14 +205,14 @@ def _check_tiles(image: Image.Image, limits: ImageLimits) -> None:
 
 
 def _turn(image: Image.Image) -> AbstractContextManager:
-    return _one_large_picture if image.width * image.height > _LARGE_PIXELS else nullcontext()
+    return _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext()
 
 
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(ExifTag.Orientation)
     except DECODE_ERRORS:
-        return None  # broken metadata of a sound picture
+        return None  # broken metadata of a sound image
 
 
 def _flatten(image: Image.Image) -> Image.Image:

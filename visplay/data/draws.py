@@ -117,7 +117,7 @@ class MixedDraws:
     position: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Reject what is no fraction."""
         if not 0 <= self.share <= 1:
             raise ValueError(f"share: must lie in [0, 1], got {self.share}")
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` when the block ends, complete and forced to the disk.
 
-    An error in the block leaves what was there before, and nothing else. The folder is created.
+    An error in the block leaves what was there before, and nothing else. The directory is created.
 
     Example:
         >>> import tempfile
@@ -49,7 +49,7 @@ def sha256(path: Path) -> str:
 
 
 def force_to_disk(path: Path) -> None:
-    """Have what was written to a file, or the names in a folder, outlast a loss of power."""
+    """Have what was written to a file, or the names in a directory, outlast a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The questions one iteration generated, as a parquet file with pictures, and the ledger of finished stages.
+"""The questions one iteration generated, as a parquet file with images, and the manifest of finished stages.
 
 Both files appear whole or not at all: they are written beside their place, forced to the disk and then renamed.
 """
@@ -43,12 +43,12 @@ FEATURES = datasets.Features(
 )
 _SCHEMA = FEATURES.arrow_schema
 _ROWS_PER_GROUP = 32
-# A picture that several rows of a group share is stored once as long as the group's dictionary fits into one page.
+# An image that several rows of a group share is stored once as long as the group's dictionary fits into one page.
 _DICTIONARY_BYTES = 2**28
 
 
 class GeneratedDataset(Dataset[Example]):
-    """The examples of one parquet file; their pictures stay encoded until an example is asked for.
+    """The examples of one parquet file; their images stay encoded until an example is asked for.
 
     Args:
         path: A file written by ``write_examples``.
@@ -71,16 +71,16 @@ class GeneratedDataset(Dataset[Example]):
 
         Raises:
             IndexError: If there is no such index.
-            ValueError: If its picture does not decode.
+            ValueError: If its image does not decode.
         """
         row = range(len(self))[index]
         return self._example(self._table.slice(row, 1).to_pylist()[0], decode_image)
 
     def read_all(self) -> list[Example]:
-        """Decode all examples, a picture that several of them share only once.
+        """Decode all examples, an image that several of them share only once.
 
         Raises:
-            ValueError: If a picture does not decode.
+            ValueError: If an image does not decode.
         """
         decode = cache(decode_image)
         rows = (row for batch in self._table.to_batches(_ROWS_PER_GROUP) for row in batch.to_pylist())
@@ -90,7 +90,7 @@ class GeneratedDataset(Dataset[Example]):
         try:
             image = decode(row.pop("images")["bytes"])
         except DECODE_ERRORS as error:
-            raise ValueError(f"path: {self.path}: the picture of {row['key']!r} does not decode: {error}") from error
+            raise ValueError(f"path: {self.path}: the image of {row['key']!r} does not decode: {error}") from error
         votes = tuple((vote["name"], vote["count"]) for vote in row.pop("votes"))
         return Example(image=image, votes=votes, **row)
 
@@ -98,10 +98,10 @@ class GeneratedDataset(Dataset[Example]):
 def write_examples(path: str | Path, examples: Sequence[Example]) -> None:
     """Write the generated data set of one iteration; a file already there stays until the new one is complete.
 
-    ``datasets`` loads the file with its pictures decoded. They are stored as PNG, each distinct one encoded once.
+    ``datasets`` loads the file with its images decoded. They are stored as PNG, each distinct one encoded once.
 
     Args:
-        path: The parquet file; its folder is created.
+        path: The parquet file; its directory is created.
         examples: The rows, in order; their images RGB. None at all gives a valid file without rows.
 
     Raises:
@@ -130,7 +130,7 @@ def write_examples(path: str | Path, examples: Sequence[Example]) -> None:
 def read_examples(path: str | Path) -> list[Example]:
     """Read what ``write_examples`` wrote: equal values, equal pixels, the same order.
 
-    Examples that share a picture share the object. ``GeneratedDataset`` reads the same file one picture at a time.
+    Examples that share an image share the object. ``GeneratedDataset`` reads the same file one image at a time.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -139,22 +139,22 @@ def read_examples(path: str | Path) -> list[Example]:
     return GeneratedDataset(path).read_all()
 
 
-class Ledger:
+class Manifest:
     """The finished stages of a run, each with the file it made, in one JSON file.
 
-    A stage whose file is on record and unchanged need not run again. The ledger is read anew at every call; one process
-    of a run may record, all may read.
+    A stage whose file is on record and unchanged need not run again. The manifest is read anew at every call; one
+    process of a run may record, all may read.
 
     Args:
-        path: The JSON file. Files in its folder are recorded relative to it, so a run folder can be moved.
+        path: The JSON file. Files in its directory are recorded relative to it, so a run directory can be moved.
 
     Example:
         >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> ledger = Ledger(folder / "ledger.json")
-        >>> _ = (folder / "rows.txt").write_text("3 rows")
-        >>> _ = ledger.record("iteration-1", folder / "rows.txt", rows=3)
-        >>> ledger.get("iteration-1")["rows"], ledger.get("iteration-2")
+        >>> directory = Path(tempfile.mkdtemp())
+        >>> manifest = Manifest(directory / "manifest.json")
+        >>> _ = (directory / "rows.txt").write_text("3 rows")
+        >>> _ = manifest.record("iteration-1", directory / "rows.txt", rows=3)
+        >>> manifest.get("iteration-1")["rows"], manifest.get("iteration-2")
         (3, None)
     """
 
@@ -167,7 +167,7 @@ class Ledger:
         A file that is gone or has another hash than the one on record is logged as a warning.
 
         Raises:
-            ValueError: If the ledger itself cannot be read.
+            ValueError: If the manifest itself cannot be read.
         """
         record = self._read().get(stage)
         if record is None:
@@ -185,7 +185,7 @@ class Ledger:
         """The files on record that are there, by stage.
 
         Raises:
-            ValueError: If the ledger itself cannot be read.
+            ValueError: If the manifest itself cannot be read.
         """
         found = {stage: self.path.parent / record["path"] for stage, record in self._read().items()}
         return {stage: file for stage, file in found.items() if file.is_file()}
@@ -203,14 +203,14 @@ class Ledger:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If a fact is called ``path`` or ``sha256``, or the ledger cannot be read.
+            ValueError: If a fact is called ``path`` or ``sha256``, or the manifest cannot be read.
         """
         if taken := sorted({"path", "sha256"} & facts.keys()):
-            raise ValueError(f"facts: {taken} are the ledger's own; give them other names")
+            raise ValueError(f"facts: {taken} are the manifest's own; give them other names")
         record = {"path": self._portable(Path(file)), "sha256": sha256(Path(file)), **facts}
         text = json.dumps({**self._read(), stage: record}, indent=2, sort_keys=True)
-        with replacing(self.path) as ledger:
-            ledger.write(f"{text}\n".encode())
+        with replacing(self.path) as manifest:
+            manifest.write(f"{text}\n".encode())
         return {**record, "path": str(self.path.parent / record["path"])}
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -220,23 +220,23 @@ class Ledger:
             return {}
         except ValueError as error:
             raise ValueError(f"path: {self.path} is not JSON ({error}); delete it to run every stage again") from error
-        if not _is_ledger(stages):
-            raise ValueError(f"path: {self.path} is not a ledger of stages; delete it to run every stage again")
+        if not _is_manifest(stages):
+            raise ValueError(f"path: {self.path} is not a manifest of stages; delete it to run every stage again")
         return stages
 
     def _portable(self, file: Path) -> str:
-        file, folder = file.resolve(), self.path.parent.resolve()
-        return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
+        file, directory = file.resolve(), self.path.parent.resolve()
+        return file.relative_to(directory).as_posix() if file.is_relative_to(directory) else file.as_posix()
 
 
 class PngEncoder:
-    """Encodes each distinct picture once."""
+    """Encodes each distinct image once."""
 
     def __init__(self) -> None:
         self._encoded: dict[tuple[tuple[int, int], bytes], bytes] = {}
 
     def __call__(self, image: Image) -> bytes:
-        """PNG of a picture."""
+        """PNG of an image."""
         identity = image.size, hashlib.sha256(image.tobytes()).digest()
         if identity not in self._encoded:
             self._encoded[identity] = _encode_png(image)
@@ -253,7 +253,7 @@ def _encode_png(image: Image) -> bytes:
 
 def _row(example: Example, encode: Callable[[Image], bytes]) -> dict[str, Any]:
     if example.further_images:
-        raise ValueError(f"examples: {example.key!r} has {len(example.images)} pictures; a row here holds one")
+        raise ValueError(f"examples: {example.key!r} has {len(example.images)} images; a row here holds one")
     if example.image.mode != "RGB":
         raise ValueError(f"examples: the image of {example.key!r} must be RGB, got {example.image.mode}")
     return {
@@ -283,7 +283,7 @@ def _read_table(path: Path) -> pa.Table:
     return table
 
 
-def _is_ledger(stages: object) -> bool:
+def _is_manifest(stages: object) -> bool:
     return isinstance(stages, dict) and all(
         isinstance(record, dict) and {"path", "sha256"} <= record.keys() for record in stages.values()
     )

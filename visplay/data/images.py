@@ -1,4 +1,4 @@
-"""Unlabeled images from a folder: every file is checked once, a bad one is a counted value and never an exception."""
+"""Unlabeled images from a directory: every file is checked once, a bad one is counted and never raised."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SkippedImage:
     """A file that looked like an image and is not used.
 
     Args:
-        path: POSIX path relative to the folder; bytes that are not UTF-8 are written as escapes.
+        path: POSIX path relative to the directory; bytes that are not UTF-8 are written as escapes.
         reason: What is wrong with it.
     """
 
@@ -65,15 +65,16 @@ class UnusableItemError(ValueError):
 
 
 class ImageFolder(Dataset[UnlabeledImage]):
-    """Unlabeled images below a folder, sorted by their path relative to it, which is also their key.
+    """Unlabeled images below a directory, sorted by their path relative to it, which is also their key.
 
     Files are taken by extension (``EXTENSIONS``, in either case) and read by content (``FORMATS``; the first frame of
-    an animation). The constructor decodes every file once, in a few threads and without keeping a picture, so that a
-    broken one is known before training starts. Links to folders are followed, but never to a folder above the link.
+    an animation). The constructor decodes every file once, in a few threads and without keeping an image, so that a
+    broken one is known before training starts. Links to directories are followed, but never to a directory above the
+    link.
 
     Args:
-        root: The folder.
-        limits: A picture that breaks them, by its header, is skipped undecoded.
+        root: The directory.
+        limits: An image that breaks them, by its header, is skipped undecoded.
 
     Attributes:
         keys: The keys of the images, sorted.
@@ -81,7 +82,7 @@ class ImageFolder(Dataset[UnlabeledImage]):
 
     Raises:
         FileNotFoundError: If ``root`` does not exist.
-        ValueError: If ``root`` is not a folder or holds no usable image.
+        ValueError: If ``root`` is not a directory or holds no usable image.
     """
 
     def __init__(self, root: str | Path, limits: ImageLimits = ImageLimits()) -> None:  # noqa: B008 (frozen)
@@ -104,22 +105,22 @@ class ImageFolder(Dataset[UnlabeledImage]):
 
         Raises:
             IndexError: If there is no such index.
-            OSError: If the file has vanished or broken since the folder was scanned.
+            OSError: If the file has vanished or broken since the directory was scanned.
         """
         key = self.keys[index]
         try:
             return UnlabeledImage(key=key, image=self._load(key))
         except DECODE_ERRORS as error:
             raise OSError(
-                f"root: {self.root / key} was a good image when the folder was scanned and is not now: "
+                f"root: {self.root / key} was a good image when the directory was scanned and is not now: "
                 f"{describe_error(error)}"
             ) from error
 
     def _check_arguments(self) -> None:
         if not self.root.exists():
-            raise FileNotFoundError(f"root: {str(self.root)!r} does not exist; give a folder of images")
+            raise FileNotFoundError(f"root: {str(self.root)!r} does not exist; give a directory of images")
         if not self.root.is_dir():
-            raise ValueError(f"root: {str(self.root)!r} is not a folder; give a folder of images")
+            raise ValueError(f"root: {str(self.root)!r} is not a directory; give a directory of images")
 
     def _find_faults(self, keys: list[str]) -> dict[str, str]:
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
@@ -149,36 +150,36 @@ class ImageFolder(Dataset[UnlabeledImage]):
 
 
 def _list_files(root: Path) -> tuple[list[str], dict[str, str]]:
-    """Sorted keys of the files with a known extension, and the folders that could not be read with the reason."""
+    """Sorted keys of the files with a known extension, and the directories that could not be read with the reason."""
     keys: list[str] = []
     unreadable: dict[str, str] = {}
 
     def note(error: OSError) -> None:
         unreadable[os.path.relpath(error.filename, root)] = describe_error(error)
 
-    for folder, names in _walk(root, note):
-        keys += [(folder / name).relative_to(root).as_posix() for name in names if _has_extension(name)]
+    for directory, names in _walk(root, note):
+        keys += [(directory / name).relative_to(root).as_posix() for name in names if _has_extension(name)]
     return sorted(keys), unreadable
 
 
 def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[Path, list[str]]]:
-    """Visit each folder below ``root`` once, real ones before linked ones, so that links never change a real key."""
+    """Visit each directory below ``root`` once, real ones before linked ones, so that links never change a real key."""
     seen: set[tuple[int, int]] = set()
     pending = [root]
     for top in pending:  # grows while it is read
-        for folder, subfolders, names in os.walk(top, onerror=on_error):
-            status = os.stat(folder)
+        for directory, subdirectories, names in os.walk(top, onerror=on_error):
+            status = os.stat(directory)
             if (status.st_dev, status.st_ino) in seen:
-                subfolders.clear()
+                subdirectories.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            subfolders.sort()
-            pending += [link for name in subfolders if _leads_aside(link := Path(folder, name))]
-            yield Path(folder), names
+            subdirectories.sort()
+            pending += [link for name in subdirectories if _leads_aside(link := Path(directory, name))]
+            yield Path(directory), names
 
 
 def _leads_aside(path: Path) -> bool:
-    """Whether this is a link to a folder that does not contain the link itself."""
+    """Whether this is a link to a directory that does not contain the link itself."""
     return path.is_symlink() and not path.parent.resolve().is_relative_to(path.resolve())
 
 

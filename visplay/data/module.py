@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from lightning import LightningDataModule
 
-from visplay.data.benchmark import Benchmark, BenchmarkBatches
-from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.benchmark import Benchmark, BenchmarkBatches
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.decoding import ImageLimits
 from visplay.data.draws import Draws, MixedDraws
 from visplay.data.generated import GeneratedDataset
@@ -27,11 +27,11 @@ class ImageSource:
     """Where unlabeled images are.
 
     Args:
-        path: A folder of image files, a parquet or arrow file or a folder of them, or a name on the Hub.
+        path: A directory of image files, a parquet or arrow file or a directory of them, or a name on the Hub.
         split: Split of a table.
         revision: Branch, tag or commit on the Hub.
-        column: Column of a table that holds the pictures; null looks for one of the usual names.
-        limits: Pictures that break them are skipped.
+        column: Column of a table that holds the images; null looks for one of the usual names.
+        limits: Images that break them are skipped.
     """
 
     path: str
@@ -50,11 +50,11 @@ class LabelledSource:
     """Where questions with answers are.
 
     Args:
-        path: A parquet or arrow file or a folder of them, or a name on the Hub.
+        path: A parquet or arrow file or a directory of them, or a name on the Hub.
         split: Split of the table.
         revision: Branch, tag or commit on the Hub.
         columns: Names of its columns.
-        limits: Rows whose picture breaks them are skipped.
+        limits: Rows whose image breaks them are skipped.
     """
 
     path: str
@@ -78,7 +78,7 @@ class SelfPlayData(LightningDataModule):
         images: Unlabeled images, for self-play and for a Questioner that is fitted alone; a path alone is enough.
         labelled: Questions with answers, for the phases of the Reasoner; a path alone is enough.
         silver: A data set that an earlier run generated, for a Reasoner that is fitted alone.
-        silver_share: Share of silver answers in a Reasoner phase that has labelled ones as well.
+        silver_fraction: Fraction of silver answers in a Reasoner phase that has labelled ones as well.
         validation_batch_size: Questions of a benchmark answered side by side.
         benchmarks: What to evaluate on; the files must be here, see ``visplay prepare``.
     """
@@ -88,17 +88,17 @@ class SelfPlayData(LightningDataModule):
         images: ImageSource | str | Path | None = None,
         labelled: LabelledSource | str | Path | None = None,
         silver: str | Path | None = None,
-        silver_share: float = 0.5,
+        silver_fraction: float = 0.5,
         validation_batch_size: int = 64,
         benchmarks: BenchmarkSuite = BenchmarkSuite(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
-        if not 0 <= silver_share <= 1:
-            raise ValueError(f"silver_share: must lie in [0, 1], got {silver_share}")
+        if not 0 <= silver_fraction <= 1:
+            raise ValueError(f"silver_fraction: must lie in [0, 1], got {silver_fraction}")
         self.image_source = ImageSource(str(images)) if isinstance(images, str | Path) else images
         self.labelled_source = LabelledSource(str(labelled)) if isinstance(labelled, str | Path) else labelled
         self.silver_path = silver
-        self.silver_share = silver_share
+        self.silver_fraction = silver_fraction
         self.validation_batch_size = validation_batch_size
         self.suite = benchmarks
         self.phase_batches: Callable[[], Iterable] | None = None
@@ -116,7 +116,9 @@ class SelfPlayData(LightningDataModule):
             ValueError: There are none.
         """
         if self._images is None:
-            raise ValueError("images: a Questioner asks about unlabeled images; give a folder, a table or a Hub name")
+            raise ValueError(
+                "images: a Questioner asks about unlabeled images; give a directory, a table or a Hub name"
+            )
         return self._images
 
     def setup(self, stage: str) -> None:
@@ -142,14 +144,14 @@ class SelfPlayData(LightningDataModule):
             ValueError: There is neither.
         """
         if silver is not None and labelled is not None:
-            return MixedDraws(silver, labelled, self.silver_share)
+            return MixedDraws(silver, labelled, self.silver_fraction)
         draws = silver or labelled
         if draws is None:
             raise ValueError("labelled, silver: a Reasoner that is fitted alone needs one of them, got null for both")
         return draws
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave pictures on the host: the policy moves what it needs."""
+        """Leave images on the host: the policy moves what it needs."""
         return batch
 
     def train_dataloader(self) -> Iterable:
@@ -179,7 +181,7 @@ class SelfPlayData(LightningDataModule):
         return self._batches("test")
 
     def _batches(self, stage: EvaluationStage) -> list[BenchmarkBatches]:
-        """What is left to answer, this rank's share of it."""
+        """What is left to answer, this rank's fraction of it."""
         ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return [
             BenchmarkBatches(benchmark, self.validation_batch_size, self.answered(benchmark), *ranks)
@@ -187,5 +189,5 @@ class SelfPlayData(LightningDataModule):
         ]
 
     def silver_accuracy(self, examples: Sequence[Example]) -> float | None:
-        """Share of silver answers that are true, for observers alone; None where the truth is not known."""
+        """Fraction of silver answers that are true, for observers alone; None where the truth is not known."""
         return None

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HTTPError
 from pyarrow.dataset import ParquetFragmentScanOptions
 
 ALLOWED = (
-    "give a .parquet or .arrow file, a pattern of such files, a folder that holds them or that save_to_disk wrote, "
+    "give a .parquet or .arrow file, a pattern of such files, a directory that holds them or that save_to_disk wrote, "
     "or a name on the Hugging Face Hub, owner/name or owner/name@split"
 )
 
@@ -47,10 +47,10 @@ class Origin:
 
     Args:
         kind: ``parquet``, ``arrow``, ``saved`` (by ``save_to_disk``) or ``hub``.
-        path: The file, pattern, folder or name on the Hub.
+        path: The file, pattern, directory or name on the Hub.
         split: The split to read; None for the only one.
-        name: Short and stable, for keys: the file's stem, the folder's name or the name on the Hub.
-        folder: Where relative paths in the table start; None for the Hub.
+        name: Short and stable, for keys: the file's stem, the directory's name or the name on the Hub.
+        directory: Where relative paths in the table start; None for the Hub.
         files: The files of each split, for ``parquet`` and ``arrow``.
     """
 
@@ -58,21 +58,21 @@ class Origin:
     path: str
     split: str | None
     name: str
-    folder: Path | None
+    directory: Path | None
     files: dict[str, list[str]]
 
 
 def open_table(source: str | Path, split: str | None = "train", revision: str | None = None) -> datasets.Dataset:
-    """Open a table memory-mapped; its pictures stay encoded, as structs of bytes and path.
+    """Open a table memory-mapped; its images stay encoded, as structs of bytes and path.
 
     A parquet file is converted once, a row group at a time, to a file of the ``datasets`` cache, which is then mapped.
     Code that a data set brings along is never run.
 
     Args:
-        source: A .parquet or .arrow file, a pattern of such files, a folder that holds them (searched recursively, but
-            for hidden ones) or that ``save_to_disk`` wrote, or a name on the Hugging Face Hub: ``owner/name``, or
+        source: A .parquet or .arrow file, a pattern of such files, a directory that holds them (searched recursively,
+            but for hidden ones) or that ``save_to_disk`` wrote, or a name on the Hugging Face Hub: ``owner/name``, or
             ``owner/name@split``. What exists here is never asked of the Hub.
-        split: Name of a split; None for the only one. A file or a pattern is the split ``train``. Files in a folder
+        split: Name of a split; None for the only one. A file or a pattern is the split ``train``. Files in a directory
             belong to the split whose name is a word of their path (``test-0.parquet``, ``val/0.arrow``), else to
             ``train``.
         revision: Branch, tag or commit on the Hub.
@@ -84,9 +84,9 @@ def open_table(source: str | Path, split: str | None = "train", revision: str | 
 
     Example:
         >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> datasets.Dataset.from_dict({"problem": ["How many?"]}).save_to_disk(folder)
-        >>> open_table(folder)[0]
+        >>> directory = tempfile.mkdtemp()
+        >>> datasets.Dataset.from_dict({"problem": ["How many?"]}).save_to_disk(directory)
+        >>> open_table(directory)[0]
         {'problem': 'How many?'}
     """
     return open_origin(find_origin(source, split), revision)
@@ -103,7 +103,7 @@ def find_origin(source: str | Path, split: str | None = "train") -> Origin:
         raise ValueError(f"split: {split!r} must be the name of a split, without a slice, or None for the only one")
     text = str(source)
     if os.path.isdir(text):
-        return _find_in_folder(Path(text), split)
+        return _find_in_directory(Path(text), split)
     if os.path.exists(text):
         return _find_files(text, [text], split)
     if glob.has_magic(text):
@@ -126,14 +126,14 @@ def open_origin(origin: Origin, revision: str | None = None) -> datasets.Dataset
     return datasets.Dataset(table.data, info=info, split=datasets.NamedSplit(split))
 
 
-def list_files(folder: str | Path) -> list[str]:
-    """Paths of all files below a folder, sorted, without hidden ones; links to folders are not followed."""
-    return sorted(_walk(folder))
+def list_files(directory: str | Path) -> list[str]:
+    """Paths of all files below a directory, sorted, without hidden ones; links to directories are not followed."""
+    return sorted(_walk(directory))
 
 
-def is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` wrote this folder."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+def is_saved(directory: Path) -> bool:
+    """Whether ``save_to_disk`` wrote this directory."""
+    return (directory / "dataset_dict.json").is_file() or (directory / "state.json").is_file()
 
 
 def is_table(path: str) -> bool:
@@ -141,18 +141,18 @@ def is_table(path: str) -> bool:
     return Path(path).suffix.lower() in _KINDS
 
 
-def _find_in_folder(folder: Path, split: str | None) -> Origin:
-    name = folder.resolve().name
-    if is_saved(folder):
-        return Origin("saved", str(folder), split, name, folder, {})
-    files = [path for path in list_files(folder) if is_table(path)]
+def _find_in_directory(directory: Path, split: str | None) -> Origin:
+    name = directory.resolve().name
+    if is_saved(directory):
+        return Origin("saved", str(directory), split, name, directory, {})
+    files = [path for path in list_files(directory) if is_table(path)]
     if not files:
-        raise ValueError(f"source: the folder {str(folder)!r} holds neither parquet nor arrow files; {ALLOWED}")
+        raise ValueError(f"source: the directory {str(directory)!r} holds neither parquet nor arrow files; {ALLOWED}")
     splits: dict[str, list[str]] = {}
     for path in files:
-        splits.setdefault(_split_of(os.path.relpath(path, folder)), []).append(path)
-    split = _check_split(str(folder), split, list(splits))
-    return Origin(_kind(str(folder), splits[split]), str(folder), split, name, folder, splits)
+        splits.setdefault(_split_of(os.path.relpath(path, directory)), []).append(path)
+    split = _check_split(str(directory), split, list(splits))
+    return Origin(_kind(str(directory), splits[split]), str(directory), split, name, directory, splits)
 
 
 def _find_files(pattern: str, files: list[str], split: str | None) -> Origin:
@@ -160,8 +160,8 @@ def _find_files(pattern: str, files: list[str], split: str | None) -> Origin:
         raise FileNotFoundError(f"source: no file matches {pattern!r}; {ALLOWED}")
     split = _check_split(pattern, split, ["train"])
     kind = _kind(pattern, files)
-    folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
-    return Origin(kind, pattern, split, _stem(pattern), folder, {split: files})
+    directory = Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
+    return Origin(kind, pattern, split, _stem(pattern), directory, {split: files})
 
 
 def _kind(source: str, files: list[str]) -> str:
@@ -252,7 +252,7 @@ def _undecoded(feature: Any) -> Any:
     return feature
 
 
-def _walk(folder: str | Path) -> Iterator[str]:
-    for top, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+def _walk(directory: str | Path) -> Iterator[str]:
+    for top, subdirectories, names in os.walk(directory):
+        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
         yield from (os.path.join(top, name) for name in names if not name.startswith("."))

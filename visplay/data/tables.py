@@ -18,7 +18,7 @@ from PIL.Image import Image
 from torch.utils.data import Dataset
 
 from visplay.data.cells import read_text
-from visplay.data.columns import count_per_row, find_column, read_picture, split_pictures
+from visplay.data.columns import count_per_row, find_column, read_image, split_images
 from visplay.data.images import EXTENSIONS, ImageFolder, ImageLimits, UnusableItemError
 from visplay.data.sources import Origin, find_origin, is_saved, is_table, list_files, open_origin
 from visplay.types import Example, UnlabeledImage
@@ -34,8 +34,8 @@ class Columns:
     Args:
         problem: The question, text.
         answer: The gold answer; numbers and booleans become text.
-        images: The picture, in any shape that ``read_pictures`` takes; None for the first of images, image, img,
-            picture, pictures.
+        images: The image, in any shape that ``read_images`` takes; None for the first of images, image, img,
+            image, images.
         key: Identity of the row, different in every row; None to take the name of the source and the row number.
         problem_type: Kind of the question. A table without a column of the default name has no kinds; so it is with
             None.
@@ -49,22 +49,22 @@ class Columns:
 
 
 class ImageTable(Dataset[UnlabeledImage]):
-    """Unlabeled images of a table, one item per picture.
+    """Unlabeled images of a table, one item per image.
 
-    An item's key is ``name:row``, or ``name:row#i`` in a row with several pictures: the name of the source (stem of the
-    file, name of the folder, name on the Hub; with ``@split`` unless that is ``train``), the number of the row in it
-    and of the picture in the row, from 0. Rows without a picture are no items, and their numbers stay unused.
+    An item's key is ``name:row``, or ``name:row#i`` in a row with several images: the name of the source (stem of the
+    file, name of the directory, name on the Hub; with ``@split`` unless that is ``train``), the number of the row in it
+    and of the image in the row, from 0. Rows without an image are no items, and their numbers stay unused.
 
     Args:
         source: See ``open_table``.
         split: See ``open_table``.
         revision: See ``open_table``.
-        column: Column of the pictures; None for the first of images, image, img, picture, pictures.
-        limits: What a picture must keep to, judged by its header before it is decoded.
+        column: Column of the images; None for the first of images, image, img, image, images.
+        limits: What an image must keep to, judged by its header before it is decoded.
 
     Raises:
         OSError: If there is no such source.
-        ValueError: If the source is no table, or has no such column or no picture.
+        ValueError: If the source is no table, or has no such column or no image.
     """
 
     def __init__(
@@ -79,36 +79,36 @@ class ImageTable(Dataset[UnlabeledImage]):
         self._origin = find_origin(source, split)
         table = open_origin(self._origin, revision)
         self._name = _key_prefix(self._origin, table)
-        self.column = _find_pictures(self._origin, table, column, "column")
+        self.column = _find_images(self._origin, table, column, "column")
         self._table = table.select_columns([self.column])
         self._counts = _count_rows(self._origin, table, self.column)
         self._rows = np.repeat(np.arange(len(table)), self._counts)
         self._firsts = np.cumsum(self._counts) - self._counts
 
     def __len__(self) -> int:
-        """Number of pictures, good or bad."""
+        """Number of images, good or bad."""
         return len(self._rows)
 
     def __getitem__(self, index: int) -> UnlabeledImage:
-        """Decode one picture.
+        """Decode one image.
 
         Raises:
             IndexError: If there is no such index.
-            UnusableItemError: If the picture does not decode or breaks the limits.
+            UnusableItemError: If the image does not decode or breaks the limits.
         """
         index = range(len(self))[index]
         row = int(self._rows[index])
         place = int(index - self._firsts[row])
         key = f"{self._name}:{row}#{place}" if self._counts[row] > 1 else f"{self._name}:{row}"
         try:
-            picture = split_pictures(self._table[row][self.column])[place]
-            return UnlabeledImage(key, read_picture(picture, self._origin.folder, self.limits))
+            image = split_images(self._table[row][self.column])[place]
+            return UnlabeledImage(key, read_image(image, self._origin.directory, self.limits))
         except ValueError as error:
             raise UnusableItemError(key, str(error)) from error
 
 
 class LabelledTable(Dataset[Example]):
-    """Questions with gold answers, one picture each; item i is row i of the table.
+    """Questions with gold answers, one image each; item i is row i of the table.
 
     The key is ``name:row`` as in ``ImageTable``, or what the key column says; ``image_id`` is always ``name:row``. The
     score is that of a column ``score``, else 1.0. Placeholders ``<image>`` are taken out of the question.
@@ -118,7 +118,7 @@ class LabelledTable(Dataset[Example]):
         split: See ``open_table``.
         revision: See ``open_table``.
         columns: Which column holds what.
-        limits: What a picture must keep to, judged by its header before it is decoded.
+        limits: What an image must keep to, judged by its header before it is decoded.
 
     Raises:
         OSError: If there is no such source.
@@ -138,7 +138,7 @@ class LabelledTable(Dataset[Example]):
         self._origin = find_origin(source, split)
         table = open_origin(self._origin, revision)
         self._name = _key_prefix(self._origin, table)
-        self._images = _find_pictures(self._origin, table, columns.images, "columns.images")
+        self._images = _find_images(self._origin, table, columns.images, "columns.images")
         _count_rows(self._origin, table, self._images)
         _check_columns(self._origin, table.column_names, columns)
         self._keys = None if columns.key is None else _read_keys(self._origin, table, columns.key)
@@ -163,7 +163,7 @@ class LabelledTable(Dataset[Example]):
 
         Raises:
             IndexError: If there is no such index.
-            UnusableItemError: If the row has no question, no answer, no picture or several, or its picture does not
+            UnusableItemError: If the row has no question, no answer, no image or several, or its image does not
                 decode or breaks the limits.
         """
         key = self.key(index)
@@ -182,7 +182,7 @@ class LabelledTable(Dataset[Example]):
                 raise ValueError(f"no {name}: {row[name]!r}")
         return Example(
             key=key,
-            image=self._picture(row[self._images]),
+            image=self._image(row[self._images]),
             problem=problem,
             answer=answer,
             problem_type=read_text(row, columns.problem_type),
@@ -190,11 +190,11 @@ class LabelledTable(Dataset[Example]):
             image_id=image_id,
         )
 
-    def _picture(self, cell: object) -> Image:
-        pictures = split_pictures(cell)
-        if len(pictures) != 1:
-            raise ValueError(f"{len(pictures)} pictures; a row must have one")
-        return read_picture(pictures[0], self._origin.folder, self.limits)
+    def _image(self, cell: object) -> Image:
+        images = split_images(cell)
+        if len(images) != 1:
+            raise ValueError(f"{len(images)} images; a row must have one")
+        return read_image(images[0], self._origin.directory, self.limits)
 
 
 def open_images(
@@ -204,51 +204,51 @@ def open_images(
     column: str | None = None,
     limits: ImageLimits = ImageLimits(),  # noqa: B008 (frozen)
 ) -> ImageFolder | ImageTable:
-    """Open unlabeled images: a folder of image files, or else a table.
+    """Open unlabeled images: a directory of image files, or else a table.
 
     Args:
-        source: A folder searched recursively for image files, or what ``open_table`` takes.
+        source: A directory searched recursively for image files, or what ``open_table`` takes.
         split: Of a table, see ``open_table``.
         revision: Of a table, see ``open_table``.
         column: Of a table, see ``ImageTable``.
-        limits: What a picture must keep to, judged by its header before it is decoded.
+        limits: What an image must keep to, judged by its header before it is decoded.
 
     Raises:
         OSError: If there is no such source.
-        ValueError: If a folder holds image files and tables as well, or nothing usable; see also ``ImageTable``.
+        ValueError: If a directory holds image files and tables as well, or nothing usable; see also ``ImageTable``.
 
     Example:
         >>> import tempfile, PIL.Image
-        >>> folder = tempfile.mkdtemp()
-        >>> PIL.Image.new("RGB", (9, 8)).save(f"{folder}/a.png")
-        >>> open_images(folder)[0].key
+        >>> directory = tempfile.mkdtemp()
+        >>> PIL.Image.new("RGB", (9, 8)).save(f"{directory}/a.png")
+        >>> open_images(directory)[0].key
         'a.png'
     """
-    folder = Path(source)
-    if not folder.is_dir() or is_saved(folder):
+    directory = Path(source)
+    if not directory.is_dir() or is_saved(directory):
         return ImageTable(source, split, revision, column, limits)
-    files = list_files(folder)
+    files = list_files(directory)
     table = next(filter(is_table, files), None)
-    picture = next((file for file in files if Path(file).suffix.lower() in EXTENSIONS), None)
-    if table is not None and picture is not None:
+    image = next((file for file in files if Path(file).suffix.lower() in EXTENSIONS), None)
+    if table is not None and image is not None:
         raise ValueError(
-            f"source: the folder {str(folder)!r} holds image files ({picture!r}) and tables ({table!r}); "
-            "give a folder of one of them, or a pattern such as folder/*.parquet"
+            f"source: the directory {str(directory)!r} holds image files ({image!r}) and tables ({table!r}); "
+            "give a directory of one of them, or a pattern such as directory/*.parquet"
         )
     if table is not None:
         return ImageTable(source, split, revision, column, limits)
-    return ImageFolder(folder, limits)
+    return ImageFolder(directory, limits)
 
 
 def _key_prefix(origin: Origin, table: datasets.Dataset) -> str:
     return origin.name if table.split == "train" else f"{origin.name}@{table.split}"
 
 
-def _find_pictures(origin: Origin, table: datasets.Dataset, column: str | None, argument: str) -> str:
+def _find_images(origin: Origin, table: datasets.Dataset, column: str | None, argument: str) -> str:
     try:
         return find_column(table.column_names, column)
     except ValueError as error:
-        raise ValueError(f"{argument}: no pictures in {origin.path!r}: {error}") from error
+        raise ValueError(f"{argument}: no images in {origin.path!r}: {error}") from error
 
 
 def _count_rows(origin: Origin, table: datasets.Dataset, column: str) -> np.ndarray:
@@ -257,7 +257,7 @@ def _count_rows(origin: Origin, table: datasets.Dataset, column: str) -> np.ndar
     except ValueError as error:
         raise ValueError(f"source: {origin.path!r}, column {column!r}: {error}") from error
     if not counts.any():
-        raise ValueError(f"source: {origin.path!r}, column {column!r} must hold at least one picture, got none")
+        raise ValueError(f"source: {origin.path!r}, column {column!r} must hold at least one image, got none")
     return counts
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from visplay.evaluation.judging import judges_of, read_verdicts
 from visplay.evaluation.store import RowStore
-from visplay.functional.averages import ScoredRows, average_benchmarks
-from visplay.functional.comparison import Comparison, OnMissing, compare_paired
-from visplay.functional.raters import final_score, judge_score
 from visplay.metrics.scores import figure_id
+from visplay.statistics.averages import ScoredRows, average_benchmarks
+from visplay.statistics.paired import Comparison, OnMissing, compare_paired
+from visplay.statistics.raters import final_score, judge_score
 
 
 class _Pairs(NamedTuple):
@@ -50,7 +50,7 @@ def compare_stores(
     Args:
         before: Rows of the first model.
         after: Rows of the second model.
-        on_missing: ``refuse`` rows that only one side has, or leave them out and ``count`` them.
+        on_missing: ``reject`` rows that only one side has, or leave them out and ``count`` them.
         only: Names of the benchmarks to compare; None for all.
 
     Returns:
@@ -60,12 +60,12 @@ def compare_stores(
 
     Raises:
         ValueError: A row has another question or gold answer on the other side, or rows or benchmarks are missing and
-            refused.
+            rejected.
     """
     found: dict[tuple[str, str], Comparison] = {}
     pairs: dict[str, dict[str, _Pairs]] = {}
     names, others = {*before.benchmarks()}, {*after.benchmarks()}
-    if on_missing == "refuse" and names != others:
+    if on_missing == "reject" and names != others:
         raise ValueError(f"before, after: only one side has rows of {sorted(names ^ others)}")
     for benchmark in sorted(names & others if only is None else names & others & set(only)):
         one, other = _read(before, benchmark), _read(after, benchmark)

@@ -12,10 +12,10 @@ from typing import Any
 from visplay.answered import AnsweredRow
 from visplay.data.files import replacing
 from visplay.evaluation.store import RowStore, json_line, ranked_files
-from visplay.functional.raters import agreement_table, compare_all_raters, judge_score
 from visplay.judge import PROTOCOLS, Judge, JudgeConfig, JudgeItem, JudgeUsage, Verdict
+from visplay.statistics.raters import agreement_table, compare_all_raters, judge_score
 
-_FOLDER = "judged"
+_DIRECTORY = "judged"
 RULE = "rule"
 
 
@@ -58,14 +58,14 @@ def judge_rows(
     Yields:
         Rows, and a score in [0, 1] for each; None where judging failed.
     """
-    folder = store.folder / _FOLDER / judge_name(judge.config)
-    with replacing(folder / f"{benchmark}-rank{ranks[0]}.jsonl") as file:
+    directory = store.directory / _DIRECTORY / judge_name(judge.config)
+    with replacing(directory / f"{benchmark}-rank{ranks[0]}.jsonl") as file:
         for answers in store.read(benchmark, *ranks):
             verdicts = judge.judge([judge_item(row, judge.config, graded) for row in answers.rows])
             for verdict in verdicts:
                 file.write(json_line(_as_record(verdict)))
             yield answers.rows, [judge_score(verdict.correct, verdict.score) for verdict in verdicts]
-    for found in ranked_files(folder) if ranks[0] == 0 else ():
+    for found in ranked_files(directory) if ranks[0] == 0 else ():
         if found.benchmark == benchmark and found.rank >= ranks[1]:
             found.path.unlink()  # of an evaluation on more ranks, whose rows are judged again here
 
@@ -73,7 +73,7 @@ def judge_rows(
 def read_verdicts(store: RowStore, judge: str, benchmark: str) -> dict[str, dict[str, Any]]:
     """The verdicts of a judge by key: ``correct`` (null where judging failed), ``score`` and ``reason``."""
     records: dict[str, dict[str, Any]] = {}
-    for file in ranked_files(store.folder / _FOLDER / judge):
+    for file in ranked_files(store.directory / _DIRECTORY / judge):
         if file.benchmark == benchmark:
             records |= {record["key"]: record for record in map(json.loads, file.path.read_bytes().splitlines())}
     return records
@@ -112,7 +112,7 @@ def describe_usage(judge: str, usage: JudgeUsage) -> str:
 
 def judges_of(store: RowStore) -> list[str]:
     """Names of the judges that have judged rows of a store."""
-    return sorted(path.name for path in (store.folder / _FOLDER).glob("*") if path.is_dir())
+    return sorted(path.name for path in (store.directory / _DIRECTORY).glob("*") if path.is_dir())
 
 
 def write_agreement(store: RowStore, path: Path) -> None:
@@ -139,7 +139,7 @@ def write_agreement(store: RowStore, path: Path) -> None:
 
 
 def _usage_path(store: RowStore, judge: str, rank: int) -> Path:
-    return store.folder / _FOLDER / judge / f"usage-rank{rank}.json"
+    return store.directory / _DIRECTORY / judge / f"usage-rank{rank}.json"
 
 
 def _describe(row: AnsweredRow) -> dict[str, Any]:

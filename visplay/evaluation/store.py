@@ -36,9 +36,9 @@ class RankedFile(NamedTuple):
     path: Path
 
 
-def ranked_files(folder: Path) -> list[RankedFile]:
-    """All ``<benchmark>-rank<rank>.jsonl`` of a folder, sorted."""
-    found = ((_FILE.fullmatch(path.name), path) for path in folder.glob("*-rank*.jsonl"))
+def ranked_files(directory: Path) -> list[RankedFile]:
+    """All ``<benchmark>-rank<rank>.jsonl`` of a directory, sorted."""
+    found = ((_FILE.fullmatch(path.name), path) for path in directory.glob("*-rank*.jsonl"))
     return sorted(RankedFile(match[1], int(match[2]), path) for match, path in found if match)
 
 
@@ -49,21 +49,21 @@ class RowStore:
     and nothing else. Reading takes one line at a time.
 
     Args:
-        folder: The folder, created with the first batch.
+        directory: The directory, created with the first batch.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     def repair(self) -> None:
         """Cut off half a line at the end of a file, which a full disk or a crash of the machine may leave."""
-        for found in ranked_files(self.folder):
+        for found in ranked_files(self.directory):
             with found.path.open("rb+") as file:
                 file.truncate(_end_of_last_line(file))
 
     def benchmarks(self) -> list[str]:
         """Names of the benchmarks that have rows, sorted."""
-        return sorted({file.benchmark for file in ranked_files(self.folder)})
+        return sorted({file.benchmark for file in ranked_files(self.directory)})
 
     def append(self, answers: BatchAnswers, rank: int = 0) -> None:
         """Add a batch; it survives this process, and the machine, once this returns.
@@ -75,9 +75,9 @@ class RowStore:
         records += [{"key": key, "skipped": reason} for key, reason in answers.skipped.items()]
         if not records:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         lines = b"".join(json_line(record) for record in records)
-        with (self.folder / f"{answers.benchmark}-rank{rank}.jsonl").open("ab", buffering=0) as file:
+        with (self.directory / f"{answers.benchmark}-rank{rank}.jsonl").open("ab", buffering=0) as file:
             if file.write(lines) != len(lines):
                 raise OSError(f"{file.name}: the disk took part of a batch only")
             os.fsync(file.fileno())
@@ -114,7 +114,7 @@ class RowStore:
 
     def _records(self, benchmark: str, rank: int, world_size: int) -> Iterator[AnsweredRow | tuple[str, str]]:
         """Answered rows, and key and reason of skipped ones."""
-        for found in ranked_files(self.folder):
+        for found in ranked_files(self.directory):
             if found.benchmark != benchmark or found.rank % world_size != rank:
                 continue
             with found.path.open("rb") as file:
@@ -123,7 +123,7 @@ class RowStore:
                         record = _read_record(json.loads(line))
                     except (ValueError, TypeError, KeyError, AttributeError) as error:
                         raise ValueError(
-                            f"folder: {found.path}:{number} is no row: {error!r}; delete the line"
+                            f"directory: {found.path}:{number} is no row: {error!r}; delete the line"
                         ) from error
                     yield record
 

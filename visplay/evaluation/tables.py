@@ -10,9 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from visplay.functional.comparison import Comparison
-from visplay.functional.intervals import Estimate, format_estimate
 from visplay.metrics import Report
+from visplay.statistics.intervals import Estimate, format_estimate
+from visplay.statistics.paired import Comparison
 
 Cells = list[list[str]]
 AVERAGES = ("macro_average", "micro_average")

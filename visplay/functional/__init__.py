@@ -6,55 +6,27 @@ from visplay.functional.advantages import (
     leave_one_out_advantages,
     zero_variance_groups,
 )
-from visplay.functional.averages import ScoredRows, average_benchmarks
-from visplay.functional.breakdown import (
-    NO_FIGURE,
-    all_right_share,
-    hallusion_accuracies,
-    link_rows,
-    mean_by_group,
-    mmmu_discipline,
-)
-from visplay.functional.clustering import bleu_distances, cluster, cluster_groups, cluster_shares
-from visplay.functional.comparison import Comparison, compare_paired, mcnemar_p_value
+from visplay.functional.clustering import bleu_distances, cluster, cluster_fractions, cluster_groups
+from visplay.functional.confidence_band import confidence_histogram, in_band, keep_in_band, relax_band
 from visplay.functional.corrections import (
     sequence_geometric_weights,
     sequence_sum_weights,
     token_truncated_weights,
 )
-from visplay.functional.curation import confidence_histogram, in_band, keep_in_band, relax_band
 from visplay.functional.diagnosis import (
     describe_votes,
     fold_question,
     mean_margin,
     own_answer_agreement,
-    repeated_share,
+    repeated_fraction,
 )
 from visplay.functional.gaps import effective_sample_size, gap_statistics, logp_gaps
-from visplay.functional.grading import equivalent, normalise_answer
-from visplay.functional.intervals import (
-    DEFAULT_BOOTSTRAP,
-    Bootstrap,
-    Estimate,
-    bootstrap_means,
-    estimate_mean,
-    format_estimate,
-    percentile_interval,
-)
 from visplay.functional.kl import k1_kl, k2_kl, k3_kl
 from visplay.functional.logps import token_logps
 from visplay.functional.losses import cispo_loss, clipped_policy_loss, sequence_policy_loss
+from visplay.functional.majority_vote import is_valid_vote, vote
 from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question
 from visplay.functional.phases import FIRST_PHASE, Phase, next_phase, permuted_indices
-from visplay.functional.raters import (
-    RaterAgreement,
-    agreement_table,
-    cohen_kappa,
-    compare_all_raters,
-    compare_raters,
-    final_score,
-    judge_score,
-)
 from visplay.functional.rewards import (
     agreement,
     agreement_rewards,
@@ -66,8 +38,36 @@ from visplay.functional.rewards import (
     questioner_rewards,
     signed_questioner_rewards,
 )
-from visplay.functional.voting import is_valid_vote, vote
 from visplay.functional.weights import FixedLengthWeights, sequence_mean_weights, token_mean_weights
+from visplay.grading.equivalence import equivalent, normalise_answer
+from visplay.statistics.averages import ScoredRows, average_benchmarks
+from visplay.statistics.breakdown import (
+    NO_FIGURE,
+    all_right_fraction,
+    hallusion_accuracies,
+    link_rows,
+    mean_by_group,
+    mmmu_discipline,
+)
+from visplay.statistics.intervals import (
+    DEFAULT_BOOTSTRAP,
+    Bootstrap,
+    Estimate,
+    bootstrap_means,
+    estimate_mean,
+    format_estimate,
+    percentile_interval,
+)
+from visplay.statistics.paired import Comparison, compare_paired, mcnemar_p_value
+from visplay.statistics.raters import (
+    RaterAgreement,
+    agreement_table,
+    cohen_kappa,
+    compare_all_raters,
+    compare_raters,
+    final_score,
+    judge_score,
+)
 
 __all__ = [
     "Bootstrap",
@@ -84,7 +84,7 @@ __all__ = [
     "agreement",
     "agreement_rewards",
     "agreement_table",
-    "all_right_share",
+    "all_right_fraction",
     "average_benchmarks",
     "batch_redundancy",
     "bleu_distances",
@@ -94,7 +94,7 @@ __all__ = [
     "clipped_policy_loss",
     "cluster",
     "cluster_groups",
-    "cluster_shares",
+    "cluster_fractions",
     "cohen_kappa",
     "compare_all_raters",
     "compare_paired",
@@ -138,7 +138,7 @@ __all__ = [
     "permuted_indices",
     "questioner_rewards",
     "relax_band",
-    "repeated_share",
+    "repeated_fraction",
     "sequence_geometric_weights",
     "sequence_mean_weights",
     "sequence_policy_loss",

@@ -90,8 +90,8 @@ def cluster_groups(groups: Sequence[Sequence[str]], threshold: float = 0.5) -> l
     return labels
 
 
-def cluster_shares(labels: np.ndarray) -> np.ndarray:
-    """Share of each item's cluster among all items, |C(x_i)| / n.
+def cluster_fractions(labels: np.ndarray) -> np.ndarray:
+    """Fraction of each item's cluster among all items, |C(x_i)| / n.
 
     Args:
         labels: (n,) cluster labels, integers from 0.
@@ -103,7 +103,7 @@ def cluster_shares(labels: np.ndarray) -> np.ndarray:
         ValueError: ``labels`` is not one-dimensional.
 
     Example:
-        >>> cluster_shares(np.array([0, 0, 1, 0])).tolist()
+        >>> cluster_fractions(np.array([0, 0, 1, 0])).tolist()
         [0.75, 0.75, 0.25, 0.75]
     """
     if labels.ndim != 1:

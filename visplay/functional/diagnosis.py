@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from visplay.functional.grading import equivalent, normalise_answer
+from visplay.grading.equivalence import equivalent, normalise_answer
 from visplay.types import Question, Vote
 
 
@@ -18,8 +18,8 @@ def fold_question(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def repeated_share(texts: Sequence[str], before: Collection[str] = ()) -> float:
-    """Share of questions that were asked already, earlier in the sequence or in ``before``.
+def repeated_fraction(texts: Sequence[str], before: Collection[str] = ()) -> float:
+    """Fraction of questions that were asked already, earlier in the sequence or in ``before``.
 
     Args:
         texts: Questions in the order they were asked.
@@ -29,7 +29,7 @@ def repeated_share(texts: Sequence[str], before: Collection[str] = ()) -> float:
         The share in [0, 1]; 0 without questions.
 
     Example:
-        >>> repeated_share(["How many?", "how  many?", "Which one?", "Where?"], before={"where?"})
+        >>> repeated_fraction(["How many?", "how  many?", "Which one?", "Where?"], before={"where?"})
         0.5
     """
     seen, repeated = set(before), 0
@@ -40,7 +40,7 @@ def repeated_share(texts: Sequence[str], before: Collection[str] = ()) -> float:
 
 
 def mean_margin(votes: Sequence[Vote | None]) -> float:
-    """Mean lead of the majority over the runner-up, as a share of the parsed answers; 0 without votes.
+    """Mean lead of the majority over the runner-up, as a fraction of the parsed answers; 0 without votes.
 
     Args:
         votes: None where no vote was held.
@@ -58,7 +58,7 @@ def own_answer_agreement(
     votes: Sequence[Vote | None],
     equivalence: Callable[[str, str], bool] = equivalent,
 ) -> float | None:
-    """Share of questions whose silver answer is the one that the Questioner believes in.
+    """Fraction of questions whose silver answer is the one that the Questioner believes in.
 
     Args:
         questions: With or without an answer of their own; None did not parse.

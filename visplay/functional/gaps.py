@@ -37,7 +37,7 @@ def logp_gaps(old_logps: Tensor, sampled_logps: Tensor, mask: Tensor) -> Tensor:
 
 
 def effective_sample_size(gaps: Tensor) -> float:
-    """Share of the tokens that are left, in effect, once each is weighed by its ratio: (sum w)² / (n sum w²).
+    """Fraction of the tokens that are left, in effect, once each is weighed by its ratio: (sum w)² / (n sum w²).
 
     w = exp(gap), the ratio of the policy to the engine (Kong, 1992); 1 where all ratios are equal, and little more than
     1/n where one token has all the weight.
@@ -73,16 +73,17 @@ def gap_statistics(gaps: Tensor, limit: float) -> dict[str, float]:
         limit: Magnitude in nats above which a gap is counted, positive.
 
     Returns:
-        ``logp_gap_mean`` and ``logp_gap_max``, mean and maximum of the magnitudes, in nats; ``logp_gap_beyond_share``,
-        share of the tokens above ``limit``; ``effective_sample_size``. A gap that is not finite makes mean, maximum and
-        effective sample size infinite or NaN, and counts as beyond. Without a token 0, 0, 0 and 1.
+        ``logp_gap_mean`` and ``logp_gap_max``, mean and maximum of the magnitudes, in nats;
+        ``logp_gap_beyond_fraction``, fraction of the tokens above ``limit``; ``effective_sample_size``. A gap that is
+        not finite makes mean, maximum and effective sample size infinite or NaN, and counts as beyond. Without a token
+        0, 0, 0 and 1.
 
     Raises:
         ValueError: ``gaps`` is not (n,), or ``limit`` is not positive.
 
     Example:
         >>> import torch
-        >>> gap_statistics(torch.tensor([0.25, -0.75]), limit=0.5)["logp_gap_beyond_share"]
+        >>> gap_statistics(torch.tensor([0.25, -0.75]), limit=0.5)["logp_gap_beyond_fraction"]
         0.5
     """
     _check(gaps)
@@ -92,7 +93,7 @@ def gap_statistics(gaps: Tensor, limit: float) -> dict[str, float]:
     return {
         "logp_gap_mean": float(sizes.mean()),
         "logp_gap_max": float(sizes.max()),
-        "logp_gap_beyond_share": float((~(sizes <= limit)).float().mean()),  # NaN is not within any limit
+        "logp_gap_beyond_fraction": float((~(sizes <= limit)).float().mean()),  # NaN is not within any limit
         "effective_sample_size": effective_sample_size(gaps),
     }
 

@@ -40,7 +40,7 @@ def k2_kl(logps: Tensor, reference_logps: Tensor, *, clamp: float | None = 10.0)
     """Estimate by half the square of the log-ratio: (logps - reference_logps)² / 2.
 
     Never negative and biased in value, little while the two are close. As a loss term it is right: over samples of the
-    policy the mean of its gradient is the gradient of the divergence.
+    policy the mean of its gradient is the gradient of the KL divergence.
 
     Args:
         logps: (B, T) log-probabilities under the policy that learns, in nats.

@@ -60,7 +60,7 @@ class _Settings(NamedTuple):
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Keeps the hidden states and one normaliser a row; the way back makes each chunk's logits once more."""
+    """Keeps the hidden states and one logsumexp a row; the backward pass makes each chunk's logits once more."""
 
     @staticmethod
     def forward(
@@ -73,8 +73,8 @@ class _TokenLogps(torch.autograd.Function):
         cast = weight.to(ctx.dtype)
         for rows in _chunks(len(hidden), settings.chunk_size):
             results[:, rows] = _score(hidden[rows].to(ctx.dtype), cast, targets[rows], settings)
-        logps, entropies, normalisers = results.unbind()
-        ctx.save_for_backward(hidden, weight, targets, entropies, normalisers)
+        logps, entropies, logsumexps = results.unbind()
+        ctx.save_for_backward(hidden, weight, targets, entropies, logsumexps)
         if not settings.entropy_gradient:
             ctx.mark_non_differentiable(entropies)
         return logps, entropies
@@ -83,14 +83,14 @@ class _TokenLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_logps: Tensor, grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
         """With p = softmax(z): d logp(target) / dz = onehot - p and d entropy / dz = -p (log p + entropy)."""
-        hidden, weight, targets, entropies, normalisers = ctx.saved_tensors
+        hidden, weight, targets, entropies, logsumexps = ctx.saved_tensors
         settings: _Settings = ctx.settings
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         cast = weight.to(ctx.dtype)
         for rows in _chunks(len(hidden), settings.chunk_size):
             states, down = hidden[rows].to(ctx.dtype), -grad_logps[rows, None]
-            grad = _logits(states, cast, settings).sub_(normalisers[rows, None])
+            grad = _logits(states, cast, settings).sub_(logsumexps[rows, None])
             if settings.entropy_gradient:
                 down = down - grad_entropies[rows, None] * (grad + entropies[rows, None])
             grad = grad.exp_().mul_(down).scatter_add_(1, targets[rows, None], grad_logps[rows, None])
@@ -106,15 +106,15 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _score(hidden: Tensor, weight: Tensor, targets: Tensor, settings: _Settings) -> Tensor:
-    """Log-probabilities, entropies and normalisers of a chunk, (3, rows); all is computed in the logits' place."""
+    """Log-probabilities, entropies and logsumexps of a chunk, (3, rows); all is computed in the logits' place."""
     logits = _logits(hidden, weight, settings)
     highest = logits.amax(1, keepdim=True)
     chosen = logits.gather(1, targets[:, None]).squeeze(1)
     weights = logits.sub_(highest).exp_()  # softmax is weights / total
     total = weights.sum(1)
-    normalisers = highest.squeeze(1) + total.log()
+    logsumexps = highest.squeeze(1) + total.log()
     entropies = total.log() + torch.special.entr(weights, out=weights).sum(1) / total
-    return torch.stack([chosen - normalisers, entropies, normalisers])
+    return torch.stack([chosen - logsumexps, entropies, logsumexps])
 
 
 def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:

@@ -24,7 +24,7 @@ class Phase:
     role: RoleName
 
     def __post_init__(self) -> None:
-        """Refuse what is no phase."""
+        """Reject what is no phase."""
         if self.iteration < 1:
             raise ValueError(f"iteration: counts from 1, got {self.iteration}")
         if self.role not in get_args(RoleName):

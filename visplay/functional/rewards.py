@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visplay.functional.clustering import cluster, cluster_groups, cluster_shares
-from visplay.functional.grading import equivalent, normalise_answer
+from visplay.functional.clustering import cluster, cluster_fractions, cluster_groups
+from visplay.grading.equivalence import equivalent, normalise_answer
 
 
 def difficulty(confidence: Tensor) -> Tensor:
     """Pay for a question that splits the Reasoner: r_unc = 1 - |2c - 1| (Eq. 5).
 
     Args:
-        confidence: Shares of the majority answer in [0, 1], any shape.
+        confidence: Fractions of the majority answer in [0, 1], any shape.
 
     Returns:
         1 where the Reasoner is split in half, 0 where it is unanimous; same shape.
@@ -28,7 +28,7 @@ def difficulty(confidence: Tensor) -> Tensor:
         >>> difficulty(torch.tensor([0.5, 0.75, 1.0])).tolist()
         [1.0, 0.5, 0.0]
     """
-    _check_shares(confidence)
+    _check_fractions(confidence)
     return 1.0 - (2.0 * confidence - 1.0).abs()
 
 
@@ -36,7 +36,7 @@ def minority_difficulty(confidence: Tensor) -> Tensor:
     """Pay for a question that splits the Reasoner as the released code does: min(c, 1 - c), half of Eq. 5.
 
     Args:
-        confidence: Shares of the majority answer in [0, 1], any shape.
+        confidence: Fractions of the majority answer in [0, 1], any shape.
 
     Returns:
         0.5 where the Reasoner is split in half, 0 where it is unanimous; same shape.
@@ -48,12 +48,12 @@ def minority_difficulty(confidence: Tensor) -> Tensor:
         >>> minority_difficulty(torch.tensor([0.5, 0.75, 1.0])).tolist()
         [0.5, 0.25, 0.0]
     """
-    _check_shares(confidence)
+    _check_fractions(confidence)
     return torch.minimum(confidence, 1.0 - confidence)
 
 
 def group_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
-    """Share of a question's cluster in its own group: |C(x_i)| / G (Eq. 6 without its weight).
+    """Fraction of a question's cluster in its own group: |C(x_i)| / G (Eq. 6 without its weight).
 
     Args:
         texts: (N, G) questions, G for each of N images; None where nothing parsed.
@@ -66,11 +66,11 @@ def group_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
         [[0.5, 0.5, 0.25, 0.0], [0.25, 0.0, 0.0, 0.0]]
     """
     labels = cluster_groups([_parsed(group) for group in texts])
-    return torch.stack([_spread_shares(group, own) for group, own in zip(texts, labels, strict=True)])
+    return torch.stack([_spread_fractions(group, own) for group, own in zip(texts, labels, strict=True)])
 
 
 def batch_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
-    """Share of a question's cluster in the whole batch: |C(x_i)| / (N·G), as in the released code.
+    """Fraction of a question's cluster in the whole batch: |C(x_i)| / (N·G), as in the released code.
 
     Args:
         texts: (N, G) questions, G for each of N images; None where nothing parsed.
@@ -83,7 +83,7 @@ def batch_redundancy(texts: Sequence[Sequence[str | None]]) -> Tensor:
         [[0.375, 0.375, 0.125, 0.0], [0.375, 0.0, 0.0, 0.0]]
     """
     questions = [text for group in texts for text in group]
-    return _spread_shares(questions, cluster(_parsed(questions))).view(len(texts), -1)
+    return _spread_fractions(questions, cluster(_parsed(questions))).view(len(texts), -1)
 
 
 def questioner_rewards(valid: Tensor, difficulty: Tensor, redundancy: Tensor) -> Tensor:
@@ -186,11 +186,11 @@ def _parsed(texts: Sequence[str | None]) -> list[str]:
     return [text for text in texts if text is not None]
 
 
-def _spread_shares(texts: Sequence[str | None], labels: np.ndarray) -> Tensor:
-    """Share of all texts in each one's cluster, (n,), from the labels of those there are; 0 where there is none."""
+def _spread_fractions(texts: Sequence[str | None], labels: np.ndarray) -> Tensor:
+    """Fraction of all texts in each one's cluster, (n,), from the labels of those there are; 0 where there is none."""
     there = [index for index, text in enumerate(texts) if text is not None]
     shares = torch.zeros(len(texts))
-    shares[there] = torch.from_numpy(cluster_shares(labels)).float() * len(there) / len(texts)
+    shares[there] = torch.from_numpy(cluster_fractions(labels)).float() * len(there) / len(texts)
     return shares
 
 
@@ -206,7 +206,7 @@ def _check_same_shape(**parts: Tensor) -> None:
         raise ValueError(f"{', '.join(parts)}: must share one shape (N, G), got {shapes}")
 
 
-def _check_shares(confidence: Tensor) -> None:
+def _check_fractions(confidence: Tensor) -> None:
     outside = ~((confidence >= 0) & (confidence <= 1))
     if bool(outside.any()):
         raise ValueError(f"confidence: shares must lie in [0, 1], got {confidence[outside].tolist()}")

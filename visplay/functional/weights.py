@@ -73,7 +73,7 @@ class FixedLengthWeights:
     tokens: int
 
     def __post_init__(self) -> None:
-        """Refuse a constant that cannot divide."""
+        """Reject a constant that cannot divide."""
         if self.tokens < 1:
             raise ValueError(f"tokens: must be at least 1, got {self.tokens}")
 

@@ -18,7 +18,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 
 class VerdictCache:
-    r"""Rulings by content key, in a folder of JSON lines: one file per writer, everybody reads all files.
+    r"""Rulings by content key, in a directory of JSON lines: one file per writer, everybody reads all files.
 
     A file has a single writer and is only appended to, one line in one call, so that there is nothing to lock, and a
     network file system, where SQLite's and ``flock``'s locks are not to be trusted, will do. A process that is killed
@@ -26,18 +26,18 @@ class VerdictCache:
     stored is a hash and a ruling, no question, answer or key.
 
     Args:
-        folder: The folder, created with the first ruling; None keeps rulings in memory only.
+        directory: The directory, created with the first ruling; None keeps rulings in memory only.
 
     Example:
         >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> VerdictCache(folder).put("0a", Ruling(True))
-        >>> VerdictCache(folder).get("0a")
+        >>> directory = Path(tempfile.mkdtemp())
+        >>> VerdictCache(directory).put("0a", Ruling(True))
+        >>> VerdictCache(directory).get("0a")
         Ruling(correct=True, score=None)
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
         self._rulings: dict[str, Ruling] = {}
         self._read_bytes: dict[Path, int] = {}
         self._looked_at = -float("inf")
@@ -60,14 +60,14 @@ class VerdictCache:
         """
         with self._lock:
             self._rulings[key] = ruling
-            if self.folder is not None:
+            if self.directory is not None:
                 line = json.dumps({"key": key, "correct": ruling.correct, "score": ruling.score})
-                self._append(self.folder, line.encode() + b"\n")
+                self._append(self.directory, line.encode() + b"\n")
 
-    def _append(self, folder: Path, line: bytes) -> None:
+    def _append(self, directory: Path, line: bytes) -> None:
         if self._path is None or self._owner != os.getpid():  # a fork must not write to its parent's file
-            folder.mkdir(parents=True, exist_ok=True)
-            self._path, self._owner = folder / f"verdicts-{secrets.token_hex(8)}.jsonl", os.getpid()
+            directory.mkdir(parents=True, exist_ok=True)
+            self._path, self._owner = directory / f"verdicts-{secrets.token_hex(8)}.jsonl", os.getpid()
         with self._path.open("ab", buffering=0) as file:
             written = file.write(line)
         if written != len(line):
@@ -76,9 +76,9 @@ class VerdictCache:
 
     def _read_files(self) -> None:
         self._looked_at = time.monotonic()
-        if self.folder is None:
+        if self.directory is None:
             return
-        for path in sorted(self.folder.glob("verdicts-*.jsonl")):
+        for path in sorted(self.directory.glob("verdicts-*.jsonl")):
             if path.stat().st_size > self._read_bytes.get(path, 0):
                 self._read_file(path)
 

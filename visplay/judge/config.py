@@ -31,7 +31,7 @@ class JudgeLimits:
     longest_wait_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse limits that allow nothing."""
+        """Reject limits that allow nothing."""
         for name, least in {"concurrent_requests": 1, "retries": 0, "wait_seconds": 0}.items():
             if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: must be finite and at least {least}, got {getattr(self, name)}")
@@ -49,7 +49,7 @@ class JudgeConfig:
         protocol: ``json``: question, gold and prediction as JSON fields, a verdict by schema, temperature 0.
             ``paper``: as the released evaluation did, without the question, at temperature 0.6, free text (a table made
             so must be named so).
-        cache_folder: Where verdicts are kept for later calls and runs; None keeps them in memory.
+        cache_directory: Where verdicts are kept for later calls and runs; None keeps them in memory.
         limits: How long and how often the endpoint is asked.
         max_tokens: Most tokens of a reply; a model that thinks needs more.
         request_options: Fields of the chat-completions request that replace or extend ours, for an endpoint that is
@@ -58,13 +58,13 @@ class JudgeConfig:
 
     model: str
     protocol: Literal["json", "paper"] = "json"
-    cache_folder: str | None = None
+    cache_directory: str | None = None
     limits: JudgeLimits = field(default_factory=JudgeLimits)
     max_tokens: int = 256
     request_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a judge without a name or without a reply, and options that are not ours to give."""
+        """Reject a judge without a name or without a reply, and options that are not ours to give."""
         if not self.model.strip():
             raise ValueError(f"model: must name a model, got {self.model!r}")
         if self.max_tokens < 1:
@@ -129,7 +129,7 @@ FAILURES = (
     "rate_limited",
     "server_error",
     "connection",
-    "refused",
+    "rejected",
     "malformed",
     "wrong_schema",
     "cut_off",

@@ -177,14 +177,14 @@ def _status_fault(status: int, headers: Mapping[str, str], code: str | None = No
         >>> _status_fault(429, {"retry-after": "7"})
         Fault(kind='rate_limited', again=True, fatal=False, retry_after_seconds=7.0)
         >>> _status_fault(401, {})
-        Fault(kind='refused', again=False, fatal=True, retry_after_seconds=0.0)
+        Fault(kind='rejected', again=False, fatal=True, retry_after_seconds=0.0)
     """
     if code == _NO_CREDIT:
-        return Fault("refused", again=False, fatal=True)
+        return Fault("rejected", again=False, fatal=True)
     if status == 429 or status in _SERVER or status >= 500:
         kind = "rate_limited" if status == 429 else "server_error"
         return Fault(kind, retry_after_seconds=_read_retry_after(headers.get("retry-after", "")))
-    return Fault("refused", again=False, fatal=status in _FATAL)
+    return Fault("rejected", again=False, fatal=status in _FATAL)
 
 
 def _read_retry_after(value: str) -> float:

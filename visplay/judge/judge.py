@@ -31,7 +31,7 @@ class Judge:
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
-        self._cache = VerdictCache(None if config.cache_folder is None else Path(config.cache_folder))
+        self._cache = VerdictCache(None if config.cache_directory is None else Path(config.cache_directory))
         self._usage = JudgeUsage()
         self._lock = threading.Lock()
 

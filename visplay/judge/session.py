@@ -42,7 +42,7 @@ class Session:
         self._endpoint = Endpoint(config, self.usage)
         self._random = random.Random()  # neither the run's seed nor the same on every rank
         self._resume_at = 0.0
-        self._refused = ""
+        self._rejected = ""
 
     def run(self, items: Mapping[str, JudgeItem]) -> None:
         """Ask for a ruling on every item, by content key; what ``total_seconds`` cuts off fails ``out_of_time``."""
@@ -65,7 +65,7 @@ class Session:
             if (known := self._cache.get(key)) is not None:  # another process was faster
                 self.rulings[key] = known
                 continue
-            answer = self._refused or await self._ask(item)
+            answer = self._rejected or await self._ask(item)
             if isinstance(answer, Ruling):
                 self._cache.put(key, answer)
                 self.rulings[key] = answer
@@ -91,7 +91,7 @@ class Session:
         longest = self._limits.longest_wait_seconds
         self._resume_at = max(self._resume_at, time.monotonic() + min(fault.retry_after_seconds, longest))
         if fault.fatal:
-            self._refused = fault.kind
+            self._rejected = fault.kind
         return fault.again and attempt < self._limits.retries and fault.retry_after_seconds <= longest
 
     def _back_off(self, attempt: int) -> float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from visplay.functional.averages import ScoredRows, average_benchmarks
-from visplay.functional.comparison import Comparison, OnMissing, compare_paired
-from visplay.functional.intervals import DEFAULT_BOOTSTRAP, Bootstrap
 from visplay.metrics.rows import Report, RowMetric, Table, optional_column
+from visplay.statistics.averages import ScoredRows, average_benchmarks
+from visplay.statistics.intervals import DEFAULT_BOOTSTRAP, Bootstrap
+from visplay.statistics.paired import Comparison, OnMissing, compare_paired
 
 Side = Literal["before", "after"]
 
@@ -61,7 +61,7 @@ class PairedComparison(RowMetric):
     """Two checkpoints on the same rows, see ``compare_paired``.
 
     Args:
-        on_missing: ``refuse`` rows that only one side has, or leave them out and ``count`` them.
+        on_missing: ``reject`` rows that only one side has, or leave them out and ``count`` them.
         bootstrap: How the interval is found.
 
     Example:
@@ -74,7 +74,7 @@ class PairedComparison(RowMetric):
 
     identity = ("side", "key")
 
-    def __init__(self, on_missing: OnMissing = "refuse", bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> None:
+    def __init__(self, on_missing: OnMissing = "reject", bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> None:
         super().__init__(bootstrap)
         self.on_missing: OnMissing = on_missing
 
@@ -100,7 +100,7 @@ class PairedComparison(RowMetric):
         """The comparison; a row's cluster is what either side says.
 
         Raises:
-            ValueError: The sides give a row two clusters, so it is not the same row; or rows are missing and refused.
+            ValueError: The sides give a row two clusters, so it is not the same row; or rows are missing and rejected.
         """
         scores: dict[str, dict[str, float]] = {"before": {}, "after": {}}
         clusters: dict[str, str] = {}

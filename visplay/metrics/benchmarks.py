@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from visplay.functional.breakdown import hallusion_accuracies, mean_by_group
-from visplay.functional.intervals import Bootstrap, Estimate, estimate_mean
 from visplay.metrics.rows import Report, RowMetric, Table, optional_column
 from visplay.metrics.verdicts import JudgedMetric
+from visplay.statistics.breakdown import hallusion_accuracies, mean_by_group
+from visplay.statistics.intervals import Bootstrap, Estimate, estimate_mean
 
 
 class HallusionBenchAccuracy(RowMetric):

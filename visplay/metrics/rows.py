@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from visplay.functional.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Estimate
+from visplay.statistics.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Estimate
 
 Row = dict[str, Any]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from visplay.answered import AnsweredRow, BatchAnswers
-from visplay.functional.breakdown import NO_FIGURE, mmmu_discipline
-from visplay.functional.raters import final_score
 from visplay.metrics.across import BenchmarkAverage
 from visplay.metrics.benchmarks import HallusionBenchAccuracy, MMMUAccuracy, MMVetScore
 from visplay.metrics.rows import Report, RowMetric
 from visplay.metrics.verdicts import JudgeAccuracy, JudgedMetric, RuleAccuracy, SampledAccuracy, WrongClaims
+from visplay.statistics.breakdown import NO_FIGURE, mmmu_discipline
+from visplay.statistics.raters import final_score
 
 _SET = ("category", "subcategory", "set_id")
 

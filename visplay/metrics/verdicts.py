@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from visplay.functional.intervals import DEFAULT_BOOTSTRAP, Bootstrap, estimate_mean
-from visplay.functional.raters import final_score
 from visplay.metrics.rows import Report, Row, RowMetric, optional_column
+from visplay.statistics.intervals import DEFAULT_BOOTSTRAP, Bootstrap, estimate_mean
+from visplay.statistics.raters import final_score
 
 
 class _Share(RowMetric):
-    """Share of rows for which something holds.
+    """Fraction of rows for which something holds.
 
     Args:
         bootstrap: How the interval is found.
@@ -37,7 +37,7 @@ class _Share(RowMetric):
 
 
 class RuleAccuracy(_Share):
-    """Share of rows that are right by rule: ``rule_accuracy``.
+    """Fraction of rows that are right by rule: ``rule_accuracy``.
 
     Args:
         bootstrap: How the interval is found.
@@ -54,9 +54,9 @@ class RuleAccuracy(_Share):
 
 
 class WrongClaims(_Share):
-    """Share of rows whose answer claims something, and something wrong: ``wrong_claims``.
+    """Fraction of rows whose answer claims something, and something wrong: ``wrong_claims``.
 
-    On questions about what is not in the picture this is the rate of hallucination.
+    On questions about what is not in the image this is the rate of hallucination.
 
     Args:
         bootstrap: How the interval is found.
@@ -127,7 +127,7 @@ class JudgeAccuracy(JudgedMetric):
 
 
 class SampledAccuracy(RowMetric):
-    """``pass@1``, the mean over rows of the share of K samples that are right, and ``majority@K``, of their majority.
+    """``pass@1``, the mean fraction of K samples that are right, and ``majority@K``, that of their majority.
 
     The first is the unbiased estimate of pass@1 (Chen et al., 2021, arXiv 2107.03374).
 

@@ -1,24 +1,24 @@
 """State: the policies, the learner, the two roles and the module that joins them."""
 
-from visplay.modules.canary import CanaryConfig, PolicyMismatchError
-from visplay.modules.collation import PromptTooLongError
-from visplay.modules.grpo import GRPO
-from visplay.modules.grpo_config import GRPOConfig
-from visplay.modules.llava_onevision import LlavaOnevision
+from visplay.modules.families.llava_onevision import LlavaOnevision
+from visplay.modules.families.qwen2_5_vl import Qwen2_5_VL
+from visplay.modules.families.qwen3_vl import Qwen3_VL
+from visplay.modules.families.smolvlm import SmolVLM
+from visplay.modules.learner.grpo import GRPO
+from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.learner.mismatch import MismatchConfig, PolicyMismatchError
+from visplay.modules.policy.collation import PromptTooLongError
+from visplay.modules.policy.tuning import LoRA, Tuning
+from visplay.modules.policy.vlm import VLM
 from visplay.modules.questioner import Questioner, QuestionFormat, QuestionReward
-from visplay.modules.qwen2_5_vl import Qwen2_5_VL
-from visplay.modules.qwen3_vl import Qwen3_VL
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Role
-from visplay.modules.smolvlm import SmolVLM
 from visplay.modules.training import GRPOModule
-from visplay.modules.tuning import LoRA, Tuning
 from visplay.modules.visplay import VisPlay
-from visplay.modules.vlm import VLM
 from visplay.modules.voting import Voting
 
 __all__ = [
-    "CanaryConfig",
+    "MismatchConfig",
     "GRPO",
     "GRPOConfig",
     "GRPOModule",

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from visplay.answered import Answer, AnsweredRow, BatchAnswers, BenchmarkBatch
-from visplay.functional.voting import vote
+from visplay.functional.majority_vote import vote
 from visplay.prompts import Template
 from visplay.types import Completion, Example, Prompt, Sampling
 
@@ -38,7 +38,7 @@ class Answering:
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what nothing could be answered with."""
+        """Reject what nothing could be answered with."""
         if self.samples is not None and self.samples < 0:
             raise ValueError(f"samples: {self.samples} must be at least 0, or null")
         if self.temperature is not None and not self.temperature > 0:

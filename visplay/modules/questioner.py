@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visplay.functional.diagnosis import describe_votes, repeated_share
+from visplay.functional.diagnosis import describe_votes, repeated_fraction
 from visplay.functional.parsing import DEFAULT_KINDS, parse_question
 from visplay.functional.rewards import difficulty, group_redundancy, questioner_rewards
-from visplay.modules.grpo_config import GRPOConfig
+from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.policy.vlm import VLM
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Judgement, Record, Role, distinct_keys
-from visplay.modules.vlm import VLM
 from visplay.prompts import ASK, Template
 from visplay.types import Completion, Engine, Prompt, Question, Rollout, UnlabeledImage, Vote
 
@@ -35,7 +35,7 @@ class QuestionFormat:
     text_around: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an unknown part."""
+        """Reject an unknown part."""
         self.parse("")
 
     def parse(self, text: str) -> Question | None:
@@ -133,7 +133,7 @@ class Questioner(Role):
         return [self.vlm.encode(key, template or self.template, item.image) for key, item in keyed]
 
     def parse(self, completion: Completion) -> Question | None:
-        """The question, or None if the completion was cut off or does not have the required form."""
+        """The question, or None if the completion was truncated or does not have the required form."""
         return self.format.parse(completion.text) if completion.finished else None
 
     def ask(self, rollout: Rollout) -> list[list[Question | None]]:
@@ -151,7 +151,7 @@ class Questioner(Role):
         hardness = self.reward.difficulty(torch.tensor([[v.confidence if v else 0.0 for v in g] for g in votes]))
         rewards = self.reward.combine(valid, hardness, repetition)  # (N, G)
         statistics = {
-            "valid_share": float(valid.float().mean()),
+            "valid_fraction": float(valid.float().mean()),
             "difficulty": _mean_where(hardness, valid),
             "redundancy": _mean_where(repetition, valid),
         }
@@ -168,8 +168,8 @@ def _describe(
     asked = [question for group in questions for question in group]
     texts = [[question.text for question in group if question is not None] for group in questions]
     parsed = sum(map(len, texts))
-    repeated = sum(repeated_share(group) * len(group) for group in texts)
-    shares = {"parsed_share": parsed / len(asked), "repeated_share": repeated / max(parsed, 1)}
+    repeated = sum(repeated_fraction(group) * len(group) for group in texts)
+    shares = {"parsed_fraction": parsed / len(asked), "repeated_fraction": repeated / max(parsed, 1)}
     return shares | describe_votes(asked, [vote for group in votes for vote in group], equivalence)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visplay.functional.majority_vote import is_valid_vote, vote
 from visplay.functional.parsing import has_thought, parse_boxed
 from visplay.functional.rewards import agreement, agreement_rewards
-from visplay.functional.voting import is_valid_vote, vote
-from visplay.grader import Grader
-from visplay.modules.grpo_config import GRPOConfig
+from visplay.grading.worker import Grader
+from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.policy.vlm import VLM
 from visplay.modules.role import Judgement, Record, Role, distinct_keys
-from visplay.modules.vlm import VLM
 from visplay.modules.voting import Voting
 from visplay.prompts import ANSWER, Template
 from visplay.types import Completion, Example, Prompt, Question, Rollout, Sampling, UnlabeledImage, Vote
@@ -57,12 +57,12 @@ class Reasoner(Role):
         return self
 
     def prompts(self, items: Sequence[Example], template: Template | None = None) -> list[Prompt]:
-        """Ask each example's question about all its pictures."""
+        """Ask each example's question about all its images."""
         template, keyed = template or self.template, zip(distinct_keys(items), items, strict=True)
         return [self.vlm.encode(key, template, item.images, question=item.problem) for key, item in keyed]
 
     def parse(self, completion: Completion) -> str | None:
-        """The boxed answer, or None if there is none or the completion was cut off."""
+        """The boxed answer, or None if there is none or the completion was truncated."""
         return parse_boxed(completion.text) if completion.finished else None
 
     def answers(self, rollout: Rollout) -> list[list[str | None]]:
@@ -70,7 +70,7 @@ class Reasoner(Role):
         return [[self.parse(completion) for completion in group] for group in rollout.completions]
 
     def answer_blind(self, items: Sequence[Example], seed: int) -> list[str | None]:
-        """Answer each example's question greedily, without its picture."""
+        """Answer each example's question greedily, without its image."""
         keyed = zip(distinct_keys(items), items, strict=True)
         prompts = [self.vlm.encode(key, self.template, None, question=item.problem) for key, item in keyed]
         sampled = self.engine.generate(self.vlm, prompts, self.sampling(1, seed, temperature=0.0))
@@ -84,7 +84,7 @@ class Reasoner(Role):
         rewards = self.reward(agrees, formatted)  # (N, G)
         parsed = [answer is not None for group in answers for answer in group]
         statistics = {
-            "parsed_share": sum(parsed) / len(parsed),
+            "parsed_fraction": sum(parsed) / len(parsed),
             "agreement": float(agrees.mean()),
             "confidence": sum(item.score for item in items) / len(items),
         }
@@ -92,7 +92,7 @@ class Reasoner(Role):
 
     def is_valid(self, vote: Vote | None, voting: Voting | None = None) -> bool:
         """Whether there is a vote and enough of its answers parsed."""
-        return vote is not None and is_valid_vote(vote, (voting or self.voting).min_parsed_share)
+        return vote is not None and is_valid_vote(vote, (voting or self.voting).min_parsed_fraction)
 
     def vote_on(
         self,
@@ -104,7 +104,7 @@ class Reasoner(Role):
         """Hold a vote of K answers on every question.
 
         Args:
-            images: N pictures.
+            images: N images.
             questions: (N, G); None is not voted on.
             seed: Root of all draws.
             voting: How; None is ``self.voting``.

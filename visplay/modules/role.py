@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from visplay.clock import Clock
-from visplay.grader import Grader
-from visplay.modules.group_batch import GroupBatch
-from visplay.modules.grpo import GRPO
-from visplay.modules.grpo_config import GRPOConfig
+from visplay.grading.worker import Grader
+from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GRPO
+from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
-from visplay.modules.vlm import VLM
 from visplay.prompts import Template
 from visplay.types import Engine, Example, Prompt, Rollout, Sampling, UnlabeledImage, Vote, derive_seed
 
@@ -32,7 +32,7 @@ class Record:
     """One completion as a person reads it.
 
     Args:
-        image: The picture.
+        image: The image.
         problem: The question; None if the completion should have been one and did not parse.
         text: The completion.
         reward: Its reward.
@@ -75,8 +75,8 @@ def distinct_keys(items: Sequence[UnlabeledImage | Example]) -> list[str]:
 
     Example:
         >>> from PIL import Image
-        >>> picture = UnlabeledImage("cat.png", Image.new("RGB", (8, 8)))
-        >>> distinct_keys([picture, picture])
+        >>> image = UnlabeledImage("cat.png", Image.new("RGB", (8, 8)))
+        >>> distinct_keys([image, image])
         ['cat.png', 'cat.png@1']
     """
     seen: Counter[str] = Counter()
@@ -133,11 +133,11 @@ class Role(GRPOModule):
         self.vlm.load()
 
     def configure_optimizers(self) -> AdamW:
-        """The policy's optimiser."""
+        """The policy's optimizer."""
         return self.make_optimizer()
 
     def active_optimizer(self) -> AdamW:
-        """The policy's optimiser."""
+        """The policy's optimizer."""
         return self.optimizers()
 
     @property

@@ -16,14 +16,14 @@ from visplay.clock import Clock
 from visplay.functional.phases import FIRST_PHASE, Phase
 from visplay.metrics import BenchmarkScores, Report, SuiteScores
 from visplay.modules.answering import Answering, answer_batch
-from visplay.modules.grpo import StepResult
+from visplay.modules.learner.grpo import StepResult
 from visplay.types import Engine, Rollout, derive_seed
 
 if TYPE_CHECKING:
     from visplay.functional.phases import RoleName
+    from visplay.modules.policy.vlm import VLM
     from visplay.modules.reasoner import Reasoner
     from visplay.modules.role import Role
-    from visplay.modules.vlm import VLM
 
 
 class GRPOModule(LightningModule, ABC):
@@ -91,7 +91,7 @@ class GRPOModule(LightningModule, ABC):
 
     @abstractmethod
     def active_optimizer(self) -> Optimizer:
-        """The active role's optimiser."""
+        """The active role's optimizer."""
 
     @property
     def role_step(self) -> int:

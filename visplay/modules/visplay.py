@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
+from visplay.modules.policy.vlm import VLM
 from visplay.modules.questioner import Questioner
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
-from visplay.modules.vlm import VLM
 from visplay.modules.voting import Voting
 from visplay.prompts import Template
 from visplay.types import Engine, Proposal, UnlabeledImage
@@ -78,11 +78,11 @@ class VisPlay(GRPOModule):
             self.questioner.vlm.load(beside=self.reasoner.vlm)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimiser per role."""
+        """One optimizer per role."""
         return [self.questioner.make_optimizer(), self.reasoner.make_optimizer()]
 
     def active_optimizer(self) -> Optimizer:
-        """The active role's optimiser."""
+        """The active role's optimizer."""
         optimizers = self.optimizers()
         return optimizers[0] if self.role is self.questioner else optimizers[1]
 
@@ -97,7 +97,7 @@ class VisPlay(GRPOModule):
         """Ask about images and vote on the questions, without learning.
 
         Args:
-            images: Pictures.
+            images: Images.
             questions_per_image: Questions asked about each.
             seed: Root of all draws.
             template: The Questioner's prompt; None is its own.

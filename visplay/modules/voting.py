@@ -13,10 +13,10 @@ class Voting:
 
     Args:
         votes: K, answers sampled per question.
-        count_unparsed: Whether the confidence is the winner's share of all K answers, as Eq. 4 has it, or of those that
-            parsed.
-        min_parsed_share: A question of whose answers a smaller share parsed is invalid; else half-broken answers would
-            look like maximal difficulty.
+        count_unparsed: Whether the confidence is the winner's fraction of all K answers, as Eq. 4 has it, or of those
+            that parsed.
+        min_parsed_fraction: A question of whose answers a smaller fraction parsed is invalid; else half-broken answers
+            would look like maximal difficulty.
         template: The prompt; ``{question}`` is filled in.
         max_new_tokens: Most tokens of an answer.
         top_p: Nucleus of sampling.
@@ -25,15 +25,15 @@ class Voting:
 
     votes: int = 10
     count_unparsed: bool = False
-    min_parsed_share: float = 0.8
+    min_parsed_fraction: float = 0.8
     template: Template | None = None
     max_new_tokens: int | None = None
     top_p: float | None = None
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no vote."""
+        """Reject what is no vote."""
         if self.votes < 2:
             raise ValueError(f"votes: {self.votes} must be at least 2, or every vote is unanimous")
-        if not 0 <= self.min_parsed_share <= 1:
-            raise ValueError(f"min_parsed_share: {self.min_parsed_share} must lie in [0, 1]")
+        if not 0 <= self.min_parsed_fraction <= 1:
+            raise ValueError(f"min_parsed_fraction: {self.min_parsed_fraction} must lie in [0, 1]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from visplay.functional.memory import Micro, Training
+from visplay.planning.memory import Micro, Training
 from visplay.planning.quantities import disk_bytes, host_bytes
 from visplay.planning.rollout import Cache, engine_bytes, longest_prompt
 from visplay.planning.settings import RolePlan, Settings
@@ -74,12 +74,12 @@ def _learning(settings: Settings, role: RolePlan, training: Training) -> Bytes:
 
 
 def micro_batches(settings: Settings, role: RolePlan) -> tuple[Micro, ...]:
-    """The largest micro-batches: one of the longest answers, and one of as many pictures as there is room for.
+    """The largest micro-batches: one of the longest answers, and one of as many images as there is room for.
 
     Of a group that is longer than ``tokens_per_micro_batch`` as many answers as there is room for, one at least.
     """
-    c, picture = role.grpo, settings.picture
-    patches = picture.most_patches(settings.shape.patches_per_token)
+    c, image = role.grpo, settings.image
+    patches = image.most_patches(settings.shape.patches_per_token)
     prompt = min(longest_prompt(settings, role) + role.asks_of, max(settings.context_tokens - c.max_new_tokens, 1))
     answers = c.group_size * c.max_new_tokens
     groups = c.tokens_per_micro_batch // (prompt + answers)
@@ -123,7 +123,7 @@ def _context_problems(settings: Settings) -> list[Problem]:
             found.append(
                 Problem(
                     "context",
-                    f"{role.name}: the largest picture's {settings.picture.most_tokens:,} tokens, the prompt's "
+                    f"{role.name}: the largest image's {settings.image.most_tokens:,} tokens, the prompt's "
                     f"{role.template_tokens:,} and an answer of {longest:,} are {prompt + longest:,}, above the "
                     f"context of {settings.context_tokens:,}",
                 )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from visplay.functional.activations import FLOAT
+from visplay.planning.activations import FLOAT
 from visplay.planning.settings import RolePlan, Settings
 
-_PICTURE_BYTES_PER_PIXEL = 1.5
+_IMAGE_BYTES_PER_PIXEL = 1.5
 """Of a photograph written as PNG, about."""
-_PICTURE_PIXELS = 512 * 512
+_IMAGE_PIXELS = 512 * 512
 _LOG_BYTES_PER_STEP = 500_000
-"""Scalars are a few kilobytes; panels with pictures are most of it."""
+"""Scalars are a few kilobytes; panels with images are most of it."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class RoleAmounts:
 
     Args:
         steps: Rollout batches.
-        updates: Steps of the optimiser.
-        prompts: Pictures or questions.
+        updates: Steps of the optimizer.
+        prompts: Images or questions.
         rollouts: Completions.
         tokens: Tokens sampled.
         votes: Answers that the jury gives to judge them.
@@ -65,13 +65,13 @@ def vote_tokens(settings: Settings) -> int:
 
 
 def curation_amounts(settings: Settings) -> dict[str, int]:
-    """Pictures, questions and answers of a data set's making; nothing where none is generated."""
+    """Images, questions and answers of a data set's making; nothing where none is generated."""
     c = settings.curation
     if c is None or settings.voting is None:
         return {}
     votes = (c.voting or settings.voting).votes
     questions = c.images * c.questions_per_image
-    return {"pictures": c.images, "questions": questions, "votes": questions * votes}
+    return {"images": c.images, "questions": questions, "votes": questions * votes}
 
 
 def host_bytes(settings: Settings) -> dict[str, int]:
@@ -85,15 +85,15 @@ def host_bytes(settings: Settings) -> dict[str, int]:
 def disk_bytes(settings: Settings) -> dict[str, int]:
     """Bytes that a whole run leaves behind.
 
-    A checkpoint at a phase's end holds every policy in float32, of adapters not their base; momenta and reference are
-    gone by then. Of a data set the pictures are counted, each once, at half a megapixel or less.
+    A checkpoint at a phase's end holds every policy in float32, of adapters not their base; optimizer state and
+    reference are gone by then. Of a data set the images are counted, each once, at half a megapixel or less.
     """
     phases = len(settings.roles) * settings.iterations
     kept = phases if settings.kept_checkpoints is None else min(phases, settings.kept_checkpoints)
     steps = settings.iterations * sum(role.grpo.steps for role in settings.roles)
-    pictures = 0 if settings.curation is None else settings.iterations * settings.curation.images
+    images = 0 if settings.curation is None else settings.iterations * settings.curation.images
     return {
         "checkpoints": kept * FLOAT * (settings.policy_weights + settings.idle_weights),
-        "generated data (estimate)": int(pictures * _PICTURE_PIXELS * _PICTURE_BYTES_PER_PIXEL),
+        "generated data (estimate)": int(images * _IMAGE_PIXELS * _IMAGE_BYTES_PER_PIXEL),
         "logs (estimate)": steps * _LOG_BYTES_PER_STEP,
     }

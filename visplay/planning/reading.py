@@ -12,17 +12,17 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from visplay.callbacks import TransformersRollout, VLLMRollout
-from visplay.callbacks.rollout import RolloutEngine, compute_dtype
+from visplay.callbacks.engines.engine import RolloutEngine, compute_dtype
 from visplay.callbacks.self_play import SelfPlay
-from visplay.functional.activations import FLOAT, Precision
-from visplay.functional.memory import Shape
 from visplay.modules import Questioner, Reasoner, Role, VisPlay
-from visplay.modules.loading import load_processor
-from visplay.modules.packed_attention import many_token_dtype
+from visplay.modules.policy.loading import load_processor
+from visplay.modules.policy.packed_attention import many_token_dtype
+from visplay.modules.policy.tuning import LoRA, Tuning
+from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
-from visplay.modules.tuning import LoRA, Tuning
-from visplay.modules.vlm import VLM
-from visplay.planning.settings import Device, EnginePlan, Picture, RolePlan, Settings
+from visplay.planning.activations import FLOAT, Precision
+from visplay.planning.memory import Shape
+from visplay.planning.settings import Device, EnginePlan, Image, RolePlan, Settings
 from visplay.planning.shapes import build_empty, measure_shape, read_config
 from visplay.prompts import Template
 
@@ -59,7 +59,7 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
     return Settings(
         path=vlm.path,
         shape=shape,
-        picture=_picture(empty, config) if ready else _picture_of(vlm, config, shape),
+        image=_image(empty, config) if ready else _image_of(vlm, config, shape),
         context_tokens=empty.context_tokens if ready else _context(vlm, config),
         roles=tuple(_role(role, empty if ready else None) for role in roles),
         policies=2 if jury is not None and jury.vlm is not vlm else 1,
@@ -78,17 +78,17 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
     )
 
 
-def present_device(accelerator: str, process: int, folder: Path) -> Device:
+def present_device(accelerator: str, process: int, directory: Path) -> Device:
     """The device that this machine would train on.
 
     Args:
         accelerator: The trainer's.
         process: Bytes that this process holds.
-        folder: Where the run is written.
+        directory: Where the run is written.
     """
-    while not folder.exists():
-        folder = folder.parent
-    disk = shutil.disk_usage(folder).free
+    while not directory.exists():
+        directory = directory.parent
+    disk = shutil.disk_usage(directory).free
     if accelerator != "cpu" and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
         return Device("cuda", memory, _CUDA_CONTEXT, disk=disk, host=host_memory() - process)
@@ -136,16 +136,16 @@ def _with_processor(empty: VLM) -> bool:
     return True
 
 
-def _picture(empty: VLM, config: Any) -> Picture:
-    """Areas of pictures by the processor, or tokens and patches of a family that cuts them into tiles."""
+def _image(empty: VLM, config: Any) -> Image:
+    """Areas of images by the processor, or tokens and patches of a family that cuts them into tiles."""
     most, size = empty.most_image_tokens, dict(empty.processor.image_processor.size)
     if not hasattr(config.vision_config, "spatial_merge_size"):
-        return Picture(1, most, 1, tiled=(most, _tiles(empty) * _patches_per_tile(config.vision_config)))
-    return Picture(size["shortest_edge"], size["longest_edge"], size["longest_edge"] // most)
+        return Image(1, most, 1, tiled=(most, _tiles(empty) * _patches_per_tile(config.vision_config)))
+    return Image(size["shortest_edge"], size["longest_edge"], size["longest_edge"] // most)
 
 
 def _tiles(empty: VLM) -> int:
-    """Tiles of the picture that has most, the whole one among them: of those that fill a canvas, or a square."""
+    """Tiles of the image that has most, the whole one among them: of those that fill a canvas, or a square."""
     processor, side = empty.processor.image_processor, empty.model.config.vision_config.image_size
     longest = dict(processor.size).get("longest_edge", side)
     canvases = getattr(processor, "image_grid_pinpoints", [(longest, longest)] if longest > side else [])
@@ -156,18 +156,18 @@ def _patches_per_tile(vision: Any) -> int:
     return int((vision.image_size // vision.patch_size) ** 2)
 
 
-def _picture_of(vlm: VLM, config: Any, shape: Shape) -> Picture:
-    """Areas of pictures without a processor: those that are set.
+def _image_of(vlm: VLM, config: Any, shape: Shape) -> Image:
+    """Areas of images without a processor: those that are set.
 
     Raises:
-        ValueError: None are, or they do not say how many tokens a picture becomes.
+        ValueError: None are, or they do not say how many tokens an image becomes.
     """
     if vlm.max_pixels is None:
         raise ValueError(f"max_pixels: null is the processor's, and {vlm.path!r} has none at hand; give a number")
     if not hasattr(config.vision_config, "spatial_merge_size"):
-        raise ValueError(f"path: {vlm.path!r} has no processor at hand, which alone knows the tiles of a picture")
+        raise ValueError(f"path: {vlm.path!r} has no processor at hand, which alone knows the tiles of an image")
     token = config.vision_config.patch_size**2 * shape.patches_per_token
-    return Picture(vlm.min_pixels or token, vlm.max_pixels, token)
+    return Image(vlm.min_pixels or token, vlm.max_pixels, token)
 
 
 def _context(vlm: VLM, config: Any) -> int:
@@ -181,7 +181,7 @@ def _role(role: Role, ready: VLM | None) -> RolePlan:
     if ready is None:
         tokens = _estimate(role.template)
     else:
-        tokens = len(ready.encode("plan", role.template, None, **fields).token_ids) + 2  # around the picture
+        tokens = len(ready.encode("plan", role.template, None, **fields).token_ids) + 2  # around the image
     return RolePlan(role.name, role.config, tokens, _QUESTION_TOKENS if role.name == "reasoner" else 0)
 
 

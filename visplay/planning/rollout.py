@@ -1,14 +1,14 @@
 """What sampling needs on the device: the engine's weights, its key-value cache, and what it computes with.
 
-The cache of vLLM takes what its share of the memory leaves; how much vLLM computes with is its own measurement when it
-starts, and an estimate here: logits of all sequences in float32, twice, and the MLP's inner states of one pass.
+The cache of vLLM takes what its fraction of the memory leaves; how much vLLM computes with is its own measurement when
+it starts, and an estimate here: logits of all sequences in float32, twice, and the MLP's inner states of one pass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from visplay.functional.activations import FLOAT
+from visplay.planning.activations import FLOAT
 from visplay.planning.settings import RolePlan, Settings
 from visplay.planning.stages import Bytes
 
@@ -37,8 +37,8 @@ class Cache:
 
 
 def longest_prompt(settings: Settings, role: RolePlan) -> int:
-    """Tokens of a role's prompt with the largest picture."""
-    return settings.picture.most_tokens + role.template_tokens
+    """Tokens of a role's prompt with the largest image."""
+    return settings.image.most_tokens + role.template_tokens
 
 
 def key_value_bytes(settings: Settings) -> int:
@@ -67,7 +67,7 @@ def _vllm(settings: Settings) -> tuple[Bytes, Cache]:
     on_cpu = _CPU_CACHE if settings.device.kind == "cpu" else None
     total = int(given * 2**30) if given else on_cpu
     if total is None:
-        total = int(engine.settings.memory_share * settings.device.memory) - weights - logits - passing
+        total = int(engine.settings.gpu_memory_utilization * settings.device.memory) - weights - logits - passing
     cache = Cache(key_value_bytes(settings), total, settings.context_tokens)
     parts = {"engine weights": weights, "engine at work (estimate)": logits + passing, "key-value cache": max(total, 0)}
     if shape.adapters:  # as the engine is given it: the product of both adapters, and its sum with the weight

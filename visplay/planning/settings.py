@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visplay.callbacks.curation import Curation
-from visplay.callbacks.vllm_engine import EngineSettings
-from visplay.functional.activations import Precision
-from visplay.functional.memory import Shape
-from visplay.modules.grpo_config import GRPOConfig
+from visplay.callbacks.engines.vllm_engine import EngineSettings
+from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.voting import Voting
+from visplay.planning.activations import Precision
+from visplay.planning.memory import Shape
 
 
 @dataclass(frozen=True)
-class Picture:
-    """How many tokens a picture becomes.
+class Image:
+    """How many tokens an image becomes.
 
     Args:
-        least_pixels: A smaller picture is scaled up to this area.
-        most_pixels: A larger picture is scaled down to this area.
+        least_pixels: A smaller image is scaled up to this area.
+        most_pixels: A larger image is scaled down to this area.
         token_pixels: Area of one token.
-        tiled: Tokens and patches of the largest picture of a family that cuts pictures into tiles, where no area says
+        tiled: Tokens and patches of the largest image of a family that cuts images into tiles, where no area says
             them; None elsewhere.
     """
 
@@ -31,16 +31,16 @@ class Picture:
 
     @property
     def least_tokens(self) -> int:
-        """Tokens of the smallest picture."""
+        """Tokens of the smallest image."""
         return max(1, self.least_pixels // self.token_pixels)
 
     @property
     def most_tokens(self) -> int:
-        """Tokens of the largest picture."""
+        """Tokens of the largest image."""
         return self.tiled[0] if self.tiled else max(1, self.most_pixels // self.token_pixels)
 
     def most_patches(self, patches_per_token: int) -> int:
-        """Patches of the largest picture."""
+        """Patches of the largest image."""
         return self.tiled[1] if self.tiled else patches_per_token * self.most_tokens
 
 
@@ -51,7 +51,7 @@ class RolePlan:
     Args:
         name: "questioner" or "reasoner".
         grpo: Its settings.
-        template_tokens: Tokens of its prompt without the picture and without a question.
+        template_tokens: Tokens of its prompt without the image and without a question.
         asks_of: Longest text that is put into its prompt, in tokens: a question, or nothing.
     """
 
@@ -62,12 +62,12 @@ class RolePlan:
 
     @property
     def prompts_per_update(self) -> int:
-        """Prompts of one step of the optimiser."""
+        """Prompts of one step of the optimizer."""
         return self.grpo.prompts_per_update or self.grpo.prompts_per_step
 
     @property
     def reference(self) -> bool:
-        """Whether a frozen policy measures the divergence."""
+        """Whether a frozen policy measures the KL divergence."""
         return self.grpo.kl_weight > 0 and self.grpo.kl_reference != "old"
 
 
@@ -99,7 +99,7 @@ class Device:
         memory: Its bytes.
         process: Bytes that the process takes without a model: libraries, or the context of a GPU.
         count: Devices in all.
-        sharded: Whether weights, gradients and optimiser states are cut over them (FSDP), or each holds them whole.
+        sharded: Whether weights, gradients and optimizer states are cut over them (FSDP), or each holds them whole.
         disk: Free bytes where the run is written; None if unknown.
         host: Bytes of the host's memory beside a GPU; None if unknown.
     """
@@ -125,7 +125,7 @@ class Settings:
     Args:
         path: Of the model.
         shape: Its sizes.
-        picture: Tokens of pictures.
+        image: Tokens of images.
         context_tokens: Most tokens of a sequence.
         roles: Those that learn, in their turns.
         policies: Those of both roles, or of a role and its jury; 1 where one policy is all.
@@ -145,7 +145,7 @@ class Settings:
 
     path: str
     shape: Shape
-    picture: Picture
+    image: Image
     context_tokens: int
     roles: tuple[RolePlan, ...]
     policies: int

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from visplay.functional.activations import Adapted, Block
-from visplay.functional.memory import Shape
-from visplay.modules.tuning import Tuning
-from visplay.modules.vlm import VLM
+from visplay.modules.policy.tuning import Tuning
+from visplay.modules.policy.vlm import VLM
+from visplay.planning.activations import Adapted, Block
+from visplay.planning.memory import Shape
 
 _ATTENTION_OUTPUTS = ("o_proj", "out_proj", "proj")
 

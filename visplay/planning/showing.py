@@ -10,8 +10,8 @@ from rich.table import Table
 
 from visplay.planning.plan import Plan, gib, micro_batches
 from visplay.planning.quantities import curation_amounts, disk_bytes, host_bytes, phase_amounts
-from visplay.planning.remedies import remedies
 from visplay.planning.rollout import longest_prompt
+from visplay.planning.suggestions import suggestions
 
 
 def memory_table(plan: Plan) -> Table:
@@ -29,7 +29,7 @@ def memory_table(plan: Plan) -> Table:
 
 
 def amounts_table(plan: Plan) -> Table:
-    """Tokens of pictures and sequences, the cache, what an iteration does, and the disk."""
+    """Tokens of images and sequences, the cache, what an iteration does, and the disk."""
     table = Table("what", "how much", title="Tokens, work and disk")
     for name, value in _facts(plan).items():
         table.add_row(name, value)
@@ -64,7 +64,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "weights": settings.shape.parts | {"all": settings.shape.weights, "adapter": settings.shape.adapter_weights},
         "device": asdict(settings.device),
         "stages": {stage: parts | {"peak": plan.peak(stage)} for stage, parts in plan.stages.items()},
-        "picture_tokens": {"least": settings.picture.least_tokens, "most": settings.picture.most_tokens},
+        "image_tokens": {"least": settings.image.least_tokens, "most": settings.image.most_tokens},
         "context_tokens": settings.context_tokens,
         "micro_batches": {role.name: [asdict(m) for m in micro_batches(settings, role)] for role in settings.roles},
         "cache": None if plan.cache is None else asdict(plan.cache) | {"sequences": plan.cache.sequences},
@@ -73,7 +73,11 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "host": host_bytes(settings),
         "disk": disk_bytes(settings),
         "problems": [
-            {"kind": each.kind, "text": each.text, "changes": [[str(c) for c in way] for way in remedies(plan, each)]}
+            {
+                "kind": each.kind,
+                "text": each.text,
+                "changes": [[str(c) for c in way] for way in suggestions(plan, each)],
+            }
             for each in plan.problems
         ],
     }
@@ -83,7 +87,7 @@ def refusals(plan: Plan) -> list[str]:
     """What does not fit, each with the settings to change."""
     lines = []
     for problem in plan.problems:
-        ways = [" ".join(map(str, way)) for way in remedies(plan, problem)]
+        ways = [" ".join(map(str, way)) for way in suggestions(plan, problem)]
         advice = f"; would fit with {', or '.join(ways)}" if ways else "; no setting known here makes it fit"
         advice += " (several devices: not in this version)" if any("trainer.devices" in way for way in ways) else ""
         lines.append(f"{problem.text}{advice}")
@@ -96,7 +100,7 @@ def notes(plan: Plan) -> list[str]:
     if plan.settings.device.count > 1:
         found.append("training on several devices is not in this version: figures are what it would need")
     shape = plan.settings.shape
-    if plan.settings.picture.tiled or shape.mergers > 1:
+    if plan.settings.image.tiled or shape.mergers > 1:
         found.append("activations of this family's vision tower and of what joins it to the text are an upper estimate")
     for role in plan.settings.roles:
         c, prompt = role.grpo, longest_prompt(plan.settings, role)
@@ -120,15 +124,15 @@ def _facts(plan: Plan) -> dict[str, str]:
     facts = {
         "weights": _counts(s.shape.parts),
         **({"weights of an adapter": _counts(s.shape.adapters)} if s.shape.adapters else {}),
-        "tokens of a picture": f"at most {s.picture.most_tokens:,}"
-        if s.picture.tiled
-        else f"{s.picture.least_tokens:,} to {s.picture.most_tokens:,}",
+        "tokens of an image": f"at most {s.image.most_tokens:,}"
+        if s.image.tiled
+        else f"{s.image.least_tokens:,} to {s.image.most_tokens:,}",
         "context": f"{s.context_tokens:,} tokens",
     }
     for role in s.roles:
-        taken = s.picture.most_tokens + role.template_tokens + role.grpo.max_new_tokens
+        taken = s.image.most_tokens + role.template_tokens + role.grpo.max_new_tokens
         facts[f"{role.name}, longest sequence"] = (
-            f"picture {s.picture.most_tokens:,} + prompt {role.template_tokens:,} + answer {role.grpo.max_new_tokens:,}"
+            f"image {s.image.most_tokens:,} + prompt {role.template_tokens:,} + answer {role.grpo.max_new_tokens:,}"
             f" = {taken:,}; room for {max(s.context_tokens - taken, 0):,} more"
         )
     if plan.cache is not None:

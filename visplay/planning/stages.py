@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from visplay.functional.activations import FLOAT
-from visplay.functional.memory import Activations, Micro, Shape, Training, activations, scoring, trained_weights
+from visplay.planning.activations import FLOAT
+from visplay.planning.memory import Activations, Micro, Shape, Training, activations, scoring, trained_weights
 
 Bytes = dict[str, int]
 """Bytes by what they are for, in the order they are shown."""
@@ -18,8 +18,8 @@ class Residents:
     Args:
         process: Bytes of the process itself: libraries on a CPU, the context on a GPU.
         idle: Number of weights of policies that do not learn; of one that is an adapter, its own.
-        reference: Number of weights of the frozen copy that measures the divergence, likewise.
-        shards: Devices over which weights, gradients and optimiser states are cut.
+        reference: Number of weights of the frozen copy that measures the KL divergence, likewise.
+        shards: Devices over which weights, gradients and optimizer states are cut.
     """
 
     process: int = 0
@@ -37,10 +37,10 @@ def policies(shape: Shape, residents: Residents) -> Bytes:
 
 
 def phase(shape: Shape, training: Training, residents: Residents) -> Bytes:
-    """What lies there between the updates of a phase: also the reference, and the two momenta of AdamW."""
+    """What lies there between the updates of a phase: also the reference, and the two optimizer state of AdamW."""
     reference = FLOAT * residents.reference // residents.shards
     parts = policies(shape, residents) | ({"reference policy": reference} if reference else {})
-    return parts | {"optimiser states": 2 * FLOAT * trained_weights(shape, training) // residents.shards}
+    return parts | {"optimizer states": 2 * FLOAT * trained_weights(shape, training) // residents.shards}
 
 
 def update(shape: Shape, training: Training, residents: Residents, micros: tuple[Micro, ...]) -> Bytes:
@@ -52,7 +52,7 @@ def update(shape: Shape, training: Training, residents: Residents, micros: tuple
     if not training.accumulated:  # those that came up are part of the peak
         beyond = max(course.peak, learning) - gradients - course.kept
     parts = phase(shape, training, residents) | {"gradients": gradients, "activations": course.kept}
-    parts["logits and way back"] = beyond
+    parts["logits and backward pass"] = beyond
     return parts | _gathered(shape, residents)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from visplay.prompts import Template
 
 BASE = Path(__file__).parent / "base"
-"""Folder of the base model, in Hugging Face format."""
+"""Directory of the base model, in Hugging Face format."""
 
 ASK = Template(user="Ask.")
 """What the Questioner is told."""

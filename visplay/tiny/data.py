@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from visplay.data.benchmark import Benchmark
-from visplay.data.benchmark_sources import BenchmarkSource
-from visplay.data.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.benchmark import Benchmark
+from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
+from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.generated import write_examples
 from visplay.data.module import EvaluationStage, LabelledSource, SelfPlayData
 from visplay.data.tables import Columns
@@ -19,10 +19,10 @@ from visplay.types import Example
 
 
 class TinyWorld(SelfPlayData):
-    """Images of the small world, or any folder of pictures, validated on the small world's held-out questions.
+    """Images of the small world, or any directory of images, validated on the small world's held-out questions.
 
     Args:
-        images: Folder of pictures to learn from; null renders the small world's own into ``cache``.
+        images: Directory of images to learn from; null renders the small world's own into ``cache``.
         cache: Where the rendered images are kept, and beside it the evaluation splits.
         n_images: Number of images rendered.
         image_seed: Seed of the rendered scenes.
@@ -51,7 +51,7 @@ class TinyWorld(SelfPlayData):
         self.splits_path = self.cache.with_name(f"{self.cache.name}-splits-{heldout_questions}.parquet")
 
     def prepare_data(self) -> None:
-        """Write the evaluation splits, and render the images unless a folder of pictures was given; each once."""
+        """Write the evaluation splits, and render the images unless a directory of images was given; each once."""
         if not self.splits_path.is_file():
             write_splits(self.splits_path, self.heldout_questions)
         if self.renders:
@@ -69,7 +69,7 @@ class TinyWorld(SelfPlayData):
         return BenchmarkSuite(tuple(sources)).open()
 
     def silver_accuracy(self, examples: Sequence[Example]) -> float | None:
-        """Share of silver answers that are true; None if no picture is of the small world."""
+        """Fraction of silver answers that are true; None if no image is of the small world."""
         rows = [(example.image_id, example.problem, example.answer) for example in examples]
         return silver_accuracy(rows, self.n_images, self.image_seed).accuracy
 
@@ -80,7 +80,7 @@ class LabelledTinyWorld(TinyWorld):
     Args:
         questions_per_image: Labelled questions about each image.
         silver: A data set that an earlier run generated, to mix in.
-        silver_share: Its share.
+        silver_fraction: Its share.
         **tiny_world: Arguments of ``TinyWorld``.
     """
 
@@ -88,13 +88,13 @@ class LabelledTinyWorld(TinyWorld):
         self,
         questions_per_image: int = 2,
         silver: str | Path | None = None,
-        silver_share: float = 0.5,
+        silver_fraction: float = 0.5,
         **tiny_world: Any,
     ) -> None:
         super().__init__(**tiny_world)
         self.questions_per_image = questions_per_image
         self.silver_path = silver
-        self.silver_share = silver_share
+        self.silver_fraction = silver_fraction
         name = f"{self.cache.name}-labelled-{self.n_images}-{self.image_seed}-{questions_per_image}.parquet"
         self.labelled_path = self.cache.with_name(name)
         self.labelled_source = LabelledSource(str(self.labelled_path), columns=Columns(key="key"))

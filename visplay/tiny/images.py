@@ -1,6 +1,6 @@
 """Unlabeled images of the small world for self-play, and, for an evaluation probe alone, the truth about them.
 
-Self-play is given pictures and nothing else: names are hashes of the pixels and files carry no metadata.
+Self-play is given images and nothing else: names are hashes of the pixels and files carry no metadata.
 """
 
 from __future__ import annotations
@@ -16,41 +16,42 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from visplay.functional.grading import equivalent
+from visplay.grading.equivalence import equivalent
 from visplay.tiny.questions import pose, solve
 from visplay.tiny.world import Scene, render, sample_scene
 from visplay.types import Example, derive_seed
 
 
-def write_images(folder: str | Path, n: int, seed: int) -> Path:
+def write_images(directory: str | Path, n: int, seed: int) -> Path:
     """Render unlabeled images as PNG files; what is there already stays, what is missing is completed.
 
-    Each file appears at once under its final name, so several processes may write the same folder.
+    Each file appears at once under its final name, so several processes may write the same directory.
 
     Args:
-        folder: Where to write; made if missing.
+        directory: Where to write; made if missing.
         n: Number of images.
         seed: Seed of the scenes; a larger ``n`` adds images to those of a smaller one.
 
     Returns:
-        The folder.
+        The directory.
 
     Raises:
-        ValueError: ``n`` is not positive, or the folder holds PNG files that are not among these images.
+        ValueError: ``n`` is not positive, or the directory holds PNG files that are not among these images.
     """
     if n < 1:
         raise ValueError(f"n: need at least one image, got {n}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     wanted = {image_name(image): image for _, image in _draw(n, seed)}
-    present = {path.name for path in folder.glob("*.png")}
-    if strangers := present - set(wanted):
+    present = {path.name for path in directory.glob("*.png")}
+    if unknown := present - set(wanted):
         raise ValueError(
-            f"folder: {folder} holds {len(strangers)} PNG files that are not of n={n}, seed={seed}; give an empty one"
+            f"directory: {directory} holds {len(unknown)} PNG files that are not of n={n}, seed={seed}; give "
+            "an empty one"
         )
     for name in wanted.keys() - present:
-        _write(wanted[name], folder / name)
-    return folder
+        _write(wanted[name], directory / name)
+    return directory
 
 
 def labelled_examples(n: int, seed: int, questions_per_image: int) -> list[Example]:
@@ -73,13 +74,13 @@ def labelled_examples(n: int, seed: int, questions_per_image: int) -> list[Examp
 
 
 def image_name(image: Image.Image) -> str:
-    """File name of a picture: the hash of its pixels."""
+    """File name of an image: the hash of its pixels."""
     return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()[:20] + ".png"
 
 
 @lru_cache(maxsize=4)
 def silver_truth(n: int, seed: int) -> Mapping[str, Scene]:
-    """The scenes behind the images of ``write_images(folder, n, seed)``, by file name; for an evaluation probe ONLY."""
+    """Scenes behind the images of ``write_images(directory, n, seed)``, by file name; for an evaluation probe ONLY."""
     return MappingProxyType({image_name(image): scene for scene, image in _draw(n, seed)})
 
 
@@ -88,8 +89,8 @@ class SilverAccuracy:
     """How true a generated data set is.
 
     Args:
-        accuracy: Share of silver answers equivalent to the truth, among questions of the grammar; None without any.
-        off_grammar: Share of questions that no family of the small world has; None without rows of its images.
+        accuracy: Fraction of silver answers equivalent to the truth, among questions of the grammar; None without any.
+        off_grammar: Fraction of questions that no family of the small world has; None without rows of its images.
         rows: Number of rows whose image is of the small world.
     """
 
@@ -118,7 +119,7 @@ def silver_accuracy(rows: Iterable[tuple[str, str, str]], n: int, seed: int) -> 
 
 
 def _draw(n: int, seed: int) -> Iterator[tuple[Scene, Image.Image]]:
-    """Scenes and pictures; each has a seed of its own, so the first ones do not depend on ``n``."""
+    """Scenes and images; each has a seed of its own, so the first ones do not depend on ``n``."""
     for index in range(n):
         rng = np.random.default_rng(derive_seed("tiny", "self-play", seed, index))
         scene = sample_scene(rng, held_out=False)

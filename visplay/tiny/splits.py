@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visplay.data.benchmark_files import write_benchmarks
+from visplay.data.benchmarks.benchmark_files import write_benchmarks
 from visplay.tiny.nouns import Noun
 from visplay.tiny.questions import Posed, pose, work_out
 from visplay.tiny.world import CELLS, HELD_OUT, SEEN, Scene, render, sample_scene

@@ -45,7 +45,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """The truth of one picture: its shapes in raster order, at most one in a cell."""
+    """The truth of one image: its shapes in raster order, at most one in a cell."""
 
     shapes: tuple[Shape, ...]
 
@@ -86,7 +86,7 @@ def render(scene: Scene, rng: np.random.Generator) -> Image.Image:
     the gradient tells a cell apart from its neighbours.
 
     Returns:
-        An RGB picture of 56x56 pixels.
+        An RGB image of 56x56 pixels.
     """
     canvas = _background() + rng.uniform(-_TINT, _TINT)
     for shape in scene.shapes:

@@ -1,0 +1,296 @@
+"""Every family against plain transformers, on tiny models with random weights."""
+
+import re
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from families import FAMILIES, plain_logps, processed
+from visplay.callbacks import TransformersRollout
+from visplay.modules import Tuning
+from visplay.modules.policy.attention import GROUPED_SDPA
+from visplay.modules.policy.hidden_states import padded_predictors
+from visplay.prompts import Template
+from visplay.types import Sampling
+
+TEMPLATE = Template(user="{question}", system="Be good.")
+SIZES = [(56, 56), (80, 40), (30, 90), (84, 84), (12, 12)]
+NOISE = {size: Image.effect_noise(size, 90).convert("RGB").rotate(7, fillcolor=(200, 90, 30)) for size in SIZES}
+QUESTION = "How many small blue triangles are there"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request):
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def directory(tiny, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tiny")
+    tiny.write(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny, directory):
+    vlm = tiny.family(directory)
+    vlm.load()
+    return vlm
+
+
+@pytest.fixture
+def vlm(loaded):
+    loaded.zero_grad()
+    return loaded
+
+
+def prompts_of(vlm, *images):
+    """A prompt for each tuple of sizes."""
+    return [
+        vlm.encode(f"{i}", TEMPLATE, [NOISE[size] for size in sizes], question=QUESTION + " in row 3" * i + "?")
+        for i, sizes in enumerate(images)
+    ]
+
+
+def answers(vlm, lengths):
+    """Ids (N, G, T) and mask of answers of given lengths."""
+    lengths = torch.tensor(lengths)
+    shape = (*lengths.shape, int(lengths.max()))
+    token_ids = torch.randint(0, 440, shape, generator=torch.Generator().manual_seed(0))
+    assert not torch.isin(token_ids, vlm.banned_token_ids).any()
+    return token_ids, torch.arange(shape[-1]) < lengths[..., None]
+
+
+def gradients(vlm, loss):
+    vlm.zero_grad()
+    loss.backward()
+    return {name: weight.grad.clone() for name, weight in vlm.named_parameters() if weight.grad is not None}
+
+
+CASES = {
+    "one image each": ([[(56, 56)], [(80, 40)]], [[7, 1, 3], [2, 12, 5]]),
+    "several images": ([[(80, 40), (30, 90), (12, 12)], [(84, 84)], [(30, 90)]], [[3, 2], [1, 5], [4, 4]]),
+    "the same image again": ([[(80, 40)], [(80, 40)], [(30, 90), (80, 40)]], [[3, 2], [1, 5], [4, 4]]),
+    "no image": ([[], []], [[3, 2], [1, 5]]),
+    "some without": ([[], [(30, 90)], []], [[3, 2], [1, 5], [1, 1]]),
+    "one completion": ([[(84, 84)]], [[9]]),
+}
+
+
+def assert_plain(vlm, tiny, prompts, token_ids, mask):
+    """Log-probabilities and every gradient are those of plain rows, prepared by the checkpoint's own processor."""
+    weights = torch.rand(mask.shape, generator=torch.Generator().manual_seed(1)) - 0.3
+    logps, _ = vlm.logps(prompts, token_ids, mask)
+    ours = gradients(vlm, (logps * weights).sum())
+    total = torch.zeros(())
+    for n, prompt in enumerate(prompts):
+        inputs = processed(vlm, tiny, prompt.token_ids, prompt.images)
+        for j in range(mask.shape[1]):
+            plain = plain_logps(vlm, inputs, token_ids[n, j][mask[n, j]])
+            torch.testing.assert_close(logps[n, j][mask[n, j]], plain, rtol=0, atol=1e-5)
+            total = total + (plain * weights[n, j][mask[n, j]]).sum()
+    plain = gradients(vlm, total)
+    assert ours.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert (gradient - ours[name]).norm() <= 1e-4 * gradient.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_packed_rows_equal_plain_transformers(vlm, tiny, case):
+    assert vlm.why_not_packed() is None
+    images, lengths = CASES[case]
+    assert_plain(vlm, tiny, prompts_of(vlm, *images), *answers(vlm, lengths))
+
+
+@pytest.mark.parametrize("case", ["several images", "some without"])
+def test_padded_rows_equal_plain_transformers(vlm, tiny, case, monkeypatch):
+    monkeypatch.setattr(type(vlm), "packs", False)
+    assert vlm.why_not_packed() == f"{type(vlm).__name__} does not say that it can be"
+    images, lengths = CASES[case]
+    assert_plain(vlm, tiny, prompts_of(vlm, *images), *answers(vlm, lengths))
+
+
+def test_with_another_attention(vlm, tiny, directory):
+    other = tiny.family(directory, attn_implementation="sdpa")
+    other.load()
+    assert other.why_not_packed() == f"attn_implementation is 'sdpa', not {GROUPED_SDPA!r}"
+    images, lengths = CASES["several images"]
+    batch = prompts_of(vlm, *images), *answers(vlm, lengths)
+    torch.testing.assert_close(other.logps(*batch)[0], vlm.logps(*batch)[0], rtol=0, atol=1e-5)
+
+
+def test_with_gradient_checkpointing(vlm, tiny, directory):
+    other = tiny.family(directory, gradient_checkpointing=True)
+    other.load()
+    images, lengths = CASES["several images"]
+    batch = prompts_of(vlm, *images), *answers(vlm, lengths)
+    ours, plain = (gradients(each, each.logps(*batch)[0].sum()) for each in (other, vlm))
+    assert ours.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert (gradient - ours[name]).norm() <= 1e-4 * gradient.norm() + 1e-6, name
+
+
+def test_a_group_equals_its_single_rows(vlm):
+    (prompt,) = prompts_of(vlm, [(80, 40)])
+    token_ids, mask = answers(vlm, [[7, 1, 3, 12]])
+    with torch.no_grad():
+        together, entropies = vlm.logps([prompt], token_ids, mask)
+        for j in range(mask.shape[1]):
+            alone, entropy = vlm.logps([prompt], token_ids[:, j : j + 1], mask[:, j : j + 1])
+            torch.testing.assert_close(together[:, j : j + 1], alone, rtol=0, atol=1e-5)
+            torch.testing.assert_close(entropies[:, j : j + 1], entropy, rtol=0, atol=1e-5)
+
+
+def test_a_shared_front_equals_each_prompt_alone(vlm, monkeypatch):
+    prompts = [vlm.encode(q, TEMPLATE, NOISE[84, 84], question=q) for q in ("Where?", "Is it red?", "What is it?")]
+    token_ids, mask = answers(vlm, [[3], [5], [4]])
+    read, run = [], type(vlm).language_model
+    monkeypatch.setattr(
+        type(vlm), "language_model", lambda self, e, *rest: (read.append(tuple(e.shape[:2])), run(self, e, *rest))[1]
+    )
+    with torch.no_grad():
+        padded = padded_predictors(vlm, prompts, token_ids, mask)
+        assert read[0][0] == 1
+        assert read[1][0] == 3
+        alone = [padded_predictors(vlm, prompts[i : i + 1], token_ids[i : i + 1], mask[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(padded, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_every_part_and_frozen_ones_stay(vlm, tiny, directory):
+    batch = prompts_of(vlm, [(80, 40)]), *answers(vlm, [[7, 3]])
+    reached = gradients(vlm, vlm.logps(*batch)[0].sum())
+    names = {id(weight): name for name, weight in vlm.named_parameters()}
+    parts = {
+        part: {names[id(weight)] for module in modules for weight in module.parameters()}
+        for part, modules in vlm.parts().items()
+    }
+    assert set.union(*parts.values()) == set(names.values())
+    for part, members in parts.items():
+        assert sum(float(reached[name].norm()) > 0 for name in members & reached.keys()) > 0.8 * len(members), part
+    frozen = tiny.family(directory, tuning=Tuning(["vision_tower", "language_model"]))
+    frozen.load()
+    assert gradients(frozen, frozen.logps(*batch)[0].sum()).keys() == parts["projector"] & reached.keys()
+
+
+def test_banned_tokens_are_never_sampled(vlm, monkeypatch):
+    control = {index for index, token in vlm.tokenizer.added_tokens_decoder.items() if token.special}
+    assert set(vlm.banned_token_ids.tolist()) == control - set(vlm.stop_token_ids)
+    assert vlm.image_token_id in control
+    head = vlm.model.get_output_embeddings()
+    wanted = head.weight.detach().clone()
+    wanted[vlm.banned_token_ids] *= 30  # which they would be, now and again
+    prompts = prompts_of(vlm, [(56, 56)], [(80, 40), (12, 12)], [])
+    sampling = Sampling(n=8, max_new_tokens=12, seed=3)
+    held = head.weight.data
+    head.weight.data = wanted
+    try:
+        with torch.no_grad():
+            first, _ = vlm.prefill(prompts)
+            free = (first @ wanted.T).softmax(-1)[:, vlm.banned_token_ids].sum(-1)
+            groups = TransformersRollout().generate(vlm, prompts, sampling)
+    finally:
+        head.weight.data = held
+    assert free.max() > 0.5
+    sampled = {token for group in groups for completion in group for token in completion.token_ids}
+    assert len(sampled) > 20
+    assert not sampled & set(vlm.banned_token_ids.tolist())
+
+
+def test_samples_carry_the_log_probabilities_of_training(vlm):
+    prompts = prompts_of(vlm, [(56, 56)], [(80, 40), (12, 12)], [])
+    for prompt, group in zip(
+        prompts, TransformersRollout().generate(vlm, prompts, Sampling(n=2, max_new_tokens=8)), strict=True
+    ):
+        for completion in group:
+            token_ids = torch.tensor(completion.token_ids)[None, None]
+            with torch.no_grad():
+                logps, _ = vlm.logps([prompt], token_ids, torch.ones_like(token_ids, dtype=torch.bool))
+            torch.testing.assert_close(logps[0, 0], torch.tensor(completion.logps), rtol=0, atol=1e-5)
+
+
+def test_an_image_becomes_what_the_processor_makes_of_it(vlm, tiny):
+    most = 0
+    sides = (5, 12, 28, 29, 55, 56, 57, 83, 84, 85, 113, 200, 333)
+    for size in ((width, height) for width in sides for height in sides):
+        image = Image.new("RGB", size, (90, 40, 120))
+        prompt = vlm.encode("k", TEMPLATE, image, question="Where?")
+        inputs = processed(vlm, tiny, prompt.token_ids, [image])
+        batch = vlm.collate([prompt])
+        assert torch.equal(batch.input_ids, inputs["input_ids"]), size
+        assert vlm.image_tokens(image) == len(vlm.image_token_ids(image))
+        assert vlm.prompt_tokens(prompt) == batch.input_ids.shape[1]
+        most = max(most, vlm.image_tokens(image) if max(size) < 12 * min(size) else 0)
+    assert most <= vlm.most_image_tokens <= 1.5 * most
+
+
+def test_what_a_user_writes_is_no_control_token(vlm):
+    plain = vlm.encode("k", TEMPLATE, NOISE[56, 56], question="x")
+    control = {index for index, token in vlm.tokenizer.added_tokens_decoder.items() if token.special}
+    words = "".join(vlm.tokenizer.convert_ids_to_tokens(sorted(control)))
+    attack = vlm.encode("k", TEMPLATE, NOISE[56, 56], question=f"x{words}y")
+    assert [t for t in attack.token_ids if t in control] == [t for t in plain.token_ids if t in control]
+    assert "Be good." in vlm.tokenizer.decode(plain.token_ids)
+
+
+def test_saved_and_loaded_again(vlm, tiny, tmp_path):
+    changed = vlm.frozen_copy()
+    with torch.no_grad():
+        for weight in changed.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    changed.save(tmp_path)
+    again = tiny.family(str(tmp_path))
+    again.load()
+    images, lengths = CASES["several images"]
+    batch = prompts_of(vlm, *images), *answers(vlm, lengths)
+    with torch.no_grad():
+        assert torch.equal(again.logps(*batch)[0], changed.logps(*batch)[0])
+        assert (again.logps(*batch)[0] - vlm.logps(*batch)[0]).abs().max() > 0.1
+    assert again.stop_token_ids == vlm.stop_token_ids
+
+
+def test_a_saved_model_has_the_names_that_it_was_loaded_with(vlm, directory, tmp_path):
+    vlm.save(tmp_path)
+    names = [set(load_file(f"{each}/model.safetensors")) for each in (directory, tmp_path)]
+    assert names[0] == names[1]
+    wrapped = r"\b(language_model|model)\."  # which engines know how to put on and off
+    sent = [re.sub(wrapped, "", name) for name, _ in vlm.weights()]
+    assert sorted(sent) == sorted(re.sub(wrapped, "", name) for name in names[0])
+
+
+def test_pixel_limits_hold_for_the_base_too(tiny, directory):
+    """Every family can be told less; what it reads then is still what a plain forward reads."""
+    area = {"SmolVLM": 56 * 56 + 900, "LlavaOnevision": 28 * 84}.get(tiny.family.__name__, 14 * 14 * 9)
+    vlm = tiny.family(directory, max_pixels=area)
+    vlm.load()
+    whole = tiny.family(directory)
+    whole.load()
+    assert vlm.most_image_tokens < whole.most_image_tokens
+    assert all(vlm.image_tokens(image) <= vlm.most_image_tokens for image in NOISE.values())
+    batch = prompts_of(vlm, [(84, 84), (80, 40)], [(30, 90)]), *answers(vlm, [[3, 2], [1, 5]])
+    assert_plain(vlm, tiny, *batch)
+    with torch.no_grad():
+        torch.testing.assert_close(vlm.base().logps(*batch)[0], vlm.logps(*batch)[0], rtol=0, atol=1e-5)
+
+
+def test_pixel_limits_that_a_family_cannot_have(tiny, directory):
+    if tiny.family.__name__ == "SmolVLM":
+        with pytest.raises(ValueError, match="min_pixels: 9, but SmolVLM scales all images up; give null"):
+            tiny.family(directory, min_pixels=9).load()
+        with pytest.raises(ValueError, match="max_pixels: 783 must be at least 784, the area of a tile"):
+            tiny.family(directory, max_pixels=783).load()
+    elif tiny.family.__name__ == "LlavaOnevision":
+        with pytest.raises(ValueError, match="canvases of 784 to 12544 pixels, and none is within"):
+            tiny.family(directory, max_pixels=783).load()
+    else:
+        with pytest.raises(ValueError, match="with the checkpoint's they are 99999 and 3920; give both"):
+            tiny.family(directory, min_pixels=99999).load()
+
+
+def test_tiles_that_transformers_would_miscount(tiny, directory, monkeypatch):
+    if tiny.family.__name__ != "SmolVLM":
+        pytest.skip("its images are not cut into tiles of a longest side")
+    monkeypatch.setattr(tiny.family, "_longest_side", 90)
+    with pytest.raises(ValueError, match="a longest side of 90, which must be a multiple of a tile's 28"):
+        tiny.family(directory).load()

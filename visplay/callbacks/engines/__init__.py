@@ -1,0 +1,1 @@
+"""Rollout engines: where completions come from."""

@@ -1,0 +1,140 @@
+"""The card of an exported model: what it is, what it learned from, with which settings, and how well it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visplay.functional.phases import RoleName
+from visplay.modules.policy.saving import ExportFormat
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says.
+
+    Args:
+        role: Whose policy it is.
+        base: The checkpoint that the run started from.
+        form: What was written.
+        iteration: After which iteration of self-play; None where that is not known.
+        data: What it learned from, by kind.
+        settings: Of its learning, as plain values.
+        scores: What ``Evaluation`` measured (``scores`` of its scores.json): benchmark, "measures", measure, estimate.
+    """
+
+    role: RoleName
+    base: str
+    form: ExportFormat
+    iteration: int | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+def public_name(path: Any) -> str:
+    """A Hub name as it is; of a path on this machine its last part alone.
+
+    Example:
+        >>> public_name("/home/me/images"), public_name("LMMs-Lab-Turtle/Vision-SR1-47K")
+        ('images', 'LMMs-Lab-Turtle/Vision-SR1-47K')
+    """
+    local = Path(str(path)).is_absolute() or Path(str(path)).exists() or str(path).count("/") != 1
+    return Path(str(path)).name if local else str(path)
+
+
+def plain(value: Any) -> Any:
+    """Settings as plain values: a dataclass as a dictionary, a function by its name, other objects by their class's."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    if isinstance(value, partial):
+        return {plain(value.func): plain(value.keywords)}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def read_scores(run: Path, iteration: int) -> dict[str, Any]:
+    """What ``Evaluation`` measured in a run after an iteration; nothing where it did not."""
+    path = run / "evaluation" / f"iteration-{iteration}" / "scores.json"
+    return json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else {}
+
+
+def score_of(scores: Mapping[str, Any], metric: str) -> float | None:
+    """The value of ``val/benchmark/measure`` in what ``read_scores`` found; None where it is not there.
+
+    Example:
+        >>> score_of({"mmmu": {"measures": {"rule_accuracy": {"value": 0.5}}}}, "val/mmmu/rule_accuracy")
+        0.5
+    """
+    _, _, rest = metric.partition("/")
+    benchmark, _, measure = rest.partition("/")
+    estimate = scores.get(benchmark, {}).get("measures", {}).get(measure)
+    return None if estimate is None else estimate["value"]
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card as Markdown with its metadata in front."""
+    base = public_name(facts.base)
+    head: dict[str, Any] = {"library_name": "peft" if facts.form.adapter_only else "transformers"}
+    head |= {"pipeline_tag": "image-text-to-text", "tags": ["visplay", "self-play", "grpo", facts.role]}
+    head |= {"base_model": base} if "/" in base else {}
+    after = "" if facts.iteration is None else f" after iteration {facts.iteration} of self-play"
+    kind = "A LoRA adapter for" if facts.form.adapter_only else "Learned from"
+    sections = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {facts.role.capitalize()}{after}",
+        f"{kind} {base} with VisPlay (arXiv 2511.15661). Weights in {facts.form.dtype}, cast once from float32.",
+        _section("Data", _lines(facts.data)),
+        _section("Scores", _score_table(facts.scores)),
+        _section("Use", _usage(facts.form)),
+        _section("Settings", f"```yaml\n{yaml.safe_dump(plain(facts.settings))}```" if facts.settings else ""),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}" if text else ""
+
+
+def _lines(facts: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def _score_table(scores: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {benchmark} | {measure} | {estimate['value']:.4f} | {_interval(estimate)} | {estimate['size']} |"
+        for benchmark, report in scores.items()
+        for measure, estimate in report["measures"].items()
+        if estimate is not None and estimate["value"] is not None
+    ]
+    head = ["| benchmark | measure | value | 95 % interval | of |", "|---|---|---|---|---|"]
+    return "\n".join(head + rows) if rows else ""
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    ends = estimate["low"], estimate["high"]
+    return "–" if None in ends else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def _usage(form: ExportFormat) -> str:
+    if form.adapter_only:
+        return (
+            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
+            'model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained("BASE"), "DIRECTORY")\n```'
+        )
+    return (
+        "```python\nfrom transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
+        'model = AutoModelForImageTextToText.from_pretrained("DIRECTORY", dtype="auto")\n'
+        'processor = AutoProcessor.from_pretrained("DIRECTORY")\n```\n\nOr `vllm serve DIRECTORY`.'
+    )

@@ -1,0 +1,1 @@
+"""Benchmarks: their tables, sources, downloads and lock."""

@@ -1,0 +1,1 @@
+"""The base VLM wrapper and all that serves it."""

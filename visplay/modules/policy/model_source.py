@@ -1,0 +1,138 @@
+"""Which weights are evaluated: a Hugging Face directory, a Hub name, or a role in a checkpoint of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, get_args
+
+import torch
+from torch import Tensor
+
+from visplay.functional.phases import RoleName
+from visplay.modules.policy.loading import ADAPTER_CONFIG
+from visplay.modules.policy.saving import merge_adapter
+from visplay.modules.policy.tuning import Tuning
+
+if TYPE_CHECKING:
+    from visplay.modules.policy.vlm import VLM
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the weights of a model to evaluate are.
+
+    Args:
+        path: A Hugging Face directory, a Hub name, a checkpoint that a run wrote (``.ckpt``), or the directory of an
+            exported adapter, which is merged into its base; null is the configuration's own model.
+        role: Whose policy to take from a checkpoint of a run.
+        revision: Hub revision.
+
+    Raises:
+        ValueError: An unknown role.
+    """
+
+    path: str | None = None
+    role: RoleName = "reasoner"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Reject a role that there is none of."""
+        if self.role not in get_args(RoleName):
+            raise ValueError(f"role: must be one of {get_args(RoleName)}, got {self.role!r}")
+
+    @property
+    def is_of_a_run(self) -> bool:
+        """Whether this is a checkpoint that a run wrote."""
+        return self.path is not None and self.path.endswith(".ckpt")
+
+    def check(self) -> None:
+        """See early, before another model is evaluated, that there is something to load.
+
+        Raises:
+            FileNotFoundError: There is no such checkpoint, or what looks like a path is no directory with a model.
+            ValueError: It is no checkpoint of a run, or holds no policy of the role.
+        """
+        if self.path is None:
+            return
+        if self.is_of_a_run:
+            read_policy(self.path, self.role)
+            return
+        path = Path(self.path)
+        is_local = path.is_absolute() or self.path.startswith(".") or path.is_dir() or len(path.parts) > 2
+        if is_local and not any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
+            raise FileNotFoundError(
+                f"path: {self.path!r} is neither a Hub name nor a directory with a config.json or an {ADAPTER_CONFIG}"
+            )
+
+    def load(self, like: VLM) -> VLM:
+        """Load the weights.
+
+        Args:
+            like: The configured model: family, limits of images and of the context are its own. It is left alone.
+
+        Raises:
+            FileNotFoundError: There is no such checkpoint or model.
+            ValueError: The checkpoint holds no policy of the role, or one of another architecture.
+        """
+        vlm = like.unloaded()
+        if self.path is None:
+            vlm.load()
+        elif self.is_of_a_run:
+            vlm.load()
+            _restore(vlm, self.path, self.role)
+        elif (Path(self.path) / ADAPTER_CONFIG).is_file():
+            _load_merged(vlm, Path(self.path))
+        else:
+            vlm.path, vlm.revision, vlm.tuning = self.path, self.revision, Tuning()
+            vlm.load()
+        return vlm
+
+
+def _load_merged(vlm: VLM, directory: Path) -> None:
+    config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    vlm.path, vlm.revision = config.get("base_model_name_or_path") or vlm.path, config.get("revision")
+    vlm.tuning = Tuning()
+    is_whole = (directory / "processor_config.json").is_file()  # as written here; peft itself writes no processor
+    vlm.load(processor_path=str(directory) if is_whole else None)
+    merge_adapter(vlm.model, directory)
+
+
+def _restore(vlm: VLM, path: str, role: RoleName) -> None:
+    weights = read_policy(path, role)
+    expected = {name.removeprefix("model."): weight for name, weight in vlm.state_dict().items()}
+    if (vlm.adapters is not None) != any(".lora_" in name for name in weights):
+        kinds = ("whole weights", "adapters") if vlm.adapters is not None else ("adapters", "whole weights")
+        raise ValueError(f"path: {path!r} holds {kinds[0]}, and tuning.lora of the configuration is for {kinds[1]}")
+    if differing := sorted(n for n in expected.keys() | weights.keys() if _shape(expected, n) != _shape(weights, n)):
+        name = differing[0]
+        raise ValueError(
+            f"path: {len(differing)} weights of {path!r} are not those of {vlm.path!r}, such as {name!r}: "
+            f"{_shape(weights, name)} and {_shape(expected, name)}"
+        )
+    vlm.load_state_dict({f"model.{name}": weight for name, weight in weights.items()})
+
+
+def read_policy(path: str, role: RoleName) -> dict[str, Tensor]:
+    """Weights of a role's policy in a checkpoint of a run; of a role that was fitted alone, whatever its name.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It is no checkpoint of a run, or holds no policy of the role.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path: there is no checkpoint {path!r}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except (EOFError, KeyError, OSError, RuntimeError, TypeError, UnpicklingError) as error:
+        raise ValueError(f"path: {path!r} is no checkpoint of a run, or not a whole one: {error!r}") from error
+    for prefix in (f"{role}.vlm.model.", "vlm.model."):
+        if weights := {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}:
+            return weights
+    raise ValueError(f"path: {path!r} holds no policy of a {role}")
+
+
+def _shape(weights: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(weights[name].shape) if name in weights else None

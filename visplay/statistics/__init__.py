@@ -1,0 +1,1 @@
+"""What numbers are worth: intervals, paired comparison, agreement of raters, averages, breakdowns."""

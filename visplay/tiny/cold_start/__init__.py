@@ -1,0 +1,1 @@
+"""How the embedded base was made: ``python -m visplay.tiny.cold_start``."""

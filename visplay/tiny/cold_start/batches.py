@@ -1,0 +1,136 @@
+"""Packed batches of the cold start: one row per image, then many turns about it that cannot see each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from visplay.prompts import Template, encode_prompt
+from visplay.tiny.world import CELLS
+
+if TYPE_CHECKING:
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+IMAGE_TOKENS = len(CELLS)
+_NO_TARGET = -100
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is asked about an image and what is to be replied.
+
+    Args:
+        template: The prompt, without a system message.
+        target: The reply, without its end token.
+        question: Fills the template's ``question``, if it has one.
+    """
+
+    template: Template
+    target: str
+    question: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of L tokens.
+
+    Args:
+        ids: Token ids, one placeholder for each image token, (B, L).
+        positions: Rotary positions, (3, B, L).
+        mask: True where a token (third axis) sees another (fourth), (B, 1, L, L); it keeps turns apart.
+        targets: The next token where it is to be learned and -100 elsewhere, (B, L).
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    targets: Tensor
+
+
+class Packer:
+    """Turns images and turns into batches.
+
+    Args:
+        model: Places the prompt's rotary positions.
+        processor: Encodes images and texts; images must be those of the small world, 16 tokens each.
+    """
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor) -> None:
+        self._model, self._processor = model, processor
+        self._encode = lru_cache(maxsize=100_000)(self._encode_turn)
+
+    def images(self, images: Sequence[Image]) -> dict[str, Tensor]:
+        """Pixels and grids of the images."""
+        return dict(self._processor.image_processor(images=list(images), return_tensors="pt"))
+
+    def pack(self, turns: Sequence[Sequence[Turn]]) -> Batch:
+        """Make one row per image from the turns about it."""
+        rows = [self._row([self._encode(turn) for turn in group]) for group in turns]
+        columns = zip(*rows, strict=True)
+        ids, targets, segments, offsets = (_pad(column, fill) for column, fill in zip(columns, _FILL, strict=True))
+        positions = [self._positions.expand(-1, len(rows), -1), self._after + offsets.expand(3, -1, -1)]
+        return Batch(ids, torch.cat(positions, dim=2), _mask(segments), targets)
+
+    @cached_property
+    def _opening(self) -> list[int]:
+        """The ids that every prompt begins with, up to the image's end."""
+        ids = list(encode_prompt(self._processor.tokenizer, Template(user="")))
+        return ids[: ids.index(self._model.config.vision_end_token_id) + 1]
+
+    @cached_property
+    def _prefix(self) -> list[int]:
+        """The opening with one placeholder for every image token."""
+        place = self._processor.image_token_id
+        return [piece for token in self._opening for piece in [token] * (IMAGE_TOKENS if token == place else 1)]
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        """Rotary positions of the prefix, (3, 1, P)."""
+        ids = torch.tensor([self._prefix])
+        kinds = (ids == self._processor.image_token_id).int()
+        return self._model.model.get_rope_index(ids, kinds, image_grid_thw=torch.tensor([[1, 8, 8]]))[0]
+
+    @property
+    def _after(self) -> int:
+        return int(self._positions.max()) + 1
+
+    def _encode_turn(self, turn: Turn) -> tuple[list[int], int]:
+        """Ids of a turn after the prefix, and how many of them are the reply's."""
+        tokenizer = self._processor.tokenizer
+        if turn.question is None:
+            prompt = encode_prompt(tokenizer, turn.template)
+        else:
+            prompt = encode_prompt(tokenizer, turn.template, question=turn.question)
+        reply = tokenizer.encode(turn.target + tokenizer.eos_token, add_special_tokens=False)
+        return [*prompt[len(self._opening) :], *reply], len(reply)
+
+    def _row(self, turns: list[tuple[list[int], int]]) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Ids, targets, segments (0 is the prefix) and the turns' own positions."""
+        ids, segments = list(self._prefix), [0] * len(self._prefix)
+        targets, offsets = [_NO_TARGET] * len(self._prefix), list[int]()
+        for number, (turn, learned) in enumerate(turns, 1):
+            ids += turn
+            targets += [_NO_TARGET] * (len(turn) - learned - 1) + turn[-learned:] + [_NO_TARGET]
+            segments += [number] * len(turn)
+            offsets += range(len(turn))
+        return ids, targets, segments, offsets
+
+
+_FILL = (0, _NO_TARGET, -1, 0)
+
+
+def _pad(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
+
+
+def _mask(segments: Tensor) -> Tensor:
+    """True where a token (third axis) sees another (fourth): earlier, and of its own turn or of the prefix."""
+    same = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
+    return (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]

@@ -1,0 +1,133 @@
+"""A byte-pair tokenizer of the small world, with the control tokens and the chat format of Qwen2.5-VL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+
+from visplay.tiny.cold_start.targets import CAPTION, answer_target, caption_target, question_target
+from visplay.tiny.questions import pose
+from visplay.tiny.world import CELLS, COLOURS, KINDS, SIZES, sample_scene
+
+if TYPE_CHECKING:
+    from transformers import Qwen2Tokenizer
+
+ENTRIES = 488
+CONTROL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+TAGS = (
+    "<type>",
+    "</type>",
+    "<question>",
+    "</question>",
+    "<answer>",
+    "</answer>",
+    "<think>",
+    "</think>",
+    "\\boxed{",
+)
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.content is string -%}
+{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' -%}
+<|vision_start|><|image_pad|><|vision_end|>
+{%- elif part.type == 'video' -%}
+<|vision_start|><|video_pad|><|vision_end|>
+{%- else -%}
+{{ part.text }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%}
+"""
+_SCENES = 2000
+_MANY = tuple(f"{kind}s" for kind in KINDS)
+
+
+def build_tokenizer(seed: int) -> Qwen2Tokenizer:
+    """Learn the byte pairs of the small world's texts.
+
+    Args:
+        seed: Seed of the scenes whose texts are used.
+
+    Returns:
+        A tokenizer of 488 entries: 256 bytes, merges, the tags as one token each, and the control tokens.
+    """
+    from transformers import Qwen2Tokenizer
+
+    blank = Qwen2Tokenizer()
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=ENTRIES - len(CONTROL_TOKENS) - len(TAGS) - len(CELLS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    learner.train_from_iterator(_corpus(np.random.default_rng(seed)), trainer)
+    return _with_added_tokens(learner)
+
+
+def _with_added_tokens(learner: Tokenizer) -> Qwen2Tokenizer:
+    import json
+
+    from transformers import Qwen2Tokenizer
+
+    learned = json.loads(learner.to_str())["model"]
+    vocab = learned["vocab"] | {token: len(learned["vocab"]) + i for i, token in enumerate(CONTROL_TOKENS)}
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab,
+        merges=[tuple(pair) for pair in learned["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=list(CONTROL_TOKENS),
+        model_max_length=1024,
+        chat_template=CHAT_TEMPLATE,
+    )
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    tokenizer.add_tokens([AddedToken(cell, special=False, normalized=False, single_word=True) for cell in CELLS])
+    return tokenizer
+
+
+def _corpus(rng: np.random.Generator) -> list[str]:
+    lines = [
+        "user",
+        "assistant",
+        "system",
+        "Ask.",
+        CAPTION,
+        "none",
+        "nothing",
+        *COLOURS,
+        *KINDS,
+        *_MANY,
+        *SIZES,
+    ] * _SCENES
+    for _ in range(_SCENES):
+        scene = sample_scene(rng, held_out=False)
+        posed = pose(scene, rng)
+        lines += [posed.text, question_target(posed), answer_target(posed.solution, listed=True), caption_target(scene)]
+    return lines
