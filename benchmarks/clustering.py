@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-from rich.console import Console
-from rich.table import Table
 from sklearn.cluster import AgglomerativeClustering
 
-from benchmarks.results import command, make_parser, parse, record
-from benchmarks.timing import alternate
+from benchmarks.measure import alternate, peak_mib
+from benchmarks.results import make_parser, parse, publish
 from visplay.functional import batch_redundancy, group_redundancy
 
 NEAR_DUPLICATES = 0.3
@@ -31,7 +27,7 @@ OURS, RELEASED = "ours", "released code, extrapolated"
 WORDS = {
     "thing": "bars lines points cars people trees windows triangles circles labels cells arrows signs dogs chairs",
     "colour": "red blue green yellow black white orange purple grey dark light",
-    "place": "chart image graph table image diagram scene figure map photo",
+    "place": "chart image graph table picture diagram scene figure map photo",
     "side": "left right top bottom centre background foreground corner",
     "quantity": "height width value area length price temperature population share speed",
     "name": "A B C D E January March July 2019 2020 2021 2022 Europe Asia Tokyo Paris x y",
@@ -90,9 +86,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     questions = make_questions(count, options.seed)
     groups = [questions[start : start + size] for start in range(0, count, size)]
     some = groups[: max(sample // size, 1)]
-    before = _peak_mib()
+    before = peak_mib()
     batch_redundancy([questions])
-    peak = _peak_mib() - before
+    peak = peak_mib() - before
     names = f"cluster_{count}", f"cluster_{len(groups)}x{size}"
     parts = {
         (names[0], OURS): lambda: batch_redundancy([questions]),
@@ -117,13 +113,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parse(parser)
     figures = measure(options)
-    table = Table("seconds", OURS, RELEASED, title=f"Redundancy of questions, peak {figures['peak_mib']:.0f} MiB")
-    for name, row in figures["seconds"].items():
-        table.add_row(name, *(f"{row[way].median:,.3f}" for way in (OURS, RELEASED)))
-    Console().print(table)
-    if options.write:
-        keys = {f"{name}_seconds": row[OURS].median for name, row in figures["seconds"].items()}
-        record("clustering", figures, keys, command(), options.write)
+    keys = {f"{name}_seconds": row[OURS].median for name, row in figures["seconds"].items()}
+    publish("clustering", figures, keys, options)
 
 
 def _fill(template: str, draw: random.Random) -> str:
@@ -137,12 +128,6 @@ def _vary(question: str, draw: random.Random) -> str:
     for _ in range(draw.randrange(5)):
         words[draw.randrange(len(words))] = draw.choice(" ".join(WORDS.values()).split())
     return " ".join(words)
-
-
-def _peak_mib() -> float:
-    """Peak resident memory of this process so far."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 if __name__ == "__main__":

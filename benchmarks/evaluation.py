@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from benchmarks.overhead import Stages
-from benchmarks.results import command, make_parser, parse, record
+from benchmarks.measure import Stages
+from benchmarks.results import make_parser, parse, publish
 from visplay.callbacks import Evaluation, RolloutEngine
-from visplay.commands.evaluate import evaluate_models
+from visplay.commands.compare import evaluate_models
 from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.benchmarks.benchmark_table import BenchmarkTable
@@ -151,13 +151,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     options = parse(parser)
     figures = measure(options.rows)
-    Console().print(figures)
-    if options.write:
-        keys = {
-            "evaluation_ms_per_row": figures["milliseconds_per_row"],
-            "evaluation_growth_mib": figures["growth_mib"],
-        }
-        record("evaluation", figures, keys, command(), options.write)
+    keys = {"evaluation_ms_per_row": figures["milliseconds_per_row"], "evaluation_growth_mib": figures["growth_mib"]}
+    publish("evaluation", figures, keys, options)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Floating-point operations that the update of a policy needs, by formula from its configuration.
+"""Floating-point operations that an update needs, by formula, and the most that a machine does in a second.
 
 A product of (m, k) and (k, n) counts 2·m·k·n, and attention its two products over the pairs of tokens that may see each
-other. The backward pass needs twice the way there, but for the patch embedding, whose input has no gradient.
+other. The backward pass needs twice the forward pass, but for the patch embedding, whose input has no gradient.
 Recomputation, normalisation, softmax, rotary positions and the optimizer do not count: it is the work that any
 implementation has.
 """
@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import torch
+from torch import nn
+
+from benchmarks.measure import ROUNDS, alternate
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GroupBatch
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,35 @@ def _window_pairs(vision: Any, grid: tuple[int, int, int]) -> int:
 
 def _cut(length: int, size: int) -> list[int]:
     return [min(size, length - start) for start in range(0, length, size)]
+
+
+Product = tuple[int, int, int]
+"""Rows, inner width and columns of a product."""
+
+
+def model_products(model: Any, rows: int) -> list[Product]:
+    """The products of a model's matrices with that many rows, each size once."""
+    sizes = {(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)}
+    return sorted((rows, inner, columns) for inner, columns in sizes)
+
+
+def measure_peak(
+    products: Sequence[Product], dtype: torch.dtype, device: str, rounds: int = ROUNDS
+) -> dict[str, float]:
+    """Operations per second of each product, in its fastest round."""
+    parts = {}
+    for rows, inner, columns in products:
+        left = torch.randn(rows, inner, device=device, dtype=dtype)
+        right = torch.randn(columns, inner, device=device, dtype=dtype)
+        times = max(1, int(5e8 / (2 * rows * inner * columns)))  # so that a short one is not all overhead
+
+        def multiply(left=left, right=right, times=times) -> None:
+            for _ in range(times):
+                nn.functional.linear(left, right)
+
+        parts[rows, inner, columns, times] = multiply
+    seconds = alternate(parts, rounds)
+    return {
+        f"{rows} x {inner} x {columns}": 2.0 * rows * inner * columns * times / seconds[rows, inner, columns, times].low
+        for rows, inner, columns, times in parts
+    }

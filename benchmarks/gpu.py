@@ -21,16 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.flops import packed_work, update_flops
-from benchmarks.generate import ban_stops, plain_generate
+from benchmarks.flops import measure_peak, model_products, packed_work, update_flops
+from benchmarks.measure import Spread, alternate
 from benchmarks.models import SHAPES, RandomPolicy
-from benchmarks.peak import measure_peak, model_products
-from benchmarks.results import command, make_parser, parse, record
-from benchmarks.timing import Spread, alternate
-from benchmarks.updates import DTYPES, Size, autocast, make_batch, make_prompts, make_update
+from benchmarks.results import make_parser, parse, publish
+from benchmarks.workload import (
+    DTYPES,
+    Size,
+    autocast,
+    ban_stops,
+    make_batch,
+    make_prompts,
+    make_update,
+    plain_generate,
+)
 from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
 from visplay.modules import Qwen2_5_VL
 from visplay.modules.policy.attention import GROUPED_SDPA
@@ -71,8 +76,8 @@ def measure_updates(policy: Qwen2_5_VL, size: Size, peak: float, rounds: int) ->
         policy.zero_grad(set_to_none=True)
     parts = {path: lambda path=path: run(path) for path, row in rows.items() if "error" not in row}
     for path, seconds in alternate(parts, rounds).items():
-        share = flops / seconds.median / peak
-        rows[path] |= {"seconds": seconds, "tokens_per_second": seconds.rate(tokens), "mfu": share}
+        mfu = flops / seconds.median / peak
+        rows[path] |= {"seconds": seconds, "tokens_per_second": seconds.rate(tokens), "mfu": mfu}
     return rows
 
 
@@ -111,22 +116,6 @@ def measure(name: str, options: argparse.Namespace, directory: Path) -> dict[str
     return {"updates": updates, "rollout": rollout, "peak": peak, "shape": shape}
 
 
-def show(name: str, figures: dict[str, Any]) -> None:
-    """Print tables."""
-    table = Table("path", "seconds", "tokens/s", "MFU", "peak GiB", title=f"{name}: update")
-    for path, row in figures["updates"].items():
-        if "error" in row:
-            table.add_row(path, row["error"])
-            continue
-        numbers = f"{row['seconds'].median:.3f}", f"{row['tokens_per_second'].median:,.0f}", f"{row['mfu']:.3f}"
-        table.add_row(path, *numbers, f"{row['peak_gib']:.1f}" if "peak_gib" in row else "")
-    Console().print(table)
-    table = Table("engine", "tokens/s", title=f"{name}: rollout")
-    for engine, rate in figures["rollout"].items():
-        table.add_row(engine, f"{rate.median:,.0f}")
-    Console().print(table)
-
-
 def main() -> None:
     """Measure, print, and record where it is asked for."""
     options = parse(_make_parser())
@@ -134,10 +123,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for name in options.model or ["3b", "7b"]:
             models[name] = measure(name, options, Path(directory))
-            show(name, models[name])
             _free()
-    if options.write:
-        record("gpu", {"models": models}, {}, command(), options.write)
+    publish("gpu", {"models": models}, {}, options)
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -13,12 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.results import command, make_parser, parse, record
-from benchmarks.timing import Spread
+from benchmarks.measure import Spread
+from benchmarks.results import make_parser, parse, publish
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 SUFFIX = "_seconds"
@@ -69,13 +67,8 @@ def measure(rounds: int) -> dict[str, Spread]:
 def main() -> None:
     """Measure, print, and record where it is asked for."""
     options = parse(make_parser(__doc__), least_rounds=1)
-    seconds = measure(options.rounds)
-    table = Table("stage", "seconds", title=f"One iteration, median of {options.rounds}")
-    for name, spread in seconds.items():
-        table.add_row(name, f"{spread.median:.2f}")
-    Console().print(table)
-    if options.write:
-        record("iteration", {"seconds": seconds, "rounds": options.rounds}, {}, command(), options.write)
+    figures = {"seconds": measure(options.rounds), "rounds": options.rounds}
+    publish("iteration", figures, {}, options)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ Run it alone: two busy processes slow each other several-fold. Figures: ``rows``
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.generate import plain_generate
-from benchmarks.results import command, make_parser, parse, record
-from benchmarks.timing import Spread, alternate
+from benchmarks.measure import Spread, alternate
+from benchmarks.results import make_parser, parse, publish
+from benchmarks.workload import plain_generate
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.functional import group_advantages
@@ -52,9 +51,9 @@ def measure(rounds: int) -> dict[str, dict[str, Spread]]:
     reasoner.learner.begin_phase(reasoner.vlm, optimizer)
     rollout = reasoner.rollout(examples, GROUP, seed=0)
     rewards = torch.rand(PROMPTS, GROUP, generator=torch.Generator().manual_seed(0))
-    batch = reasoner.collate(rollout).with_advantages(group_advantages(rewards))
+    batch = replace(reasoner.collate(rollout), advantages=group_advantages(rewards))
     batch = reasoner.learner._score_before(reasoner.vlm, batch)
-    (mini,) = batch.split(None)
+    (mini,) = batch.mini_batches(None)
     optimizer.step = lambda: None  # the weights stay, so that every round does the same work
     parts: dict[str, Callable[[], object]] = {
         "rollout": lambda: reasoner.rollout(examples, GROUP, seed=0),
@@ -70,14 +69,8 @@ def measure(rounds: int) -> dict[str, dict[str, Spread]]:
 def main() -> None:
     """Measure, print a table, and record it where it is asked for."""
     options = parse(make_parser(__doc__))
-    rows = measure(options.rounds)
-    title = f"{PROMPTS} prompts x {GROUP} answers, median of {options.rounds}"
-    table = Table("part", "seconds", "tokens/s", title=title)
-    for name, row in rows.items():
-        table.add_row(name, f"{row['seconds'].median:.3f}", f"{row['tokens_per_second'].median:,.0f}")
-    Console().print(table)
-    if options.write:
-        record("loop", {"rows": rows, "prompts": PROMPTS, "G": GROUP, "T": TOKENS}, {}, command(), options.write)
+    figures = {"rows": measure(options.rounds), "prompts": PROMPTS, "G": GROUP, "T": TOKENS}
+    publish("loop", figures, {}, options)
 
 
 if __name__ == "__main__":

@@ -29,17 +29,18 @@ class Shape:
     vision: dict[str, Any] = field(default_factory=dict)
 
 
-_SMALL_TEXT = {
-    "vocab_size": 4096,
-    "max_position_embeddings": 4096,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
-}
+def _text(width: int, inner: int, layers: int, heads: int, **further: Any) -> dict[str, Any]:
+    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}
+    return sizes | {"num_attention_heads": heads} | further
+
+
+def _rope(theta: float, *section: int) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "mrope_section": list(section)}}
+
+
+_SMALL_TEXT = {"vocab_size": 4096, "max_position_embeddings": 4096} | _rope(1e4, 8, 12, 12)
 _SMALL_VISION = {"hidden_size": 256, "intermediate_size": 512, "window_size": 112}
-_LARGE_TEXT = {
-    "max_position_embeddings": 32768,
-    "initializer_range": 0.02,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
-}
+_LARGE_TEXT = {"max_position_embeddings": 32768, "initializer_range": 0.02} | _rope(1e6, 16, 24, 24)
 _LARGE_VISION = {
     "depth": 32,
     "hidden_size": 1280,
@@ -51,62 +52,25 @@ _LARGE_VISION = {
     "initializer_range": 0.02,
 }
 
+
+def _small(width: int, inner: int, layers: int, heads: int, depth: int, full: list[int]) -> Shape:
+    vision = _SMALL_VISION | {"depth": depth, "out_hidden_size": width, "fullatt_block_indexes": full}
+    return Shape(224, _SMALL_TEXT | _text(width, inner, layers, heads), vision)
+
+
+def _large(vocabulary: int, width: int, inner: int, layers: int, heads: int, keys: int, tied: bool = False) -> Shape:
+    further = {"num_key_value_heads": keys, "vocab_size": vocabulary, "tie_word_embeddings": tied}
+    text = _LARGE_TEXT | _text(width, inner, layers, heads, **further)
+    return Shape(448, text, _LARGE_VISION | {"out_hidden_size": width})
+
+
 SHAPES = {
     "tiny": Shape(side=56),
-    "20m": Shape(
-        side=224,
-        text=_SMALL_TEXT
-        | {"hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 8, "num_attention_heads": 6},
-        vision=_SMALL_VISION | {"depth": 6, "out_hidden_size": 384, "fullatt_block_indexes": [2, 5]},
-    ),
-    "8m": Shape(
-        side=224,
-        text=_SMALL_TEXT
-        | {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4},
-        vision=_SMALL_VISION | {"depth": 3, "out_hidden_size": 256, "fullatt_block_indexes": [2]},
-    ),
-    "3b": Shape(
-        side=448,
-        text=_LARGE_TEXT
-        | {
-            "vocab_size": 151936,
-            "hidden_size": 2048,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "tie_word_embeddings": True,
-        },
-        vision=_LARGE_VISION | {"out_hidden_size": 2048},
-    ),
-    "7b": Shape(
-        side=448,
-        text=_LARGE_TEXT
-        | {
-            "vocab_size": 152064,
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "tie_word_embeddings": False,
-        },
-        vision=_LARGE_VISION | {"out_hidden_size": 3584},
-    ),
-    "mimo": Shape(
-        side=448,
-        text=_LARGE_TEXT
-        | {
-            "vocab_size": 151680,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "tie_word_embeddings": False,
-        },
-        vision=_LARGE_VISION | {"out_hidden_size": 4096},
-    ),
+    "20m": _small(384, 1152, 8, 6, depth=6, full=[2, 5]),
+    "8m": _small(256, 768, 6, 4, depth=3, full=[2]),
+    "3b": _large(151936, 2048, 11008, layers=36, heads=16, keys=2, tied=True),
+    "7b": _large(152064, 3584, 18944, layers=28, heads=28, keys=4),
+    "mimo": _large(151680, 4096, 11008, layers=36, heads=32, keys=8),
 }
 
 
@@ -151,8 +115,12 @@ def make_policy(name: str, directory: Path, device: str) -> Qwen2_5_VL:
     """A policy of a named shape, on a device; the embedded base itself if it is the tiny one."""
     shape, path = SHAPES[name], BASE
     if shape.text:
-        path = directory / name
-        _save(shape, path)
+        path, config = directory / name, make_config(shape)
+        torch.manual_seed(0)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+        model.generation_config.eos_token_id = config.text_config.eos_token_id
+        model.save_pretrained(path)
+        _save_processor(shape, path)
     policy = Qwen2_5_VL(str(path), max_context_tokens=1024)
     policy.load()
     policy.eval().model.to(device)
@@ -166,15 +134,6 @@ def make_config(shape: Shape) -> Qwen2_5_VLConfig:
     settings["vision_config"] |= shape.vision
     settings["tie_word_embeddings"] = settings["text_config"]["tie_word_embeddings"]
     return Qwen2_5_VLConfig(**settings)
-
-
-def _save(shape: Shape, path: Path) -> None:
-    config = make_config(shape)
-    torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = config.text_config.eos_token_id
-    model.save_pretrained(path)
-    _save_processor(shape, path)
 
 
 def save_empty(name: str, path: Path) -> None:

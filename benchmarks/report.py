@@ -1,90 +1,96 @@
-"""``python -m benchmarks.report``: writes ``docs/performance.md`` and its plots from ``benchmarks/results.json``.
+"""``python -m benchmarks.report``: writes what ``results.json`` has into ``docs/performance.md``, and draws its plots.
 
-Every number in the document is one of the file's, or a ratio of two of them. A section that the file lacks is stated
-as not measured. The prose stands in ``benchmarks.sections``.
+Every number between the page's marks is one of the file's, or a ratio of two of them.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import RESULTS, load
-from benchmarks.sections import SECTIONS, Section
-from benchmarks.tables import number, table
-from benchmarks.targets import TARGETS, Target
+from benchmarks.results import load
+from benchmarks.tables import SECTIONS, number, section_tables, table, written
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
-HEAD = """# Performance
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+TARGETS = {
+    "update_speedup_vs_trl": ("an update, times as fast as TRL's GRPOTrainer", "≥ 4"),
+    "step_speedup_vs_trl": ("a whole step, times as fast as TRL's GRPOTrainer", "≥ 2.5"),
+    "update_speedup_vs_padded": ("an update, times as fast as with padded rows", ""),
+    "prefix_bound_fraction": (
+        "least fraction over the grid of the speed-up that saved tokens and images allow",
+        "≥ 0.85",
+    ),
+    "prefix_bound_fraction_median": ("its median over the grid", ""),
+    "update_speedup_vs_trl_float32": ("an update in float32, times as fast as TRL's", ""),
+    "step_speedup_vs_trl_float32": ("a whole step in float32, times as fast as TRL's", ""),
+    "update_speedup_vs_padded_float32": ("an update in float32, times as fast as with padded rows", ""),
+    "rollout_speedup_vs_generate": ("a rollout, times as fast as transformers' generate", ""),
+    "votes_speedup_vs_generate": ("votes, times as fast as transformers' generate", "≥ 3"),
+    "head_memory_ratio": ("peak memory of the head, lean over full logits", "≤ 0.25"),
+    "plan_memory_error": ("measured over planned peak memory of a step, greatest distance from 1", "≤ 0.15"),
+    "cluster_4096_seconds": ("clustering of 4096 questions, seconds", "≤ 3"),
+    "cluster_512x8_seconds": ("clustering of 512 groups of 8 questions, seconds", "≤ 0.5"),
+    "overhead_fraction": ("fraction of a step that is neither model nor optimizer nor sampling", "≤ 0.03"),
+    "evaluation_ms_per_row": ("evaluating a row besides decoding, prompt and generation, milliseconds", "≤ 2"),
+    "evaluation_growth_mib": ("memory that an evaluation adds after a fifth of its rows, MiB", ""),
+    "matmul_peak_fraction": ("fraction of the measured peak of matrix products in an update", "≥ 0.2"),
+}
+"""Of each headline key its meaning, and what it is to reach."""
 
-Made by `python -m benchmarks.report` from `benchmarks/results.json`; do not edit. `make bench` measures everything
-again, one process after another. Seconds are medians of alternating rounds after one that warms up, with
-[lowest … highest].
-"""
 
-Draw = Callable[[str, Mapping[str, Any], Path], list[Path]]
-
-
-def write_report(results: Path = RESULTS, document: Path = DOCUMENT, draw: Draw | None = None) -> None:
-    """Write the document, and beside it a directory of plots with its name.
-
-    Args:
-        results: The recorded figures.
-        document: Markdown file to write.
-        draw: Draws the plots of a section into a directory; None leaves plots out.
-    """
-    recorded = load(results)
-    directory = document.with_suffix("")
-    texts = [HEAD, headline(recorded)]
-    for name, section in SECTIONS.items():
-        held = recorded["sections"].get(name)
-        plots = draw(name, held["figures"], directory) if draw and held else []
-        texts.append(describe(section, held, [f"![{p.stem}]({directory.name}/{p.name})" for p in plots]))
-    document.parent.mkdir(parents=True, exist_ok=True)
-    document.write_text("\n".join(texts), encoding="utf-8")
+def write_page(page: str, recorded: Mapping[str, Any]) -> str:
+    """The page with the recorded figures between its marks; a section that was not measured says so."""
+    texts = {name: _describe(name, recorded["sections"].get(name)) for name in SECTIONS}
+    return written(page, headline=headline(recorded), **texts)
 
 
 def headline(recorded: Mapping[str, Any]) -> str:
     """The table of all keys: value, target, and whether it is met."""
-    others = sorted(recorded.keys() - TARGETS.keys() - {"sections"})
-    known = TARGETS | {name: Target("") for name in others}
     rows = []
-    for name, target in known.items():
-        value = recorded.get(name)
+    for name in [*TARGETS, *sorted(recorded.keys() - TARGETS.keys() - {"sections"})]:
+        (meaning, target), value = TARGETS.get(name, ("", "")), recorded.get(name)
         shown = "" if value is None else number(value)
-        rows.append([f"`{name}`", target.meaning, shown, target.text(), target.verdict(value)])
-    return "## Headline\n\n" + table(["key", "meaning", "value", "target", "met"], rows)
+        rows.append([f"`{name}`", meaning, shown, target, verdict(target, value)])
+    return table(["key", "meaning", "value", "target", "met"], rows)
 
 
-def describe(section: Section, held: Mapping[str, Any] | None, plots: list[str]) -> str:
-    """One section of the document."""
-    if held is None:
-        return f"## {section.title}\n\n{section.prose}\n\nNot measured.\n"
-    made = f"`{held['command']}` on {_machine(held['machine'])}."
-    parts = [f"## {section.title}", section.prose, made, section.tables(held["figures"]).strip(), *plots]
-    return "\n\n".join(parts) + "\n"
+def verdict(target: str, value: float | None) -> str:
+    """Whether a value reaches a target: yes, no, nothing asked (empty), or not measured.
+
+    Example:
+        >>> verdict("≥ 3", 3.0), verdict("≤ 3", 3.01)
+        ('yes', '**no**')
+    """
+    if value is None:
+        return "not measured"
+    if not target:
+        return ""
+    direction, bound = target.split()
+    met = value >= float(bound) if direction == "≥" else value <= float(bound)
+    return "yes" if met else "**no**"
+
+
+def _describe(name: str, measured: Mapping[str, Any] | None) -> str:
+    if measured is None:
+        return "Not measured."
+    machine = measured["machine"]
+    accelerator = f"{machine['accelerator']}, " if "accelerator" in machine else ""
+    return (
+        f"`{measured['command']}` on {accelerator}{machine['processor']} ({machine['instructions']}), "
+        f"{machine['cores']} cores, {machine['threads']} threads, {machine['memory_gib']} GiB, torch "
+        f"{machine['torch']}, transformers {machine['transformers']}.\n\n{section_tables(name, measured['figures'])}"
+    )
 
 
 def main() -> None:
-    """Write the document with its plots."""
-    from benchmarks.drawing import draw_section
+    """Write the page, and its plots into the directory of its name."""
+    from benchmarks.plots import draw
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--document", type=Path, default=DOCUMENT)
-    options = parser.parse_args()
-    write_report(options.results, options.document, draw_section)
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    accelerator = f"{machine['accelerator']}, " if "accelerator" in machine else ""
-    return (
-        f"{accelerator}{machine['processor']} ({machine['instructions']}), {machine['cores']} cores, "
-        f"{machine['threads']} threads, {machine['memory_gib']} GiB, torch {machine['torch']}, "
-        f"transformers {machine['transformers']}"
-    )
+    recorded = load()
+    PAGE.write_text(write_page(PAGE.read_text(encoding="utf-8"), recorded), encoding="utf-8")
+    for name, section in recorded["sections"].items():
+        draw(name, section["figures"], PAGE.with_suffix(""))
 
 
 if __name__ == "__main__":

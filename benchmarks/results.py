@@ -22,17 +22,27 @@ from typing import Any
 
 import torch
 import transformers
+from rich.console import Console
+from rich.markdown import Markdown
 
-from benchmarks.timing import ROUNDS, Spread
+from benchmarks.measure import ROUNDS, Spread
+from benchmarks.tables import section_tables
 
 RESULTS = Path(__file__).with_name("results.json")
 DIGITS = 6
 
 
+def publish(section: str, figures: Mapping[str, Any], keys: Mapping[str, float], options: argparse.Namespace) -> None:
+    """Print a section's tables, and record its figures where ``--write`` asks for it."""
+    Console().print(Markdown(section_tables(section, _plain(figures))))
+    if options.write:
+        record(section, figures, keys, command(), options.write)
+
+
 def record(
     section: str, figures: Mapping[str, Any], keys: Mapping[str, float], command: str, path: Path = RESULTS
 ) -> None:
-    """Put a section's figures and headline keys in the place of its former ones; the other sections stay.
+    """Replace a section's former figures and headline keys; the other sections stay.
 
     Args:
         section: Name of the benchmark.
@@ -56,8 +66,13 @@ def record(
         }
     }
     if "sections" in keys:
-        raise ValueError("keys: 'sections' holds the sections, a headline key needs another name")
-    _write(kept | {name: _number(value) for name, value in keys.items()}, path)
+        raise ValueError("keys: 'sections' are the sections, a headline key needs another name")
+    kept |= {name: _number(value) for name, value in keys.items()}
+    kept["sections"] = dict(sorted(kept["sections"].items()))
+    text = json.dumps(dict(sorted(kept.items())), indent=2, allow_nan=False) + "\n"
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def load(path: Path = RESULTS) -> dict[str, Any]:
@@ -103,7 +118,7 @@ def parse(
 
 
 def command() -> str:
-    """The command under way, as it is typed in the root of the repository; the place of its results is left out."""
+    """The command under way, as it is typed in the root of the repository; the path of its results is left out."""
     words = ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}"]
     after_write = False
     for word in sys.argv[1:]:
@@ -111,13 +126,6 @@ def command() -> str:
             words.append(word)
         after_write = word == "--write"
     return " ".join([*words, "--write"])
-
-
-def _write(results: dict[str, Any], path: Path) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    results["sections"] = dict(sorted(results["sections"].items()))
-    draft.write_text(json.dumps(dict(sorted(results.items())), indent=2, allow_nan=False) + "\n")
-    draft.replace(path)
 
 
 def _plain(value: Any) -> Any:

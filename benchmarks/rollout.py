@@ -15,14 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.generate import ban_stops, plain_generate
+from benchmarks.measure import Spread, alternate
 from benchmarks.models import SHAPES, make_policy
-from benchmarks.results import command, make_parser, parse, record
-from benchmarks.timing import Spread, alternate
-from benchmarks.updates import make_images
+from benchmarks.results import make_parser, parse, publish
+from benchmarks.workload import ban_stops, make_images, plain_generate
 from visplay.callbacks import EngineSettings, RolloutEngine, TransformersRollout, VLLMRollout
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import ANSWER
@@ -89,16 +86,6 @@ def _load_seconds(engine: VLLMRollout, policy: Qwen2_5_VL, rounds: int) -> Sprea
     return alternate({"load": load}, rounds)["load"]
 
 
-def show(name: str, figures: Figures, rounds: int) -> None:
-    """Print a table."""
-    columns = ["TransformersRollout", "VLLMRollout", "generate"]
-    table = Table("", *columns, title=f"{name}: sequences x tokens, median of {rounds}")
-    for label, row in figures.items():
-        digits = 3 if "seconds" in label else 0
-        table.add_row(label, *(f"{row[column].median:,.{digits}f}" if column in row else "" for column in columns))
-    Console().print(table)
-
-
 def headline(figures: Figures) -> dict[str, float]:
     """How many times as fast as ``generate`` a rollout and votes are."""
     speedups = {label: row[ENGINE].median / row[YARDSTICK].median for label, row in figures.items() if YARDSTICK in row}
@@ -119,9 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for name in options.model or ["tiny", "20m"]:
             results[name] = measure(name, options.rounds, options.sequences, Path(directory))
-            show(name, results[name], options.rounds)
-    if options.write:
-        record("rollout", {"models": results}, headline(results[name]), command(), options.write)
+    publish("rollout", {"models": results}, headline(results[name]), options)
 
 
 if __name__ == "__main__":

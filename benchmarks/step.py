@@ -17,16 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.generate import ban_stops
+from benchmarks.measure import Spread, alternate
 from benchmarks.models import make_policy
-from benchmarks.results import command, make_parser, parse, record
-from benchmarks.timing import Spread, alternate
+from benchmarks.results import make_parser, parse, publish
 from benchmarks.trl_trainer import TRLSettings, TRLStep
-from benchmarks.updates import DTYPES, Size, add_size, autocast, make_batch, make_images, make_update, read_size
-from benchmarks.ways import PaddedRows, SharedCache, in_way
+from benchmarks.workload import (
+    DTYPES,
+    PaddedRows,
+    SharedCache,
+    Size,
+    add_size,
+    autocast,
+    ban_stops,
+    in_way,
+    make_batch,
+    make_images,
+    make_update,
+    read_size,
+)
 from visplay.callbacks import TransformersRollout
 from visplay.modules import GRPOConfig, Qwen2_5_VL, Reasoner
 from visplay.modules.learner.mismatch import MismatchConfig
@@ -104,15 +113,6 @@ def measure(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
     return {"rows": rows, "shape": {"model": options.model, "prompts": size.prompts} | tokens | {"dtype": dtype}}
 
 
-def show(figures: dict[str, Any]) -> None:
-    """Print a table."""
-    shape = ", ".join(f"{name} {value}" for name, value in figures["shape"].items())
-    table = Table("", *STAGES, title=f"Seconds: {shape}")
-    for way, row in figures["rows"].items():
-        table.add_row(way, *(f"{row[stage].median:.3f}" if stage in row else "" for stage in STAGES))
-    Console().print(table)
-
-
 def speedups(figures: dict[str, Any]) -> dict[str, float]:
     """The headline keys."""
     median = {(way, stage): spread.median for way, row in figures["rows"].items() for stage, spread in row.items()}
@@ -131,10 +131,8 @@ def main() -> None:
     options = parse(parser)
     for dtype in options.dtypes:
         figures, suffix = measure(options, dtype), "" if dtype == "bfloat16" else f"_{dtype}"
-        show(figures)
-        if options.write:
-            keys = {f"{name}{suffix}": value for name, value in speedups(figures).items()}
-            record(f"step{suffix}", figures, keys, command(), options.write)
+        keys = {f"{name}{suffix}": value for name, value in speedups(figures).items()}
+        publish(f"step{suffix}", figures, keys, options)
 
 
 if __name__ == "__main__":

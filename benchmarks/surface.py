@@ -5,9 +5,10 @@ that packing does not read cost nothing: padded rows take s seconds, v(G) of the
 sharing leaves v(1) + h + (s - v(G) - h) · (P + G (T - 1)) / (G (P + T)). Attention of the answers to the prompt is
 work that cannot be shared, so that the bound is out of reach where it dominates.
 
-Figures: ``cells``, each with P, T, G, seconds ``ours`` and ``padded``, ``rounds``, ``speedup``, ``bound``, ``share``;
-``images``, seconds of the vision tower on as many copies of the image; ``model``; ``dtype``. A cell is measured in
-``--rounds`` rounds, or in as many as begin within ``--budget`` seconds, ``--least`` at least.
+Figures: ``cells``, each with P, T, G, seconds ``ours`` and ``padded``, ``rounds``, ``speedup``, ``bound`` and the
+``fraction`` of it that is reached; ``images``, seconds of the vision tower on as many copies of the image; ``model``;
+``dtype``. A cell is measured in ``--rounds`` rounds, or in as many as begin within ``--budget`` seconds, ``--least`` at
+least.
 """
 
 from __future__ import annotations
@@ -22,14 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.measure import Spread, alternate, time_call
 from benchmarks.models import SHAPES, make_policy
-from benchmarks.results import command, make_parser, parse, record
-from benchmarks.timing import Spread, alternate, time_call
-from benchmarks.updates import DTYPES, autocast, make_images
-from benchmarks.ways import PaddedRows, in_way
+from benchmarks.results import make_parser, parse, publish
+from benchmarks.workload import DTYPES, PaddedRows, autocast, in_way, make_images
 from visplay.functional import token_logps
 from visplay.modules import Qwen2_5_VL
 from visplay.tiny import ANSWER
@@ -37,7 +35,7 @@ from visplay.types import Prompt
 
 PROMPTS, TOKENS, GROUPS = (300, 1000, 3000), (16, 128, 1024), (2, 8, 16)
 PADDED_TOKENS = 8192
-"""Tokens of padded rows that are held for the backward pass at once."""
+"""Tokens of padded rows that are kept for the backward pass at once."""
 
 
 class Limit(NamedTuple):
@@ -126,7 +124,7 @@ class Surface:
             "padded": Spread.of(seconds["padded"]),
             "speedup": speedup,
             "bound": bound,
-            "share": speedup / bound,
+            "fraction": speedup / bound,
         }
 
     def _words(self, count: int) -> torch.Tensor:
@@ -155,23 +153,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         surface = Surface(policy, SHAPES[options.model].side, DTYPES[options.dtype])
         images = surface.measure_images([1, *options.G], options.rounds)
         surface.measure_cell(min(options.P), min(options.T), min(options.G), limit, images)
-        cells = []
-        for g, p, t in itertools.product(options.G, options.P, options.T):
-            cells.append(surface.measure_cell(p, t, g, limit, images))
-            show_cell(cells[-1])
+        grid = itertools.product(options.G, options.P, options.T)
+        cells = [surface.measure_cell(p, t, g, limit, images) for g, p, t in grid]
     return {"cells": cells, "images": images, "model": options.model, "dtype": options.dtype}
 
 
-def show_cell(cell: dict[str, Any]) -> None:
-    """Print one row."""
-    table = Table(*cell, box=None, show_header=cell["P"] == PROMPTS[0] and cell["T"] == TOKENS[0])
-    values = (value.median if isinstance(value, Spread) else value for value in cell.values())
-    table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
-    Console().print(table)
-
-
 def main() -> None:
-    """Measure, print, and record where it is asked for; the keys are the least and the median share over the grid."""
+    """Measure, print, and record where it is asked for; the keys are the least and the median fraction of the bound."""
     parser = make_parser(__doc__)
     parser.add_argument("--model", choices=SHAPES, default="8m")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
@@ -182,11 +170,10 @@ def main() -> None:
     parser.add_argument("--G", type=int, nargs="+", default=GROUPS, help="completions of a group")
     options = parse(parser)
     figures = measure(options)
-    shares = [cell["share"] for cell in figures["cells"]]
-    Console().print(f"fraction of the bound: median {statistics.median(shares):.3f}, least {min(shares):.3f}")
-    if options.write:
-        keys = {"prefix_bound_fraction": min(shares), "prefix_bound_share_median": statistics.median(shares)}
-        record("surface", figures, keys, command(), options.write)
+    fractions = [cell["fraction"] for cell in figures["cells"]]
+    median = statistics.median(fractions)
+    keys = {"prefix_bound_fraction": min(fractions), "prefix_bound_fraction_median": median}
+    publish("surface", figures, keys, options)
 
 
 if __name__ == "__main__":

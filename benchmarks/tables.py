@@ -1,9 +1,11 @@
-"""Numbers and tables in Markdown."""
+"""Measured figures as tables in Markdown: those of each section of ``docs/performance.md``, and marks in a page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+Figures = Mapping[str, Any]
 
 
 def middle(value: Any) -> float:
@@ -39,3 +41,107 @@ def grid(rows: Mapping[str, Mapping[str, Any]], corner: str = "") -> str:
 def facts(values: Mapping[str, Any]) -> str:
     """What was measured, in one line."""
     return ", ".join(f"{name} {value}" for name, value in values.items()) + ".\n"
+
+
+def written(page: str, **texts: str) -> str:
+    """The page with texts between their marks, ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+
+    Raises:
+        ValueError: The page lacks a mark.
+    """
+    for name, text in texts.items():
+        begin, end = (f"<!-- {name}: {word} -->" for word in ("begin", "end"))
+        before, found, rest = page.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"page: it has no {begin} followed by {end}")
+        page = f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
+    return page
+
+
+def section_tables(section: str, figures: Figures) -> str:
+    """The tables of a section; figures are as ``results.json`` has them."""
+    return "\n".join(_TABLES[section](figures))
+
+
+def _stages(figures: Figures) -> str:
+    return grid({f"`{name}`": {"seconds": seconds} for name, seconds in figures["seconds"].items()}, "stage")
+
+
+def _step(figures: Figures) -> list[str]:
+    rows, ours = figures["rows"], figures["rows"]["ours"]
+    ratios = {
+        name: {stage: middle(row[stage]) / middle(ours[stage]) for stage in row if stage in ours}
+        for name, row in rows.items()
+        if name != "ours"
+    }
+    return [facts(figures["shape"]), grid(rows, "seconds"), grid(ratios, "times as long as ours")]
+
+
+def _surface(figures: Figures) -> list[str]:
+    columns = ["G", "P", "T", "ours", "padded", "rounds", "speedup", "bound", "fraction"]
+    cells = sorted(figures["cells"], key=lambda cell: (cell["G"], cell["P"], cell["T"]))
+    lines = [[number(cell[name]) for name in columns] for cell in cells]
+    return [facts({name: figures[name] for name in ("model", "dtype")}), table(columns, lines)]
+
+
+def _evaluation(figures: Figures) -> list[str]:
+    told = facts({"rows": figures["rows"], "milliseconds_per_row": figures["milliseconds_per_row"]})
+    return [told, f"Memory grows by {number(figures['growth_mib'])} MiB.\n", _stages(figures)]
+
+
+def _head(figures: Figures) -> list[str]:
+    rows = {f"{way}, {dtype}": row for dtype, ways in figures["rows"].items() for way, row in ways.items()}
+    return [facts(figures["shape"]), grid(rows, "way"), grid(figures["ratios"], "lean over full")]
+
+
+def _clustering(figures: Figures) -> list[str]:
+    told = f"Peak memory of ours: {number(figures['peak_mib'])} MiB. "
+    told += f"The released way was timed on {figures['released_questions_timed']} questions.\n"
+    return [told, grid(figures["seconds"], "seconds")]
+
+
+def _profile(figures: Figures) -> list[str]:
+    update = {
+        dtype: {
+            "peak, GFLOP/s": max(figures["peak"][dtype].values()) / 1e9,
+            "GFLOP of an update": row["flops"] / 1e9,
+            "seconds": row["seconds"],
+            "fraction of the peak": row["fraction"],
+        }
+        for dtype, row in figures["update"].items()
+    }
+    operators = {
+        f"`{row['name']}`": {name: row[name] for name in ("seconds", "fraction")} for row in figures["operators"]
+    }
+    overhead = figures["overhead"]
+    told = f"Overhead: {overhead['fraction']:.2%} of a step, a mean over {overhead['steps']} steps.\n"
+    stages = {stage: {"seconds of a step": seconds} for stage, seconds in overhead["seconds"].items()}
+    return [facts(figures["shape"]), grid(update, "precision"), grid(operators, "operator"), told, grid(stages)]
+
+
+def _gpu(figures: Figures) -> list[str]:
+    parts = []
+    for name, model in figures["models"].items():
+        updates = {path: {k: v for k, v in row.items() if k != "error"} for path, row in model["updates"].items()}
+        failed = [f"{path}: {row['error']}.\n" for path, row in model["updates"].items() if "error" in row]
+        parts += [f"Model {name}: {facts(model['shape'])}", *failed, grid(updates, "path")]
+        parts.append(grid({engine: {"tokens/s": rate} for engine, rate in model["rollout"].items()}, "rollout"))
+    return parts
+
+
+_TABLES = {
+    "step": _step,
+    "step_float32": _step,
+    "surface": _surface,
+    "rollout": lambda figures: [f"Model {name}:\n\n{grid(rows)}" for name, rows in figures["models"].items()],
+    "loop": lambda figures: [facts({n: figures[n] for n in ("prompts", "G", "T")}), grid(figures["rows"], "part")],
+    "iteration": lambda figures: [facts({"runs": figures["rounds"]}), _stages(figures)],
+    "head": _head,
+    "profile": _profile,
+    "clustering": _clustering,
+    "evaluation": _evaluation,
+    "memory": lambda figures: [grid(figures["rows"], "form")],
+    "gpu": _gpu,
+}
+SECTIONS = tuple(_TABLES)

@@ -1,12 +1,12 @@
-"""Answered rows whose gold answer is 7, and who is right."""
+"""Answered items whose gold answer is 7, and who is right."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from visplay.answered import Answer, AnsweredRow, BatchAnswers
-from visplay.evaluation import RowStore
+from visplay.benchmark_answers import Answer, AnsweredItem, BatchAnswers
+from visplay.evaluation import AnswerStore
 
 GOLD = "7"
 WRONG = "8"
@@ -20,23 +20,23 @@ def answer(correct: bool | None) -> Answer:
     return Answer(f"So \\boxed{{{said}}}", True, said, correct)
 
 
-def row(
+def item(
     key: str, correct: bool | None, samples: Sequence[bool | None] = (), majority: bool = False, **metadata: str
-) -> AnsweredRow:
-    """A row of benchmark "b" with its greedy answer, K sampled ones and whether their majority is right."""
+) -> AnsweredItem:
+    """A item of benchmark "b" with its greedy answer, K sampled ones and whether their majority is right."""
     said = (GOLD if majority else WRONG) if samples else None
-    return AnsweredRow(
+    return AnsweredItem(
         key, "b", f"Question {key}?", GOLD, metadata, answer(correct), tuple(map(answer, samples)), said, majority
     )
 
 
-def batch(*rows: AnsweredRow, benchmark: str = "b", **skipped: str) -> BatchAnswers:
-    return BatchAnswers(benchmark, rows, skipped)
+def batch(*items: AnsweredItem, benchmark: str = "b", **skipped: str) -> BatchAnswers:
+    return BatchAnswers(benchmark, items, skipped)
 
 
-def stored(directory: Path, **benchmarks: Sequence[AnsweredRow]) -> RowStore:
-    """A store with rows by benchmark."""
-    store = RowStore(directory)
-    for name, rows in benchmarks.items():
-        store.append(batch(*rows, benchmark=name))
+def stored(directory: Path, **benchmarks: Sequence[AnsweredItem]) -> AnswerStore:
+    """A store with items by benchmark."""
+    store = AnswerStore(directory)
+    for name, items in benchmarks.items():
+        store.append(batch(*items, benchmark=name))
     return store

@@ -12,7 +12,7 @@ import yaml
 from data.rows import STRUCT, rows
 from stand_ins import write_stand_in
 from visplay.tiny import BASE, QUESTION_KINDS
-from visplay.tiny.images import write_images
+from visplay.tiny.self_play_images import write_images
 
 DIRECTORY = Path(__file__).parent.parent / "configs"
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in DIRECTORY.glob("*.yaml")}
@@ -71,8 +71,8 @@ def _model(base: str, directory: Path, model: Path | None) -> dict[str, Any]:
     path = model or (stand_in(base, directory) if of_models else BASE)
     vlm = {"init_args": {"path": str(path)} | PIXELS | ({"max_context_tokens": 1024} if of_models else {})}
     if base not in SELF_PLAY:
-        jury = {"jury": {"init_args": {"vlm": vlm, "voting": {"votes": 4}}}}
-        return {"vlm": vlm, "grpo": GRPO} | (jury if "jury" in FILES[base]["model"]["init_args"] else {})
+        reasoner = {"reasoner": {"init_args": {"vlm": vlm, "voting": {"votes": 4}}}}
+        return {"vlm": vlm, "grpo": GRPO} | (reasoner if "reasoner" in FILES[base]["model"]["init_args"] else {})
     questioner, reasoner = {"grpo": GRPO}, {"grpo": GRPO, "voting": {"votes": 4}}
     return {
         "vlm": vlm,

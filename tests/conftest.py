@@ -11,6 +11,7 @@ import torch
 import yaml
 from hypothesis import settings
 
+import marks
 from data.benchmark_tables import CONFIGS, DirectoryHub
 from judge_server import KEY, JudgeServer, Reply, Seen, honest
 from visplay.commands import prepare
@@ -19,6 +20,12 @@ from visplay.tiny import BASE
 
 settings.register_profile("patient", deadline=None)  # the first call of math-verify takes a second
 settings.load_profile("patient")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    marks.mark(items)
+    items.sort(key=marks.order)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import torch
 from lightning import Trainer
 
 from visplay.callbacks import Evaluation, TransformersRollout
-from visplay.commands.evaluate import evaluate_models
+from visplay.commands.compare import evaluate_models
 from visplay.data import BenchmarkSource
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import SelfPlayData

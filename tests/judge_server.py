@@ -35,14 +35,14 @@ class Seen:
     at_seconds: float
 
     @property
-    def row(self) -> dict[str, str]:
+    def item(self) -> dict[str, str]:
         """Question, gold and prediction; without a JSON object in the user's message that message."""
         text = self.body["messages"][-1]["content"]
         try:
-            (row,) = json.loads(text).values()
+            (item,) = json.loads(text).values()
         except ValueError:
             return {"prediction": text}
-        return row
+        return item
 
 
 def say(content: Any, delay_seconds: float = 0.0, finish: str = "stop") -> Reply:
@@ -62,7 +62,7 @@ def reject(status: int, message: str = "no", code: str | None = None, **headers:
 
 def honest(seen: Seen, attempt: int) -> Reply:
     """Right where gold and prediction are one text."""
-    return say({"correct": seen.row["gold"] == seen.row["prediction"]})
+    return say({"correct": seen.item["gold"] == seen.item["prediction"]})
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -96,7 +96,7 @@ class JudgeServer(ThreadingHTTPServer):
     def asked(self) -> list[str]:
         """The predictions in the order they came."""
         with self.lock:
-            return [seen.row["prediction"] for seen in self.seen]
+            return [seen.item["prediction"] for seen in self.seen]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -109,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.seen.append(seen)
-            attempt = server.attempts[seen.row["prediction"]]
-            server.attempts[seen.row["prediction"]] += 1
+            attempt = server.attempts[seen.item["prediction"]]
+            server.attempts[seen.item["prediction"]] += 1
             server.concurrent += 1
             server.most_concurrent = max(server.most_concurrent, server.concurrent)
         reply = server.script(seen, attempt)

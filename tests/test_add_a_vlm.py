@@ -12,8 +12,8 @@ from families import CHAT, FAMILIES, TEXT, VISION, Tiny, ids, plain_logps, proce
 from runs import CONFIG, STEPS, fit
 from visplay.cli import VisPlayCLI, instantiate, run
 from visplay.modules import Questioner, QuestionFormat, Reasoner, VisPlay, Voting
-from visplay.planning.plan import make_plan
 from visplay.planning.reading import given_device, read_settings
+from visplay.planning.run_plan import make_plan
 from visplay.prompts import Template
 from visplay.tiny import ANSWER, ASK
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from visplay.__main__ import main
 from visplay.cli import VisPlayCLI, run
@@ -121,6 +123,74 @@ def test_overrides_overlays_and_interpolation(parse, tmp_path):
     assert any(type(c).__name__ == "SampleLogger" for c in cli.trainer.callbacks)
 
 
+def _kinds(cli):
+    return [type(callback).__name__ for callback in cli.trainer.callbacks]
+
+
+def _checkpoint(cli):
+    return next(callback for callback in cli.trainer.callbacks if isinstance(callback, ModelCheckpoint))
+
+
+OURS = {"PhaseProgress", "SampleLogger", "Summary", "ModelCheckpoint", "SelfPlay", "Evaluation", "TransformersRollout"}
+
+
+def test_what_a_configuration_does_not_state(parse):
+    cli = parse("--config", TINY)
+    trainer = cli.trainer
+    assert {*_kinds(cli)} >= OURS
+    assert (_checkpoint(cli).filename, _checkpoint(cli).save_top_k) == ("phase-{epoch:02d}", -1)
+    assert Path(trainer.log_dir) == Path("runs/tiny/version_0")
+    assert trainer.log_every_n_steps == 1
+    assert trainer.num_sanity_val_steps == float("inf")
+    assert cli.config["fit"]["weights_only"] is True
+    assert cli.config["fit"]["evaluation"]["directory"] == "runs/evaluation"
+
+
+def test_defaults_change_key_by_key(parse, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("{checkpoint: {init_args: {save_top_k: 2, monitor: x}}, samples: null, evaluation: {roles: []}}")
+    further = ["--trainer.logger.name=other", "--trainer.default_root_dir=there", "--trainer.devices=2"]
+    cli = parse("--config", TINY, "--config", str(overlay), *further, "--progress.refresh_per_second=1")
+    assert (_checkpoint(cli).filename, _checkpoint(cli).save_top_k) == ("phase-{epoch:02d}", 2)
+    assert {*_kinds(cli)} >= OURS - {"SampleLogger"}
+    assert "SampleLogger" not in _kinds(cli)
+    assert Path(cli.trainer.log_dir) == Path("there/other/version_0")
+    assert cli.config["fit"]["evaluation"]["directory"] == "there/evaluation"
+
+
+def test_callbacks_of_a_user_are_added(parse, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    best = "{class_path: ModelCheckpoint, init_args: {monitor: x}}"
+    overlay.write_text(f"trainer: {{callbacks: [visplay.callbacks.Diagnostics, RichProgressBar, {best}]}}")
+    kinds = _kinds(parse("--config", TINY, "--config", str(overlay), "--trainer.callbacks+=visplay.callbacks.Export"))
+    assert {*kinds} >= (OURS | {"Diagnostics", "Export", "RichProgressBar"}) - {"PhaseProgress"}
+    assert "PhaseProgress" not in kinds  # a trainer has one bar
+    assert kinds.count("ModelCheckpoint") == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "missing"),
+    [
+        ("--trainer.enable_checkpointing=false", "ModelCheckpoint"),
+        ("--trainer.enable_progress_bar=false", "PhaseProgress"),
+        ("--summary=null", "Summary"),
+    ],
+)
+def test_a_callback_is_switched_off(parse, argument, missing):
+    kinds = {*_kinds(parse("--config", TINY, argument))}
+    assert OURS - kinds == {missing}
+
+
+def test_a_run_is_named_after_the_first_configuration(parse, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("trainer: {max_steps: -1}")
+    assert parse("--config", TINY, f"--config={mine}").trainer.logger.name == "tiny"
+    assert parse(f"-c={TINY}", f"--config={mine}").trainer.logger.name == "tiny"
+    assert parse(f"--config={mine}", "-c", TINY).trainer.logger.name == "mine"
+    mine.write_text("{trainer: {logger: {init_args: {name: theirs}}}}")
+    assert parse("--config", TINY, f"--config={mine}").trainer.logger.name == "theirs"
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
@@ -227,3 +297,14 @@ def test_help_is_quick_and_loads_nothing_heavy(capsys):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_asleep_unless_told_otherwise(given, found):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    code = "import os, sys, visplay\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    assert out.stdout == f"{found} False\n"

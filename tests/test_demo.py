@@ -55,7 +55,7 @@ def fit(monkeypatch, tmp_path):
                 *arguments,
             ]
         )
-        return tmp_path / name / configs[0].replace("_", "-") / "version_0"
+        return tmp_path / name / configs[0] / "version_0"
 
     return fit
 

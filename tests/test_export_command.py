@@ -10,9 +10,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from visplay.__main__ import main
-from visplay.callbacks.export.export import describe_data
+from visplay.callbacks.export.export_callback import describe_data
 from visplay.cli import VisPlayCLI, run
-from visplay.commands.export import describe_config, read_config, read_role
+from visplay.commands.configuration import read_config
+from visplay.commands.export import describe_config, read_role
 from visplay.data.module import LabelledSource, SelfPlayData
 from visplay.modules import Qwen2_5_VL
 from visplay.modules.policy.model_source import ModelSource

@@ -12,7 +12,7 @@ from visplay.callbacks.curation import Curation, as_example
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset, write_examples
-from visplay.data.images import ImageFolder
+from visplay.data.image_folder import ImageFolder
 from visplay.functional import difficulty, keep_in_band, parse_boxed
 from visplay.modules import GRPOConfig, Questioner, Reasoner, VisPlay, Voting
 from visplay.tiny import ANSWER, ASK

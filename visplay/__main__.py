@@ -26,7 +26,7 @@ All options: visplay fit --help
 """
 
 MODULES = {
-    "compare": "visplay.commands.evaluate",
+    "compare": "visplay.commands.compare",
     "export": "visplay.commands.export",
     "prepare": "visplay.commands.prepare",
 }

@@ -1,33 +1,56 @@
-"""LightningCLI for VisPlay: the configuration is the signature of the constructors."""
+"""LightningCLI for VisPlay: the configuration is the signature of the constructors, and states what differs."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import importlib
 import inspect
-import logging
 import re
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from pydoc import locate
 from typing import Any
 
-import datasets
 from jsonargparse import set_parsing_settings
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich.logging import RichHandler
-from transformers.utils.logging import disable_progress_bar
 
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
+from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
-from visplay.commands.evaluate import evaluate_models
+from visplay.callbacks.summary import Summary
+from visplay.commands.compare import evaluate_models
+from visplay.commands.configuration import TRAINER_DEFAULTS
 from visplay.data.module import SelfPlayData
 from visplay.judge import JudgeUnavailableError
 from visplay.modules.training import GRPOModule
+from visplay.terminal import set_up_log
+
+CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
+    "progress": (ProgressBar, {"class_path": "visplay.callbacks.PhaseProgress"}),
+    "samples": (SampleLogger, {"class_path": "visplay.callbacks.SampleLogger"}),
+    "summary": (Summary, {"class_path": "visplay.callbacks.Summary"}),
+    "checkpoint": (
+        ModelCheckpoint,
+        {
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {
+                "filename": "phase-{epoch:02d}",
+                "auto_insert_metric_name": False,
+                "save_top_k": -1,
+                "save_on_train_epoch_end": True,
+                "every_n_epochs": 1,
+            },
+        },
+    ),
+}
+"""Callbacks of every run, by their keys: of which class, and what they are by default."""
 
 _UNKNOWN = re.compile(
     r"(?:[Oo]ption|[Kk]ey) ['\"]([\w.]+)['\"] is not|accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)"
@@ -49,7 +72,7 @@ class SuggestingParser(LightningArgumentParser):
         depth = unknown.count(".") + 1
         known = {".".join(dest.split(".")[-depth:]) for dest in _destinations(self)}
         for path in _CLASS.findall(message):
-            known |= set(inspect.signature(_import(path)).parameters)
+            known |= set(inspect.signature(locate(path)).parameters)  # type: ignore[arg-type]
         close = difflib.get_close_matches(unknown, sorted(known), n=1)
         return f"unknown key {unknown!r}: did you mean {close[0]!r}?" if close else ""
 
@@ -63,20 +86,31 @@ def _destinations(parser: argparse.ArgumentParser) -> set[str]:
     return found
 
 
-def _import(path: str) -> type:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
 class VisPlayCLI(LightningCLI):
-    """``fit``, ``validate`` and ``test`` with keys of their own for the rollout engine, self-play and evaluation."""
+    """``fit``, ``validate`` and ``test``.
+
+    The rollout engine, self-play, evaluation and the callbacks of every run have top-level keys: an overlay changes one
+    without replacing the others, ``null`` switches one of ``CALLBACKS`` off, and what ``trainer.callbacks`` lists is
+    added to them. Only a progress bar listed there takes the place of ``progress``, as a trainer has one. Lightning's
+    own switches ``trainer.enable_checkpointing`` and ``trainer.enable_progress_bar`` work too.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add keys of their own, so that an overlay can change one without replacing the callbacks."""
+        """Add the keys of the callbacks, with their defaults."""
+        for key, (kind, default) in CALLBACKS.items():
+            parser.add_lightning_class_args(kind, key, subclass_mode=True, required=False)
+            parser.set_defaults({key: default})
         parser.add_lightning_class_args(RolloutEngine, "rollout", subclass_mode=True)
         parser.add_lightning_class_args(SelfPlay, "self_play")
         parser.add_lightning_class_args(Evaluation, "evaluation")
+        parser.set_defaults({"evaluation.directory": "${..trainer.default_root_dir}/evaluation"})
         parser.link_arguments("self_play.iterations", "trainer.max_epochs", compute_fn=_epochs)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        """Read checkpoints that ``--ckpt_path`` names as tensors and plain values, never as code."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        parser.set_defaults({"weights_only": True})
+        return parser
 
     def instantiate_classes(self) -> None:
         """Build what is configured; where a constructor rejects a value, the command ends with its words."""
@@ -84,6 +118,13 @@ class VisPlayCLI(LightningCLI):
             super().instantiate_classes()
         except (MisconfigurationException, ValueError) as error:
             self.parser.exit(2, f"error: {_first(error)}\n")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback | None]) -> Trainer:
+        trainer = super()._instantiate_trainer(config, _in_use(config, callbacks))
+        trainer.callbacks.sort(
+            key=lambda callback: not isinstance(callback, SelfPlay)
+        )  # others see the phase it begins
+        return trainer
 
     def _parse_ckpt_path(self) -> None:
         """Settings come from the configuration; no checkpoint of many gigabytes is read to look for others in it."""
@@ -96,28 +137,28 @@ class VisPlayCLI(LightningCLI):
         return {"fit": fit, "validate": arguments, "test": arguments}
 
     def fit(self, **options: Any) -> None:
-        """Train; what keeps a run from beginning ends the command with its words, later faults with a traceback."""
+        """Train; what keeps a run from beginning ends the command with its words, later errors with a traceback."""
         beginning = _Beginning()
         self.trainer.callbacks.append(beginning)
-        with self._refusing(beginning):
+        with self._rejecting(beginning):
             self.trainer.fit(**options)
 
     def validate(self, **options: Any) -> None:
         """Evaluate the model on the benchmarks to validate on; ``Evaluation`` shows the scores, not the trainer."""
         evaluation = next(callback for callback in self.trainer.callbacks if isinstance(callback, Evaluation))
         evaluation.name = "base" if options.get("ckpt_path") is None else "reasoner"
-        with self._refusing():
+        with self._rejecting():
             if self.model.validated is None:
                 raise ValueError(f"model: a {type(self.model).__name__} alone does not answer; validate a Reasoner")
             self.trainer.validate(**options | {"verbose": False})
 
     def test(self, model: GRPOModule, datamodule: SelfPlayData, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluate one model after the other on all benchmarks, and compare them."""
-        with self._refusing():
+        with self._rejecting():
             evaluate_models(self.trainer, model, datamodule, ckpt_path)
 
     @contextmanager
-    def _refusing(self, beginning: _Beginning | None = None) -> Iterator[None]:
+    def _rejecting(self, beginning: _Beginning | None = None) -> Iterator[None]:
         """End the command with the words of what cannot be done, unless it was being done already."""
         try:
             yield
@@ -149,14 +190,24 @@ class _Unloaded(VisPlayCLI):
             self.parser.exit(2, f"error: {_first(error)}\n")
         built = built[self.subcommand]
         self.model, self.trainer = built.model, built.trainer
-        self.callbacks = [built.rollout, built.self_play, *(built.trainer.callbacks or [])]
+        given = [built[key] for key in self._parser(self.subcommand).callback_keys]
+        self.callbacks = [*(built.trainer.callbacks or []), *_in_use(built.trainer, given)]
 
     def _run_subcommand(self, subcommand: str) -> None:
         return
 
 
+def _in_use(config: Mapping[str, Any], callbacks: Sequence[Callback | None]) -> list[Callback]:
+    """The callbacks with keys of their own that the trainer's settings leave in use."""
+    left_out: tuple[type, ...] = () if config["enable_checkpointing"] in (None, True) else (Checkpoint,)
+    listed = config["callbacks"] or []
+    if config["enable_progress_bar"] is False or any(isinstance(callback, ProgressBar) for callback in listed):
+        left_out += (ProgressBar,)
+    return [callback for callback in callbacks if callback is not None and not isinstance(callback, left_out)]
+
+
 def _first(error: Exception) -> Exception:
-    """The first refusal among the errors that led to this one."""
+    """The first rejection among the errors that led to this one."""
     first, cause = error, error.__cause__ or error.__context__
     while cause is not None:
         first = cause if isinstance(cause, ValueError) else first
@@ -169,6 +220,13 @@ def _epochs(iterations: int) -> int:
     return 2 * iterations
 
 
+def _run_name(arguments: Sequence[str]) -> str:
+    """What the directory of a run is called: the first configuration's file without its suffix."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    return Path([*parser.parse_known_args(arguments)[0].config, "visplay"][0]).stem
+
+
 def instantiate(arguments: Sequence[str]) -> VisPlayCLI:
     """Build what the arguments of ``fit`` configure: ``model``, ``callbacks``, and the settings of the ``trainer``."""
     with warnings.catch_warnings():
@@ -178,12 +236,21 @@ def instantiate(arguments: Sequence[str]) -> VisPlayCLI:
 
 def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlayCLI) -> VisPlayCLI:
     """Parse the arguments and run the subcommand they name."""
-    _set_up_terminal()
-    # A path such as ${model.init_args.seed} starts at the file's own top level, not above the subcommand.
+    set_up_log()
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
+    # A path such as ${model.init_args.seed} in a file starts at its top level; one in a default is relative to itself.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    logger = {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {
+            "save_dir": "${...default_root_dir}",
+            "name": _run_name(sys.argv[1:] if arguments is None else arguments),
+        },
+    }
     return kind(
         GRPOModule,
         SelfPlayData,
+        trainer_defaults={**TRAINER_DEFAULTS, "logger": logger},
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=False,
@@ -194,14 +261,3 @@ def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlay
         save_config_kwargs={"overwrite": True},
         args=arguments,
     )
-
-
-def _set_up_terminal() -> None:
-    """Show this package's log; leave out what would only disturb."""
-    disable_progress_bar()
-    datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
-    log = logging.getLogger("visplay")
-    if not log.handlers:
-        log.addHandler(RichHandler(show_path=False, show_level=False))
-        log.setLevel(logging.INFO)

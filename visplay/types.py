@@ -1,7 +1,7 @@
 """The values that travel between modules, engines and callbacks.
 
 Letters: N prompts, G completions per prompt, K votes per question, B = N·G, P prompt tokens, T completion tokens.
-Identity travels with every value (``key``), so that nothing is ever matched by its place in a list alone.
+Identity travels with every value (``key``), so that nothing is ever matched by its position in a list alone.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import torch
 from PIL.Image import Image
-
-if TYPE_CHECKING:
-    from visplay.modules.policy.vlm import VLM
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -214,14 +213,120 @@ class Example:
         return (self.image, *self.further_images)
 
 
+@dataclass(frozen=True)
+class Record:
+    """One completion as a person reads it.
+
+    Args:
+        image: The image.
+        problem: The question; None if the completion should have been one and did not parse.
+        text: The completion.
+        reward: Its reward.
+        vote: The votes on the question, or those that gave the silver answer; None if none were taken.
+        gold: The answer to agree with where it is a label; None where it is a silver answer, or there is none.
+    """
+
+    image: Image
+    problem: str | None
+    text: str
+    reward: float
+    vote: Vote | None
+    gold: str | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a role's rewards are and how they came about.
+
+    Args:
+        rewards: (N, G).
+        statistics: Means to log.
+        records: N·G, group by group.
+    """
+
+    rewards: Tensor
+    statistics: dict[str, float]
+    records: tuple[Record, ...]
+
+    def join(self, further: Judgement) -> Judgement:
+        """These groups and then the others; statistics are weighed by the number of groups."""
+        own = len(self.rewards) / (len(self.rewards) + len(further.rewards))
+        both = {n: own * v + (1 - own) * further.statistics.get(n, v) for n, v in self.statistics.items()}
+        statistics = further.statistics | both
+        return Judgement(torch.cat([self.rewards, further.rewards]), statistics, self.records + further.records)
+
+
+@dataclass
+class PhaseState:
+    """Where a run is: what the loop, the iterator of a phase's items and a checkpoint share.
+
+    Args:
+        role: Name of the role that learns; all others are frozen.
+        iteration: Counts from 1; in an iteration every role has one phase.
+        attempt: How often this phase has been repeated.
+        step: Steps taken in this phase.
+        steps_before: Steps that each role took in earlier phases, by its name.
+        positions: Items drawn so far from each source's seeded order, by the source's name.
+
+    Raises:
+        ValueError: ``iteration`` is below 1.
+    """
+
+    role: str
+    iteration: int = 1
+    attempt: int = 0
+    step: int = 0
+    steps_before: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reject what is no phase."""
+        if self.iteration < 1:
+            raise ValueError(f"iteration: counts from 1, got {self.iteration}")
+
+    @property
+    def role_step(self) -> int:
+        """Steps that the role has taken in the whole run."""
+        return self.steps_before.get(self.role, 0) + self.step
+
+    def following(self, turns: Sequence[str]) -> PhaseState:
+        """The phase after this one, which is over: the next role of an iteration, or the first of the next iteration.
+
+        Args:
+            turns: The roles that learn in an iteration, in their order.
+
+        Example:
+            >>> first = PhaseState("questioner", step=20)
+            >>> second = first.following(["questioner", "reasoner"])
+            >>> second.iteration, second.role, second.steps_before
+            (1, 'reasoner', {'questioner': 20})
+            >>> second.following(["questioner", "reasoner"]).iteration
+            2
+        """
+        turn = (turns.index(self.role) + 1) % len(turns)
+        return replace(self.repeated(), role=turns[turn], iteration=self.iteration + (turn == 0), attempt=0)
+
+    def repeated(self) -> PhaseState:
+        """The same phase once more, with further items."""
+        steps = self.steps_before | {self.role: self.role_step}
+        return replace(self, attempt=self.attempt + 1, step=0, steps_before=steps, positions=dict(self.positions))
+
+
+class Policy(Protocol):
+    """What identifies a policy to an engine: the weights it has now."""
+
+    name: str
+    version: int
+
+
 class Engine(Protocol):
     """What modules know of a rollout engine: it samples from a policy as that policy is now."""
 
-    def generate(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample ``sampling.n`` completions per prompt, in the order of the prompts."""
 
-    def load(self, policy: VLM) -> None:
-        """Hold this policy at its present version; free of charge if it is held already."""
+    def load(self, policy: Policy) -> None:
+        """Load this policy at its present version; free of charge if it is loaded already."""
 
     def sleep(self) -> None:
         """Give memory back while a policy is being updated."""

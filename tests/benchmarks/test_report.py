@@ -2,12 +2,10 @@ import re
 
 import pytest
 
-from benchmarks.report import write_report
-from benchmarks.results import record
-from benchmarks.sections import SECTIONS
-from benchmarks.tables import grid, number
-from benchmarks.targets import TARGETS, Target
-from benchmarks.timing import Spread
+from benchmarks.measure import Spread
+from benchmarks.report import PAGE, TARGETS, verdict, write_page
+from benchmarks.results import load, record
+from benchmarks.tables import SECTIONS, grid, number, written
 
 STEP = {
     "rows": {
@@ -17,7 +15,7 @@ STEP = {
     "shape": {"model": "20m", "prompts": 4, "P": 276, "G": 8, "T": 64, "dtype": "float32"},
 }
 CELLS = [
-    {"P": p, "T": t, "G": 8, "ours": 1.0, "padded": s, "rounds": 5, "speedup": s, "bound": 4.0, "share": s / 4}
+    {"P": p, "T": t, "G": 8, "ours": 1.0, "padded": s, "rounds": 5, "speedup": s, "bound": 4.0, "fraction": s / 4}
     for p, t, s in ((64, 16, 3.5), (64, 512, 1.02), (256, 16, 4.5))
 ]
 SURFACE = {"cells": CELLS, "model": "20m", "dtype": "float32"}
@@ -32,10 +30,18 @@ def results(tmp_path):
     return path
 
 
-def test_the_document_says_what_the_file_holds(results, tmp_path):
-    document = tmp_path / "docs" / "performance.md"
-    write_report(results, document)
-    text = document.read_text()
+@pytest.fixture
+def page():
+    return "\n".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->" for name in ("headline", *SECTIONS))
+
+
+def test_the_page_is_as_it_would_be_written_now():
+    text = PAGE.read_text()
+    assert text == write_page(text, load()), "run python -m benchmarks.report"
+
+
+def test_the_page_says_what_the_file_has(results, page):
+    text = write_page(page, load(results))
     assert "| `update_speedup_vs_trl` | an update, times as fast as TRL's GRPOTrainer | 4.5 | ≥ 4 | yes |" in text
     assert (
         "| `step_speedup_vs_trl` | a whole step, times as fast as TRL's GRPOTrainer | 2.25 | ≥ 2.5 | **no** |" in text
@@ -48,25 +54,33 @@ def test_the_document_says_what_the_file_holds(results, tmp_path):
     assert "`python -m benchmarks.surface --write` on " in text
 
 
-def test_every_section_is_there_without_any_results(tmp_path):
-    document = tmp_path / "performance.md"
-    write_report(tmp_path / "none.json", document)
-    text = document.read_text()
+def test_every_section_is_there_without_any_results(page, tmp_path):
+    text = write_page(page, load(tmp_path / "none.json"))
     assert text.count("Not measured.") == len(SECTIONS)
     assert text.count("| not measured |") == len(TARGETS)
 
 
-def test_plots_are_drawn_and_shown(results, tmp_path):
-    pytest.importorskip("matplotlib")
-    from benchmarks.drawing import draw_section
+def test_a_page_without_marks_is_rejected(page):
+    with pytest.raises(ValueError, match="<!-- missing: begin -->"):
+        written(page, missing="text")
 
-    document = tmp_path / "performance.md"
-    write_report(results, document, draw_section)
-    shown = re.findall(r"!\[.*\]\((.+)\)", document.read_text())
-    assert shown == ["performance/step-float32.svg", "performance/surface.svg"]
-    drawn = [(tmp_path / name).read_bytes() for name in shown]
-    write_report(results, document, draw_section)
-    assert drawn == [(tmp_path / name).read_bytes() for name in shown]
+
+def test_plots_are_drawn_the_same_each_time(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks.plots import draw
+
+    sections = load(results)["sections"]
+    paths = [path for name, section in sections.items() for path in draw(name, section["figures"], tmp_path)]
+    assert [path.name for path in paths] == ["step-float32.svg", "surface.svg"]
+    drawn = [path.read_bytes() for path in paths]
+    for name, section in sections.items():
+        draw(name, section["figures"], tmp_path)
+    assert drawn == [path.read_bytes() for path in paths]
+
+
+def test_every_plot_of_the_page_is_there():
+    shown = re.findall(r"!\[.*\]\((.+)\)", PAGE.read_text())
+    assert sorted(shown) == sorted(f"performance/{path.name}" for path in PAGE.with_suffix("").iterdir())
 
 
 def test_the_fence_goes_around_what_is_worth_nothing():
@@ -74,21 +88,20 @@ def test_the_fence_goes_around_what_is_worth_nothing():
     import numpy as np
     from matplotlib.figure import Figure
 
-    from benchmarks.plots import _fence
+    from benchmarks.plots import fence
 
     axes = Figure().add_subplot()
-    _fence(axes, np.array([[1.0, 1.05], [1.0501, np.nan]]))
+    fence(axes, np.array([[1.0, 1.05], [1.0501, np.nan]]))
     edges = {frozenset(map(tuple, line.get_xydata().tolist())) for line in axes.lines}
     corners = [(-0.5, -0.5), (0.5, -0.5), (1.5, -0.5), (1.5, 0.5), (0.5, 0.5), (-0.5, 0.5)]
     assert edges == {frozenset(pair) for pair in zip(corners, corners[1:] + corners[:1], strict=True)}
 
 
 def test_a_verdict_knows_its_direction():
-    assert Target("", 3.0).verdict(3.0) == "yes"
-    assert Target("", 3.0).verdict(2.99) == "**no**"
-    assert Target("", 3.0, at_most=True).verdict(3.01) == "**no**"
-    assert Target("").verdict(1.0) == ""
-    assert Target("", 3.0).verdict(None) == "not measured"
+    assert verdict("≥ 3", 3.0) == verdict("≤ 3", 3.0) == "yes"
+    assert verdict("≥ 3", 2.99) == verdict("≤ 3", 3.01) == "**no**"
+    assert verdict("", 1.0) == ""
+    assert verdict("≥ 3", None) == "not measured"
 
 
 def test_numbers_and_ragged_tables():

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from benchmarks.measure import Spread
 from benchmarks.results import RESULTS, command, load, make_parser, parse, record
-from benchmarks.timing import Spread
 
 
 @pytest.fixture

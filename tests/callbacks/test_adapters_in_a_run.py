@@ -88,10 +88,10 @@ def test_a_run_is_resumed_exactly_from_a_checkpoint_without_the_base(tmp_path, s
 class Loads(Scripted):
     """Notes what is loaded, as an engine that copies weights does."""
 
-    loaded: list[tuple[str, int]]
+    loads: list[tuple[str, int]]
 
     def load_weights(self, policy):
-        self.loaded = [*getattr(self, "loaded", []), (policy.name, policy.version)]
+        self.loads = [*getattr(self, "loads", []), (policy.name, policy.version)]
 
 
 @pytest.mark.parametrize("tuning", [Tuning(), ADAPTERS], ids=["whole", "adapter"])
@@ -102,7 +102,7 @@ def test_one_policy_learns_both_roles(tmp_path, tuning):
     fit(tmp_path, module=module, engine=engine, self_play=SelfPlay(1, CURATION), callbacks=callbacks)
     assert module.questioner.vlm is module.reasoner.vlm
     assert module.reasoner.vlm.version == 2 * STEPS
-    assert engine.loaded == [("reasoner", version) for version in range(2 * STEPS)]
+    assert engine.loads == [("reasoner", version) for version in range(2 * STEPS)]
     like, found = Qwen2_5_VL(str(BASE), tuning=tuning), []
     for phase, role in enumerate(("questioner", "reasoner")):
         path = tmp_path / "ckpt" / f"epoch={phase}.ckpt"

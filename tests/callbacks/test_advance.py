@@ -2,14 +2,16 @@ import pytest
 
 from visplay.callbacks import RewardGain, ValidationGain, VoteMargin
 from visplay.callbacks.advance import PhaseReport
-from visplay.functional import Phase
+from visplay.types import PhaseState
 
-QUESTIONER, REASONER = Phase(1, "questioner"), Phase(1, "reasoner")
+QUESTIONER, REASONER = "questioner", "reasoner"
 
 
 def _report(phase=REASONER, rewards=(), attempt=0, **facts):
     known = {"curation": {}, "scores": {}, "scores_before": {}} | facts
-    return PhaseReport(phase, attempt, [{"reward": reward} for reward in rewards], **known)
+    learns_from = "images" if phase == QUESTIONER else "examples"
+    history = [{"reward": reward} for reward in rewards]
+    return PhaseReport(PhaseState(phase, attempt=attempt), learns_from, history, **known)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from visplay.callbacks import Curation, Diagnostics, RolloutEngine, SelfPlay, Tr
 from visplay.data.generated import read_examples
 from visplay.data.module import SelfPlayData
 from visplay.modules import VLM
-from visplay.tiny.images import write_images
+from visplay.tiny.self_play_images import write_images
 
 
 def _metrics(root):

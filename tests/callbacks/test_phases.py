@@ -13,7 +13,6 @@ from visplay.callbacks.advance import AdvanceRule
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.generated import read_examples, write_examples
 from visplay.data.module import SelfPlayData
-from visplay.functional import Phase
 from visplay.modules import Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, VisPlay, Voting
 from visplay.tiny import ANSWER, ASK, BASE
 from visplay.types import Example
@@ -40,7 +39,7 @@ def phases(monkeypatch):
     seen, step = [], VisPlay.training_step
 
     def training_step(module, batch, batch_idx):
-        seen.append((module.phase.iteration, module.phase.role[0], module.attempt, [item.key for item in batch]))
+        seen.append((module.phase.iteration, module.phase.role[0], module.phase.attempt, [item.key for item in batch]))
         return step(module, batch, batch_idx)
 
     monkeypatch.setattr(VisPlay, "training_step", training_step)
@@ -55,7 +54,7 @@ def test_a_phase_is_repeated_with_further_images(tmp_path, phases):
     first, again = ([k for *what, keys in phases if what == [1, "q", a] for k in keys] for a in (0, 1))
     assert not set(first) & set(again[: 10 - len(first)])
     assert module.questioner.vlm.version == module.reasoner.vlm.version == 3 * STEPS
-    assert self_play.steps == {"questioner": 3 * STEPS, "reasoner": 3 * STEPS}
+    assert self_play.phase.steps_before == {"questioner": 3 * STEPS, "reasoner": 3 * STEPS}
     stages = sorted(path.stem for path in (tmp_path / "run" / "version_0" / "generated").iterdir())
     assert stages == ["iteration-1", "iteration-1-repeat-1", "iteration-2"]
     assert [len(report.history) for report in rule.reports] == [STEPS] * 6
@@ -135,14 +134,14 @@ def test_a_reasoner_alone_learns_from_labels(tmp_path, monkeypatch):
     assert len(seen) == 2 * STEPS * N
     assert len(set(seen[:6])) == 6, "every row before any repeats"
     assert reasoner.vlm.version == 2 * STEPS
-    assert self_play.positions == {"labelled": 2 * STEPS * N}
+    assert self_play.phase.positions == {"labelled": 2 * STEPS * N}
     assert reasoner.result.statistics["reward"] == 0.5  # every second scripted answer is "wrong", the label here
-    assert self_play.phase == Phase(3, "reasoner")
+    assert (self_play.phase.iteration, self_play.phase.role) == (3, "reasoner")
 
 
 def test_a_questioner_alone_cannot_be_validated(tmp_path):
-    jury = Reasoner(CONFIG, ANSWER, vlm=_vlm())
-    questioner = Questioner(CONFIG, ASK, jury=jury, vlm=_vlm())
+    judge = Reasoner(CONFIG, ANSWER, vlm=_vlm())
+    questioner = Questioner(CONFIG, ASK, reasoner=judge, vlm=_vlm())
     data = Validated(write_plain_images(tmp_path / "images"))
     data.benchmarks = lambda stage: [Benchmark("mine", [Example("a", plain_image(1), "What is 1?", "1")])]
     trainer = make_trainer(tmp_path, Scripted(script), SelfPlay(1))
@@ -168,15 +167,15 @@ def test_self_play_may_mix_labels_in(tmp_path, phases):
 
 
 def test_a_questioner_alone_learns_against_a_frozen_reasoner(tmp_path):
-    jury = Reasoner(CONFIG, ANSWER, Voting(votes=4), vlm=_vlm())
-    questioner = Questioner(CONFIG, ASK, QuestionFormat(kinds=None), jury=jury, vlm=_vlm())
+    judge = Reasoner(CONFIG, ANSWER, Voting(votes=4), vlm=_vlm())
+    questioner = Questioner(CONFIG, ASK, QuestionFormat(kinds=None), reasoner=judge, vlm=_vlm())
     engine = Scripted(script)
     trainer, _, self_play = fit(tmp_path, module=questioner, engine=engine, self_play=SelfPlay(2))
     assert questioner.vlm.version == 2 * STEPS
-    assert (jury.vlm.version, any(p.requires_grad for p in jury.parameters())) == (0, False)
+    assert (judge.vlm.version, any(p.requires_grad for p in judge.parameters())) == (0, False)
     assert {(name, version) for name, version, _ in engine.calls if name == "reasoner"} == {("reasoner", 0)}
     assert self_play.dataset is None
-    assert self_play.positions == {"images": 2 * STEPS * N}
+    assert self_play.phase.positions == {"images": 2 * STEPS * N}
     assert {p for g in trainer.optimizers[0].param_groups for p in g["params"]} == set(questioner.vlm.parameters())
 
 
@@ -184,7 +183,7 @@ def test_a_questioner_alone_learns_against_a_frozen_reasoner(tmp_path):
     ("module", "message"),
     [
         (lambda: Reasoner(CONFIG, ANSWER), "vlm: a Reasoner that is fitted alone needs a model"),
-        (lambda: Questioner(CONFIG, ASK, vlm=_vlm()), "jury: a Questioner that is fitted alone needs a Reasoner"),
+        (lambda: Questioner(CONFIG, ASK, vlm=_vlm()), "reasoner: a Questioner that is fitted alone needs a Reasoner"),
         (lambda: Reasoner(CONFIG, ANSWER, vlm=_vlm()), "labelled, silver: a Reasoner that is fitted alone needs one"),
     ],
 )

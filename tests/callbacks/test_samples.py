@@ -4,8 +4,7 @@ import pytest
 from helpers import plain_image
 from visplay.callbacks import SampleLogger
 from visplay.callbacks.samples import _extremes, _lines, _table, draw_panel
-from visplay.modules.role import Record
-from visplay.types import Vote
+from visplay.types import Record, Vote
 
 VOTE = Vote("3", 0.75, (("3", 3), ("4", 1)), 4, 4)
 

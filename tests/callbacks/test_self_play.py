@@ -10,10 +10,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from helpers import Scripted, image_number
 from runs import CURATION, STEPS, N, fit, make_module, script, write_plain_images
 from visplay.callbacks import Curation, SelfPlay, TooFewQuestionsError, TransformersRollout
+from visplay.callbacks.self_play import PhaseBatches
+from visplay.data.draws import Draws
 from visplay.data.generated import read_examples
 from visplay.data.module import SelfPlayData
 from visplay.modules import QuestionFormat, VisPlay, Voting
-from visplay.tiny.images import write_images
+from visplay.tiny.self_play_images import write_images
+from visplay.types import PhaseState
 
 
 class SeenImages:
@@ -38,7 +41,7 @@ def test_phases_take_turns_and_each_trains_its_own_policy(tmp_path, monkeypatch)
         (i, role) for i in (1, 2) for role in ("questioner", "reasoner") for _ in range(STEPS)
     ]
     assert module.questioner.vlm.version == module.reasoner.vlm.version == 2 * STEPS
-    # the jury is frozen while the Questioner learns, and the Questioner while it writes the data set
+    # the Reasoner is frozen while the Questioner learns, and the Questioner while it writes the data set
     versions = [(name, version) for name, version, _ in engine.calls]
     assert [v for v in versions if v == ("reasoner", 0)]
     assert max(version for name, version in versions[: versions.index(("reasoner", 1))] if name == "reasoner") == 0
@@ -49,7 +52,7 @@ def test_phases_take_turns_and_each_trains_its_own_policy(tmp_path, monkeypatch)
 def test_the_policy_that_does_not_learn_waits_on_the_host(tmp_path, monkeypatch, offload):
     moves = []
     monkeypatch.setattr("visplay.callbacks.self_play.move", lambda policy, device: moves.append((policy.name, device)))
-    monkeypatch.setattr("visplay.callbacks.self_play.HOST", "host")
+    monkeypatch.setattr("visplay.callbacks.self_play.CPU", "host")
     fit(tmp_path, self_play=SelfPlay(1, CURATION, offload=offload))
     there = torch.device("cpu")
     asking = [("reasoner", "host"), ("questioner", there)]
@@ -70,7 +73,7 @@ def test_every_image_is_seen_before_any_repeats(tmp_path, monkeypatch):
     examples = read_examples(Path(self_play.dataset))
     assert len(set(asked)) == STEPS * N
     assert not set(asked) & {example.image_id for example in examples}
-    assert self_play.positions == {"images": STEPS * N + 4}
+    assert self_play.phase.positions == {"images": STEPS * N + 4}
 
 
 def test_generated_data_set(tmp_path):
@@ -100,36 +103,49 @@ def test_generated_data_set(tmp_path):
 
 def test_a_finished_stage_is_not_done_again(tmp_path):
     trainer, module, self_play = fit(tmp_path)
-    self_play.phase = type(self_play.phase)(1, "reasoner")
+
+    def begin():
+        self_play.phase = PhaseState("reasoner")  # as a checkpoint gives it back
+        self_play.begin_phase(trainer, module)
+
     engine = module.reasoner.engine
-    self_play._batches(trainer, module)  # the policies have learned since: generated anew
+    begin()  # the policies have learned since: generated anew
     calls = len(engine.calls)
     path = Path(self_play.dataset)
     written = path.stat().st_mtime_ns
-    self_play._batches(trainer, module)
+    begin()
     assert (len(engine.calls), path.stat().st_mtime_ns) == (calls, written)
     manifest = json.loads((Path(trainer.log_dir) / "manifest.json").read_text())
     assert list(manifest) == ["iteration-1"]
     assert self_play.statistics["kept"] == 8
     before = len(engine.calls)
     module.reasoner.voting = Voting(votes=2)
-    self_play._batches(trainer, module)
+    begin()
     assert len(engine.calls) > before, "other settings must not take over the data set"
     before = len(engine.calls)
     module.questioner.format = QuestionFormat(kinds={"numerical", "poem"})
-    self_play._batches(trainer, module)
+    begin()
     assert len(engine.calls) > before
     before = len(engine.calls)
-    self_play._batches(trainer, module)
+    begin()
     assert len(engine.calls) == before, "the same set of kinds is the same"
     with torch.no_grad():
         module.reasoner.vlm.head_weight[0, 0] += 1
     before = len(engine.calls)
-    self_play._batches(trainer, module)
+    begin()
     assert len(engine.calls) > before, "nor other weights"
     path.write_bytes(b"broken")
-    self_play._batches(trainer, module)
+    begin()
     assert len(engine.calls) > calls
+
+
+def test_batches_and_refills_share_one_order():
+    self_play, module = SelfPlay(), make_module()
+    self_play.phase, self_play._source = PhaseState("questioner"), Draws(list(range(12)), seed=0)
+    batches = PhaseBatches(self_play, module)
+    drawn = [item for batch in batches for item in [*batch, *self_play.draw(2)]]
+    assert len(batches) == STEPS
+    assert len({*drawn}) == len(drawn) == STEPS * (N + 2)
 
 
 def test_one_image_only(tmp_path):

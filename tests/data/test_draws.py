@@ -1,7 +1,7 @@
 import pytest
 
-from visplay.data.draws import Draws, MixedDraws, PhaseBatches
-from visplay.data.images import UnusableItemError
+from visplay.data.draws import Draws, MixedDraws
+from visplay.data.image_folder import UnusableItemError
 
 
 class Spotted:
@@ -62,12 +62,3 @@ def test_a_mixture_keeps_its_share_in_any_run(share):
 def test_a_mixture_of_more_than_everything():
     with pytest.raises(ValueError, match=r"share: must lie in \[0, 1\], got 1.5"):
         MixedDraws(Draws(["a"], seed=0), Draws(["b"], seed=0), 1.5)
-
-
-def test_batches_and_refills_share_one_order():
-    draws = Draws(Spotted(12), seed=0)
-    batches = iter(PhaseBatches(draws, steps=2, size=4))
-    first, refill, second = next(batches), draws.draw(2), next(batches)
-    assert len({*first, *refill, *second}) == 10
-    assert next(batches, None) is None
-    assert len(PhaseBatches(draws, steps=2, size=4)) == 2

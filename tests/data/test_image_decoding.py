@@ -12,7 +12,8 @@ from PIL import Image, ImageFile
 from PIL.ExifTags import Base as ExifTag
 
 from visplay.data import decoding
-from visplay.data.images import ImageFolder, ImageLimits, decode_image, to_rgb
+from visplay.data.decoding import ImageLimits, decode_image, to_rgb
+from visplay.data.image_folder import ImageFolder
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

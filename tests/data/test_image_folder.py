@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from visplay.data.images import ImageFolder, ImageLimits, SkippedImage
+from visplay.data.decoding import ImageLimits
+from visplay.data.image_folder import ImageFolder, SkippedImage
 
 
 def noise(width: int = 64, height: int = 48) -> Image.Image:

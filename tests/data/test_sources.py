@@ -14,13 +14,13 @@ import pytest
 from torch.utils.data import DataLoader
 
 from data.rows import STRUCT, encode, keys, rows, struct, write
-from visplay.data.images import UnusableItemError
+from visplay.data.image_folder import UnusableItemError
 from visplay.data.sources import open_table
-from visplay.data.tables import ImageTable, LabelledTable
+from visplay.data.table_collections import ImageTable, LabelledTable
 
 MEASURE = """
 import json, sys
-from visplay.data.tables import ImageTable, LabelledTable
+from visplay.data.table_collections import ImageTable, LabelledTable
 
 def read_mebibytes(name):
     with open("/proc/self/status") as status:

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.zoo import ZOO, build_zoo
-from visplay.data.images import ImageFolder, UnusableItemError
-from visplay.data.tables import ImageTable
+from visplay.data.image_folder import ImageFolder, UnusableItemError
+from visplay.data.table_collections import ImageTable
 
 LOADED = {specimen.key: specimen.size for specimen in ZOO if specimen.size}
 SKIPPED = {specimen.name: specimen.reason for specimen in ZOO if specimen.reason}
@@ -20,8 +20,8 @@ IN_TABLE = [specimen for specimen in ZOO if specimen.in_table]
 
 MEASURE = """
 import json, sys
-from visplay.data.images import ImageFolder, UnusableItemError
-from visplay.data.tables import ImageTable
+from visplay.data.image_folder import ImageFolder, UnusableItemError
+from visplay.data.table_collections import ImageTable
 
 def read_mebibytes(name):
     with open("/proc/self/status") as status:

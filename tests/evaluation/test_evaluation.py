@@ -10,16 +10,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from answers import row, stored
+from answers import item, stored
 from helpers import Scripted, image_number, plain_image
 from judge_server import Reply, honest, reject, say
 from visplay.callbacks import Evaluation
-from visplay.commands import evaluate
+from visplay.commands import compare
 from visplay.data import BenchmarkSource
 from visplay.data.benchmarks.benchmark_files import write_benchmarks
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import SelfPlayData
-from visplay.evaluation import RowStore, read_usage
+from visplay.evaluation import AnswerStore, read_usage
 from visplay.evaluation.judging import read_verdicts
 from visplay.judge import JudgeConfig, JudgeLimits, JudgeUnavailableError
 from visplay.modules import GRPOConfig, Questioner, Qwen2_5_VL, Reasoner
@@ -50,9 +50,9 @@ def make_trainer(evaluation, engine=None, logger=False):
     )
 
 
-def write_numbers(path, shift=0, rows=ROWS):
-    """Questions whose image tells the answer; the answers may be those of other rows."""
-    examples = [Example(f"numbers/{n}", plain_image(n), f"What is {n}?", str(n + shift)) for n in range(rows)]
+def write_numbers(path, shift=0, items=ROWS):
+    """Questions whose image tells the answer; the answers may be those of other items."""
+    examples = [Example(f"numbers/{n}", plain_image(n), f"What is {n}?", str(n + shift)) for n in range(items)]
     write_benchmarks(path, {"numbers": examples})
     return path
 
@@ -71,7 +71,7 @@ def test(tmp_path, numbers):
         source = BenchmarkSource("numbers", path=str(path), part="numbers", votes=votes)
         data = SelfPlayData(validation_batch_size=BATCH, benchmarks=BenchmarkSuite((source,)))
         reasoner = reasoner or Reasoner(CONFIG, ANSWER, vlm=Qwen2_5_VL(str(BASE)))
-        evaluate.evaluate_models(make_trainer(evaluation, engine, logger), reasoner, data)
+        compare.evaluate_models(make_trainer(evaluation, engine, logger), reasoner, data)
         return evaluation
 
     return test
@@ -82,7 +82,7 @@ def report(evaluation):
 
 
 def answers(store):
-    return {row.key: row.greedy.correct for row in store.rows("numbers")}
+    return {item.key: item.greedy.correct for item in store.items("numbers")}
 
 
 class TestContinuing:
@@ -92,7 +92,7 @@ class TestContinuing:
         second = test(engine)
         assert not engine.calls
         assert report(second) == report(first)
-        assert report(first)["measures"]["rule_accuracy"]["value"] == pytest.approx(2 / 3)
+        assert report(first)["metrics"]["rule_accuracy"]["value"] == pytest.approx(2 / 3)
 
     def test_other_settings_are_another_evaluation(self, test):
         directories = [
@@ -124,7 +124,7 @@ class TestContinuing:
 
     def test_another_number_of_votes_is_rejected(self, test):
         test()
-        with pytest.raises(ValueError, match="votes: 'numbers' was answered with 0 samples a row"):
+        with pytest.raises(ValueError, match="votes: 'numbers' was answered with 0 samples each"):
             test(votes=3)
 
 
@@ -145,22 +145,22 @@ class TestJudges:
         server = serve(faulty)
         evaluation = test(judges=self.judges())
         found = report(evaluation)
-        assert found["measures"]["judge_accuracy/m"]["value"] == pytest.approx(2 / 3)
+        assert found["metrics"]["judge_accuracy/m"]["value"] == pytest.approx(2 / 3)
         assert found["counts"]["unjudged/m"] == 0
         assert read_verdicts(evaluation.store, "m", "numbers").keys() == answers(evaluation.store).keys()
         usage = read_usage(evaluation.store, "m")
         assert {"server_error", "malformed", "timed_out"} <= usage.failed_requests.keys()
         requests = len(server.seen)
-        assert requests > usage.rows - usage.blank_rows
+        assert requests > usage.items - usage.blank_items
         again = test(judges=self.judges())
         assert report(again) == found
         assert len(server.seen) == requests
 
     def test_where_judging_fails_the_rule_stands(self, test, serve):
-        serve(lambda seen, attempt: reject(400) if seen.row["prediction"] == "1" else say({"correct": False}))
+        serve(lambda seen, attempt: reject(400) if seen.item["prediction"] == "1" else say({"correct": False}))
         found = report(test(judges=self.judges()))
         assert found["counts"]["unjudged/m"] == 1
-        assert found["measures"]["judge_accuracy/m"]["value"] == pytest.approx(1 / ROWS)
+        assert found["metrics"]["judge_accuracy/m"]["value"] == pytest.approx(1 / ROWS)
 
     def test_two_judges_and_the_rows_they_differ_on(self, test, serve):
         serve(lambda seen, attempt: say({"correct": True}) if seen.body["model"] == "n" else honest(seen, attempt))
@@ -220,7 +220,7 @@ class TestModels:
         logger = TensorBoardLogger(tmp_path, name="run")
         evaluation = test(engine, logger=logger, models=evolved)
         directories = {path.name.rpartition("-")[0]: path for path in evaluation.directory.iterdir()}
-        shares = {name: answers(RowStore(path)) for name, path in directories.items()}
+        shares = {name: answers(AnswerStore(path)) for name, path in directories.items()}
         shares = {name: sum(found.values()) / ROWS for name, found in shares.items()}
         expected = {"base": 2 / 3, "questioner": 2 / 3, "reasoner": 1.0, "exported": 1.0}
         assert shares == pytest.approx(expected)
@@ -237,26 +237,26 @@ class TestModels:
     def test_compare_from_the_disk(self, test, evolved, tmp_path, capsys):
         first = test(models={"base": evolved["base"]}).store.directory
         other = test(Scripted(lambda *given: "\\boxed{7}"), models={"base": evolved["reasoner"]}).store.directory
-        evaluate.run([str(first), str(other)])
+        compare.run([str(first), str(other)])
         assert "rule accuracy" in " ".join(capsys.readouterr().out.split())
         for wrong, message in (
             (["--", str(first)], "two directories"),
             ([str(first), str(tmp_path)], "no answered rows"),
         ):
             with pytest.raises(SystemExit):
-                evaluate.run(wrong)
+                compare.run(wrong)
             assert message in capsys.readouterr().err
 
     def test_directories_of_one_name_are_told_apart_by_their_paths(self, tmp_path, capsys):
         directories = [tmp_path / run / "iteration-1" for run in "ab"]
         for directory, correct in zip(directories, (False, True), strict=True):
-            stored(directory, b=[row("1", correct)])
-        evaluate.run([*map(str, directories)])
+            stored(directory, b=[item("1", correct)])
+        compare.run([*map(str, directories)])
         said = "".join(capsys.readouterr().out.split())
         assert f"{directories[1]}(after)against{directories[0]}" in said
         assert "+100.0" in said
         with pytest.raises(SystemExit):
-            evaluate.run([str(directories[0])] * 2)
+            compare.run([str(directories[0])] * 2)
 
     def test_a_questioner_alone_does_not_answer(self, test):
         with pytest.raises(ValueError, match="a Questioner alone does not answer"):
@@ -284,7 +284,7 @@ def test_within_a_fit_rows_lie_in_the_directory_of_the_run(numbers, tmp_path):
     directory = Path(trainer.log_dir) / "evaluation"
     assert sorted(path.name for path in directory.iterdir()) == ["iteration-0", "iteration-1"]
     for path in directory.iterdir():
-        assert len(answers(RowStore(path))) == ROWS
+        assert len(answers(AnswerStore(path))) == ROWS
         assert (path / "scores.md").read_text().startswith(f"# {path.name}\n")
     assert module.scores.keys() == {"val/numbers/rule_accuracy", "val/numbers/wrong_claims"}
     assert not (tmp_path / "evaluation").exists()

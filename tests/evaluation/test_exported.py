@@ -7,7 +7,7 @@ from rich.console import Console
 
 from helpers import Scripted, plain_image
 from visplay.callbacks import Evaluation
-from visplay.commands.evaluate import evaluate_models
+from visplay.commands.compare import evaluate_models
 from visplay.data import BenchmarkSource
 from visplay.data.benchmarks.benchmark_files import write_benchmarks
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite

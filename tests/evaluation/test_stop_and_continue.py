@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evaluation_run import BATCH, main, make_suite
-from visplay.evaluation import RowStore
+from visplay.evaluation import AnswerStore
 
 TESTS = Path(__file__).parents[1]
 BENCHMARKS = ("compositional", "hallucination", "heldout")
@@ -37,12 +37,12 @@ def asked(directory):
 
 
 def result(directory):
-    """The scores, and every row by its key; rows must be there once."""
+    """The scores, and every item by its key; items must be there once."""
     (only,) = (directory / "evaluation").iterdir()
-    store = RowStore(only)
-    rows = [row for benchmark in store.benchmarks() for row in store.rows(benchmark)]
-    assert len({row.key for row in rows}) == len(rows)
-    return json.loads((only / "scores.json").read_text()), {row.key: row for row in rows}
+    store = AnswerStore(only)
+    items = [item for benchmark in store.benchmarks() for item in store.items(benchmark)]
+    assert len({item.key for item in items}) == len(items)
+    return json.loads((only / "scores.json").read_text()), {item.key: item for item in items}
 
 
 @pytest.fixture(scope="module")

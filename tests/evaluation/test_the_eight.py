@@ -9,7 +9,7 @@ import pytest
 from data.benchmark_tables import CONFIGS, read
 from judge_server import say
 from visplay.cli import run
-from visplay.evaluation import RowStore
+from visplay.evaluation import AnswerStore
 from visplay.evaluation.judging import read_verdicts
 
 EIGHT = ["mmmu", "mm_vet", "realworldqa", "visnumbench", "mathverse", "mathvision", "hallusionbench", "mmstar"]
@@ -33,7 +33,7 @@ def evaluate(prepared, monkeypatch, tmp_path):
         ]
         run(["test", "--config=configs/tiny.yaml", *prepared[0], *further, *options])
         (directory,) = (tmp_path / "evaluation").glob("base-*")
-        return RowStore(directory), json.loads((directory / "scores.json").read_text())["scores"]
+        return AnswerStore(directory), json.loads((directory / "scores.json").read_text())["scores"]
 
     return evaluate
 
@@ -41,21 +41,21 @@ def evaluate(prepared, monkeypatch, tmp_path):
 def test_every_row_is_answered_or_skipped_and_scored(evaluate, suite, capsys):
     store, scores = evaluate()
     asked = {example.key: example for example in read(suite.open()).values()}
-    answered = {row.key: row for benchmark in EIGHT for row in store.rows(benchmark)}
+    answered = {item.key: item for benchmark in EIGHT for item in store.items(benchmark)}
     assert answered.keys() == asked.keys()
-    assert all((row.problem, row.gold) == (asked[key].problem, asked[key].answer) for key, row in answered.items())
+    assert all((item.problem, item.gold) == (asked[key].problem, asked[key].answer) for key, item in answered.items())
     batches = [part for benchmark in EIGHT for part in store.read(benchmark)]
     skipped = {key: reason for part in batches for key, reason in part.skipped.items()}
     assert answered.keys() | skipped.keys() == {key for benchmark in suite.open() for key in benchmark.keys}
     assert skipped["mm_vet/p5"] == "no image"
     for benchmark in EIGHT:
-        rows = [row for key, row in answered.items() if row.benchmark == benchmark]
-        measures, counts = scores[benchmark]["measures"], scores[benchmark]["counts"]
-        assert measures["rule_accuracy"]["value"] == pytest.approx(sum(r.greedy.correct for r in rows) / len(rows))
-        assert counts["rows"] == len(rows)
+        items = [item for key, item in answered.items() if item.benchmark == benchmark]
+        metrics, counts = scores[benchmark]["metrics"], scores[benchmark]["counts"]
+        assert metrics["rule_accuracy"]["value"] == pytest.approx(sum(r.greedy.correct for r in items) / len(items))
+        assert counts["items"] == len(items)
         assert counts["skipped"] == sum(key.startswith(f"{benchmark}/") for key in skipped)
-    assert scores["mmmu"]["measures"]["discipline/Art and Design"]["size"] == scores["mmmu"]["counts"]["rows"]
-    assert {"aAcc", "qAcc", "fAcc"} <= scores["hallusionbench"]["measures"].keys()
+    assert scores["mmmu"]["metrics"]["discipline/Art and Design"]["size"] == scores["mmmu"]["counts"]["items"]
+    assert {"aAcc", "qAcc", "fAcc"} <= scores["hallusionbench"]["metrics"].keys()
     assert {"macro_average", "micro_average", "heldout"} <= scores.keys()
     shown = capsys.readouterr().out
     assert all(benchmark in shown for benchmark in EIGHT)
@@ -63,14 +63,14 @@ def test_every_row_is_answered_or_skipped_and_scored(evaluate, suite, capsys):
 
 
 def test_the_protocol_of_the_paper(evaluate, serve):
-    """One image a row, a judge that sees no question, and a table under the judge's own name."""
+    """One image an item, a judge that sees no question, and a table under the judge's own name."""
     server = serve(lambda seen, attempt: say("1" if "zebra" in str(seen.body) else "0"))
     store, scores = evaluate("--config=configs/paper_protocol.yaml")
     judge = "glm-4-flash-250414-paper"
-    assert "mmmu/validation_Art_1" not in {row.key for row in store.rows("mmmu")}
-    assert scores["mmmu"]["measures"][f"judge_accuracy/{judge}"]["value"] == 0
-    assert read_verdicts(store, judge, "mmstar").keys() == {row.key for row in store.rows("mmstar")}
-    problems = [row.problem for benchmark in EIGHT for row in store.rows(benchmark)]
+    assert "mmmu/validation_Art_1" not in {item.key for item in store.items("mmmu")}
+    assert scores["mmmu"]["metrics"][f"judge_accuracy/{judge}"]["value"] == 0
+    assert read_verdicts(store, judge, "mmstar").keys() == {item.key for item in store.items("mmstar")}
+    problems = [item.problem for benchmark in EIGHT for item in store.items(benchmark)]
     assert server.seen
     assert not any(problem in str(seen.body) for seen in server.seen for problem in problems)
     assert {seen.body["temperature"] for seen in server.seen} == {0.6}

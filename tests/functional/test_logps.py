@@ -166,9 +166,7 @@ def test_refuses_what_does_not_fit():
     hidden, weight, targets = _inputs()
     with pytest.raises(ValueError, match=r"\(R, H\) and \(V, H\), got \(7, 4\) and \(4, 11\)"):
         token_logps(hidden, weight.T, targets)
-    with pytest.raises(
-        ValueError, match=r"targets: must have shape \(R,\) beside hidden of shape \(7, 4\), got \(6,\)"
-    ):
+    with pytest.raises(ValueError, match=r"targets: must have shape \(R,\) for hidden of shape \(7, 4\), got \(6,\)"):
         token_logps(hidden, weight, targets[:6])
     with pytest.raises(ValueError, match="temperature: must be positive, got 0"):
         token_logps(hidden, weight, targets, temperature=0.0)

@@ -2,27 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visplay.functional import FIRST_PHASE, Phase, next_phase, permuted_indices
-
-
-def test_roles_take_turns():
-    phases = [FIRST_PHASE]
-    for _ in range(4):
-        phases.append(next_phase(phases[-1]))
-    assert [(phase.iteration, phase.role) for phase in phases] == [
-        (1, "questioner"),
-        (1, "reasoner"),
-        (2, "questioner"),
-        (2, "reasoner"),
-        (3, "questioner"),
-    ]
-
-
-def test_refuses_what_is_no_phase():
-    with pytest.raises(ValueError, match="iteration: counts from 1, got 0"):
-        Phase(0, "questioner")
-    with pytest.raises(ValueError, match=r"role: must be one of \('questioner', 'reasoner'\), got 'judge'"):
-        Phase(1, "judge")
+from visplay.functional import permuted_indices
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(1, 20), st.integers(0, 2**40))

@@ -34,7 +34,7 @@ def test_released_difficulty_by_hand():
 @pytest.mark.parametrize("confidence", [-0.1, 1.1, float("nan")])
 @pytest.mark.parametrize("function", [difficulty, minority_difficulty])
 def test_difficulty_refuses_what_is_no_fraction(function, confidence):
-    with pytest.raises(ValueError, match=r"confidence: shares must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"confidence: fractions must be in \[0, 1\]"):
         function(torch.tensor([0.5, confidence]))
 
 

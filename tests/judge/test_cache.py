@@ -22,7 +22,7 @@ print(json.dumps([[v.key, v.correct, v.cached] for v in Judge(config).judge(item
 """
 
 
-def rows(count: int) -> list[JudgeItem]:
+def make_items(count: int) -> list[JudgeItem]:
     return [JudgeItem(f"k{n}", f"q{n}", f"a{n}", f"a{n}" if n % 3 else f"b{n}") for n in range(count)]
 
 
@@ -38,7 +38,7 @@ def stored(directory) -> list[str]:
 
 
 def test_a_process_killed_in_the_middle_loses_only_what_was_under_way(serve, tmp_path):
-    server = serve(lambda seen, attempt: say({"correct": seen.row["gold"] == seen.row["prediction"]}, 0.05))
+    server = serve(lambda seen, attempt: say({"correct": seen.item["gold"] == seen.item["prediction"]}, 0.05))
     killed = start(tmp_path, 60, 4)
     limit = time.monotonic() + 60
     while len(stored(tmp_path)) < 20 and time.monotonic() < limit:
@@ -50,22 +50,22 @@ def test_a_process_killed_in_the_middle_loses_only_what_was_under_way(serve, tmp
     assert 20 <= kept < 60
     assert asked - kept <= 4
     server.script = honest
-    verdicts = Judge(JudgeConfig("m", cache_directory=str(tmp_path))).judge(rows(60))
+    verdicts = Judge(JudgeConfig("m", cache_directory=str(tmp_path))).judge(make_items(60))
     assert [(v.key, v.correct) for v in verdicts] == [(f"k{n}", bool(n % 3)) for n in range(60)]
     assert sum(verdict.cached for verdict in verdicts) == kept
     again = server.asked()[asked:]
-    assert sorted(again) == sorted(rows(60)[n].prediction for n, v in enumerate(verdicts) if not v.cached)
+    assert sorted(again) == sorted(make_items(60)[n].prediction for n, v in enumerate(verdicts) if not v.cached)
     assert len(again) == 60 - kept
 
 
 def test_processes_share_a_directory_and_a_later_one_asks_nothing(serve, tmp_path):
-    server = serve(lambda seen, attempt: say({"correct": seen.row["gold"] == seen.row["prediction"]}, 0.02))
+    server = serve(lambda seen, attempt: say({"correct": seen.item["gold"] == seen.item["prediction"]}, 0.02))
     outputs = [process.communicate(timeout=120)[0] for process in [start(tmp_path, 40, 4) for _ in range(3)]]
     expected = [[f"k{n}", bool(n % 3)] for n in range(40)]
-    assert [[row[:2] for row in json.loads(output)] for output in outputs] == [expected] * 3
+    assert [[item[:2] for item in json.loads(output)] for output in outputs] == [expected] * 3
     asked = len(server.seen)
     last = json.loads(start(tmp_path, 40, 4).communicate(timeout=120)[0])
-    assert last == [[*row, True] for row in expected]
+    assert last == [[*item, True] for item in expected]
     assert len(server.seen) == asked
     assert all(json.loads(line) for line in stored(tmp_path))
 
@@ -137,14 +137,14 @@ def test_what_was_there_first_stays(tmp_path, monkeypatch):
 def test_another_prompt_or_model_does_not_meet_old_verdicts(serve, tmp_path):
     server = serve()
     for config in (JudgeConfig("m", cache_directory=str(tmp_path)), JudgeConfig("n", cache_directory=str(tmp_path))):
-        Judge(config).judge(rows(3))
+        Judge(config).judge(make_items(3))
     assert len(server.seen) == 6
 
 
 def test_a_failed_row_is_not_kept(serve, tmp_path):
     serve(lambda seen, attempt: say("nonsense"))
     config = JudgeConfig("m", cache_directory=str(tmp_path), limits=JudgeLimits(retries=0))
-    Judge(config).judge(rows(3))
+    Judge(config).judge(make_items(3))
     assert stored(tmp_path) == []
 
 

@@ -11,11 +11,11 @@ from jsonargparse import ArgumentParser
 from judge_server import COMPLETION_TOKENS, PROMPT_TOKENS, honest, say
 from visplay.judge import Judge, JudgeConfig, JudgeItem, JudgeLimits, JudgeUnavailableError, JudgeUsage, Verdict
 
-ROWS = [JudgeItem(f"row {n}", f"What is {n}?", "7", "7" if n % 3 else f"{n + 100}") for n in range(24)]
+ROWS = [JudgeItem(f"item {n}", f"What is {n}?", "7", "7" if n % 3 else f"{n + 100}") for n in range(24)]
 
 
 def distinct(count: int, right: int = 3) -> list[JudgeItem]:
-    """Rows that differ, every ``right``-th of them wrong."""
+    """Items that differ, every ``right``-th of them wrong."""
     return [JudgeItem(f"k{n}", f"q{n}", f"a{n}", f"a{n}" if n % right else f"b{n}") for n in range(count)]
 
 
@@ -25,7 +25,7 @@ def judge(**settings) -> Judge:
 
 def test_verdicts_come_in_the_order_of_the_rows_and_under_their_keys(serve):
     def slower_first(seen, attempt):
-        return replace(honest(seen, attempt), delay_seconds=0.3 if seen.row["question"] == "q0" else 0.0)
+        return replace(honest(seen, attempt), delay_seconds=0.3 if seen.item["question"] == "q0" else 0.0)
 
     serve(slower_first)
     items = distinct(24)
@@ -35,7 +35,7 @@ def test_verdicts_come_in_the_order_of_the_rows_and_under_their_keys(serve):
 
 def test_rows_may_not_share_a_key(serve):
     serve()
-    with pytest.raises(ValueError, match="keys of rows to judge must differ"):
+    with pytest.raises(ValueError, match="keys of items to judge must differ"):
         judge().judge([ROWS[0], ROWS[0]])
 
 
@@ -67,7 +67,7 @@ def test_a_blank_prediction_is_wrong_and_nobody_is_asked(serve):
     blanks = [JudgeItem("a", "q", "g", " \n"), JudgeItem("b", "q", "g", "", graded=True)]
     assert ours.judge(blanks) == [Verdict("a", False, cached=True), Verdict("b", False, 0.0, cached=True)]
     assert server.seen == []
-    assert ours.drain_usage() == JudgeUsage(rows=2, blank_rows=2)
+    assert ours.drain_usage() == JudgeUsage(items=2, blank_items=2)
 
 
 def test_graded_rows_get_a_score_and_others_do_not(serve):
@@ -86,8 +86,8 @@ def test_usage_counts_rows_requests_and_tokens(serve):
     ours.judge(distinct(6))
     ours.judge(distinct(8))
     assert ours.drain_usage() == JudgeUsage(
-        rows=14,
-        cached_rows=6,
+        items=14,
+        cached_items=6,
         requests=8,
         prompt_tokens=8 * PROMPT_TOKENS,
         completion_tokens=8 * COMPLETION_TOKENS,

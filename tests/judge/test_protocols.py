@@ -86,7 +86,7 @@ def test_options_replace_extend_and_remove_fields(serve):
 
 
 def test_the_paper_protocol_hides_the_question_and_samples(serve):
-    server = serve(lambda seen, attempt: say("Correct" if "Answer to judge: 7." in seen.row["prediction"] else "0"))
+    server = serve(lambda seen, attempt: say("Correct" if "Answer to judge: 7." in seen.item["prediction"] else "0"))
     items = [
         JudgeItem("a", "a secret question", "7", r"So \boxed{7}"),
         JudgeItem("b", "another", "7", r"So \boxed{8}"),

@@ -44,8 +44,8 @@ def test_the_schema_holds_and_a_verdict_takes_one_request():
     assert [verdict.key for verdict in verdicts] == [item.key for item in PLAIN]
     assert all(type(verdict.correct) is bool and verdict.score is None for verdict in verdicts)
     usage = ours.drain_usage()
-    assert (usage.rows, usage.requests, usage.unreported_requests) == (6, 6, 0)
-    assert usage.failed_requests == usage.failed_rows == {}
+    assert (usage.items, usage.requests, usage.unreported_requests) == (6, 6, 0)
+    assert usage.failed_requests == usage.failed_items == {}
     assert usage.prompt_tokens > 6 * 500
     assert 6 <= usage.completion_tokens <= 6 * 32
 
@@ -61,7 +61,7 @@ def test_rows_are_graded_and_what_is_known_is_not_asked_again(tmp_path):
     known = [(verdict.correct, verdict.score, verdict.cached) for verdict in later.judge([*GRADED, *PLAIN])]
     assert known == [(verdict.correct, verdict.score, True) for verdict in verdicts]
     usage = later.drain_usage()
-    assert (usage.cached_rows, usage.requests, usage.prompt_tokens) == (8, 0, 0)
+    assert (usage.cached_items, usage.requests, usage.prompt_tokens) == (8, 0, 0)
 
 
 def test_a_row_longer_than_the_context_is_refused_and_the_others_are_judged():

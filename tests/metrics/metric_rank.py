@@ -1,4 +1,4 @@
-"""One of two ranks: measures its half of the rows, and rank 0 also measures all of them before the ranks meet."""
+"""One of two ranks: scores its half of the items, and rank 0 also scores all of them before the ranks meet."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DistributedSampler
 
-from answers import batch, row
+from answers import batch, item
 from visplay.metrics import (
     BenchmarkAverage,
     BenchmarkScores,
@@ -25,13 +25,13 @@ from visplay.metrics import (
 ROWS = 13
 
 
-def measure(rows: Sequence[int], rank: int = 0) -> dict[str, str]:
-    """What each metric says of the rows, which are named and graded by their numbers."""
+def measure(items: Sequence[int], rank: int = 0) -> dict[str, str]:
+    """What each metric says of the items, which are named and graded by their numbers."""
     rule, judge, hallusion = RuleAccuracy(), JudgeAccuracy(), HallusionBenchAccuracy()
     vet, sampled, average, comparison = MMVetScore(), SampledAccuracy(3), BenchmarkAverage(), PairedComparison()
     first, suite = RuleAccuracy(), SuiteScores({name: BenchmarkScores(1, judges=["m"]) for name in "xy"}, ["m"])
-    for number in rows:
-        key, right, figure = [f"row {number} ü"], [number % 3 == 0], [f"figure {number // 2}"]
+    for number in items:
+        key, right, figure = [f"item {number} ü"], [number % 3 == 0], [f"figure {number // 2}"]
         rule.update(key, right, figure)
         judge.update(key, right, [None if number % 4 == 0 else number / ROWS])
         hallusion.update(key, right, [f"pair {number // 4}"], figure)
@@ -40,14 +40,14 @@ def measure(rows: Sequence[int], rank: int = 0) -> dict[str, str]:
         average.update(f"benchmark {number % 2}", key, right)
         comparison.update("before", key, right)
         comparison.update("after", key, [number % 2 == 0])
-        answered = row(*key, *right, samples=[number % 2 == 0])
+        answered = item(*key, *right, samples=[number % 2 == 0])
         suite.update(batch(answered, benchmark="x"))
         suite.update(batch(benchmark="y", **{f"skipped {number}": "no image"}))
         suite.update_judged("m", "x", [answered], [None if number % 4 == 0 else number / ROWS])
         if rank == 0:
             first.update(["only on rank 0"], [True])
-            suite.update(batch(row("only on rank 0", True, [True]), benchmark="y"))
-            suite.update_judged("m", "y", [row("only on rank 0", True, [True])], [0.5])
+            suite.update(batch(item("only on rank 0", True, [True]), benchmark="y"))
+            suite.update_judged("m", "y", [item("only on rank 0", True, [True])], [0.5])
     metrics = [rule, judge, hallusion, vet, sampled, average, comparison, first, suite]
     return {f"{place} {type(metric).__name__}": repr(metric.compute()) for place, metric in enumerate(metrics)}
 
@@ -58,7 +58,7 @@ def main(directory: str) -> None:
     alone = measure(range(ROWS)) if rank == 0 else None
     torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
     mine = list(DistributedSampler(range(ROWS), shuffle=True, seed=1))
-    said = {"alone": alone, "rows": mine, "together": measure(mine, rank)}
+    said = {"alone": alone, "items": mine, "together": measure(mine, rank)}
     Path(directory, f"{rank}.json").write_text(json.dumps(said))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

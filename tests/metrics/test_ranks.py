@@ -1,4 +1,4 @@
-"""Two processes say what one does: of rows that a sampler pads, and where one of them has no rows."""
+"""Two processes say what one does: of items that a sampler pads, and where one of them has no items."""
 
 import json
 import os
@@ -23,8 +23,8 @@ def test_two_ranks_measure_what_one_does(tmp_path):
     errors = [rank.communicate(timeout=TIMEOUT_SECONDS)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(error[-2000:] for error in errors)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert len(first["rows"]) + len(second["rows"]) == ROWS + 1
-    assert set(first["rows"] + second["rows"]) == set(range(ROWS))
+    assert len(first["items"]) + len(second["items"]) == ROWS + 1
+    assert set(first["items"] + second["items"]) == set(range(ROWS))
     assert first["together"] == second["together"] == first["alone"]
-    assert "'rows': 13, 'conflicts': 0" in first["alone"]["0 RuleAccuracy"]
-    assert "'rows': 1, 'conflicts': 0, 'skipped': 13, 'samples': 1, 'unjudged/m': 0" in first["alone"]["8 SuiteScores"]
+    assert "'items': 13, 'conflicts': 0" in first["alone"]["0 RuleAccuracy"]
+    assert "'items': 1, 'conflicts': 0, 'skipped': 13, 'samples': 1, 'unjudged/m': 0" in first["alone"]["8 SuiteScores"]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from helpers import Scripted, image_number, plain_image
-from visplay.answered import Answer, BenchmarkBatch
+from visplay.benchmark_answers import Answer, BenchmarkBatch
 from visplay.clock import Clock
 from visplay.modules import GRPOConfig, Reasoner
 from visplay.modules.answering import Answering, answer_batch
@@ -60,7 +60,7 @@ def _answer(reasoner, samples=3, examples=EXAMPLES, answering=Answering(), **ski
 def test_answers_are_graded_by_hand(reasoner):
     answers = _answer(reasoner, z="no image")
     assert (answers.benchmark, answers.skipped) == ("b", {"z": "no image"})
-    half, seven, none = answers.rows
+    half, seven, none = answers.items
     assert (half.key, half.benchmark, half.problem, half.gold) == ("a", "b", "half", "0.5")
     assert half.metadata == {"id": "17"}
     assert half.greedy == Answer("\\boxed{1/2}", True, "1/2", True)
@@ -80,12 +80,12 @@ def test_answers_are_graded_by_hand(reasoner):
 def test_without_samples_there_is_the_greedy_answer_alone(reasoner):
     answers = _answer(reasoner, samples=0)
     assert [sampling.temperature for _, _, sampling in reasoner.engine.calls] == [0.0]
-    assert [(row.samples, row.majority, row.majority_correct) for row in answers.rows] == [((), None, False)] * 3
+    assert [(row.samples, row.majority, row.majority_correct) for row in answers.items] == [((), None, False)] * 3
 
 
 def test_an_empty_batch(reasoner):
     answers = _answer(reasoner, examples=(), z="no image")
-    assert (answers.rows, answers.skipped) == ((), {"z": "no image"})
+    assert (answers.items, answers.skipped) == ((), {"z": "no image"})
 
 
 def test_all_images_reach_the_prompt(reasoner):
@@ -106,9 +106,9 @@ def test_a_row_too_long_for_the_context_is_skipped(reasoner):
     answers = _answer(reasoner, examples=[EXAMPLES[0], long, EXAMPLES[1]], z="no image")
     expected = f"a prompt of {tokens} tokens and an answer of 24 do not fit the context of {tokens + 23}"
     assert answers.skipped == {"z": "no image", "long": expected}
-    assert answers.rows == _answer(reasoner, examples=EXAMPLES[:2]).rows
+    assert answers.items == _answer(reasoner, examples=EXAMPLES[:2]).items
     limited.max_context_tokens += 1
-    assert len(_answer(reasoner, examples=[long]).rows) == 1
+    assert len(_answer(reasoner, examples=[long]).items) == 1
 
 
 def test_settings_take_the_place_of_the_reasoner_s(reasoner):
@@ -137,8 +137,8 @@ def test_settings_that_are_null_are_the_reasoner_s(reasoner):
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0; one answer is greedy in any case"),
         ({"temperature": float("nan")}, "temperature: nan must be above 0"),
         ({"max_new_tokens": 0}, "max_new_tokens: 0 must be at least 1, or null"),
-        ({"top_p": 0.0}, r"top_p: 0.0 must lie in \(0, 1\]"),
-        ({"top_p": 1.1}, r"top_p: 1.1 must lie in \(0, 1\]"),
+        ({"top_p": 0.0}, r"top_p: 0.0 must be in \(0, 1\]"),
+        ({"top_p": 1.1}, r"top_p: 1.1 must be in \(0, 1\]"),
         ({"top_k": -1}, "top_k: -1 must be at least 0"),
         ({"template": Template("Answer me.")}, r"template: its user message must hold {question}, got 'Answer me.'"),
     ],

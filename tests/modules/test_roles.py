@@ -45,7 +45,7 @@ def _roles(base, **settings):
     for role in (questioner, reasoner):
         role.adopt(base, Clock())
         role.attach_engine(engine)
-    questioner.judged_by(reasoner)
+    questioner.judge_by(reasoner)
     engine.script = lambda name, prompt, text, sample: _script(
         "questioner" if "Ask." in text else "reasoner", prompt, text, sample
     )

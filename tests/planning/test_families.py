@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 import families
-from benchmarks.updates import Size, autocast, make_batch
+from benchmarks.workload import Size, autocast, make_batch
 from live_bytes import LiveBytes
 from visplay.cli import instantiate
 from visplay.modules import LoRA, Tuning
-from visplay.modules.policy.packed_attention import many_token_dtype
+from visplay.modules.policy.attention import many_token_dtype
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Training, activations
-from visplay.planning.plan import make_plan
 from visplay.planning.reading import given_device, read_settings
+from visplay.planning.run_plan import make_plan
 from visplay.planning.shapes import build_empty, measure_shape
 
 CONFIGS = Path(__file__).parents[2] / "configs"

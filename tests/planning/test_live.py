@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from benchmarks.models import SHAPES, RandomPolicy, Shape
-from benchmarks.updates import Size, autocast, make_batch
+from benchmarks.workload import Size, autocast, make_batch
 from live_bytes import LiveBytes
-from visplay.modules.policy.attention import GROUPED_SDPA
-from visplay.modules.policy.packed_attention import many_token_dtype
+from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
 from visplay.modules.policy.tuning import LoRA, Tuning
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Training, activations

@@ -1,6 +1,6 @@
 """Bytes by formula, with numbers worked out by hand."""
 
-from visplay.planning.activations import Block, Precision, head_working, matrix_gradient, text_layer, way_back
+from visplay.planning.activations import Block, Precision, backward_bytes, head_bytes, matrix_gradient, text_layer
 from visplay.planning.memory import Micro, Shape, Training, activations, trained_weights
 
 MIXED, FULL = Precision(2, 2), Precision()
@@ -22,18 +22,18 @@ def test_autocast_keeps_every_cast():
     assert text_layer(BLOCK, 1, Precision(2, 4)) == text_layer(BLOCK, 1, MIXED) + 2 * 24 + 2 * 8
 
 
-def test_the_way_back_is_widest_in_the_mlp():
-    assert way_back(BLOCK, 100, FULL, accumulated=True) == 2 * 100 * 64
-    assert way_back(BLOCK, 1, FULL, accumulated=True) == 64 + 512
-    assert way_back(BLOCK, 1, FULL, accumulated=False) == 2 * 64 + 512
+def test_the_backward_pass_is_widest_in_the_mlp():
+    assert backward_bytes(BLOCK, 100, FULL, accumulated=True) == 2 * 100 * 64
+    assert backward_bytes(BLOCK, 1, FULL, accumulated=True) == 64 + 512
+    assert backward_bytes(BLOCK, 1, FULL, accumulated=False) == 2 * 64 + 512
     assert matrix_gradient(128, MIXED) == 128 * 6
 
 
 def test_the_head_holds_one_chunk_of_logits():
-    one = head_working(512, 8, 100, FULL, trained=True)
+    one = head_bytes(512, 8, 100, FULL, trained=True)
     assert one == 512 * 8 * 4 + 512 * 100 * 4 + 8 * 100 * 4
-    assert head_working(2048, 8, 100, FULL, trained=True) - one == 1536 * 8 * 4  # only hidden states grow
-    assert head_working(512, 8, 100, FULL, trained=False) == one - 8 * 100 * 4
+    assert head_bytes(2048, 8, 100, FULL, trained=True) - one == 1536 * 8 * 4  # only hidden states grow
+    assert head_bytes(512, 8, 100, FULL, trained=False) == one - 8 * 100 * 4
 
 
 def _shape(tied=True):
@@ -44,25 +44,25 @@ def _shape(tied=True):
 def test_what_is_frozen_has_no_gradient():
     training = Training(frozen=frozenset({"vision_tower"}))
     assert trained_weights(_shape(), training) == 2100
-    micro = Micro(tokens=50, rows=20, patches=40)
+    micro = Micro(tokens=50, scored=20, patches=40)
     less = activations(_shape(), micro, training)
     assert less.kept < activations(_shape(), micro, Training()).kept
 
 
 def test_checkpointing_keeps_the_input_of_each_layer():
-    micro = Micro(tokens=1000, rows=20, patches=0)
+    micro = Micro(tokens=1000, scored=20, patches=0)
     all_kept, inputs = (activations(_shape(), micro, Training(checkpointed=c)).kept for c in (False, True))
     assert all_kept - inputs == 3 * (text_layer(BLOCK, 1000, FULL) - 1000 * 8 * 4)
 
 
 def test_gradients_that_come_up_are_part_of_the_peak():
-    micro = Micro(tokens=2, rows=1, patches=4)  # activations are small beside the weights
+    micro = Micro(tokens=2, scored=1, patches=4)  # activations are small beside the weights
     grown = activations(_shape(), micro, Training(accumulated=False)).peak
     assert grown > 4 * (3 * 500 + 2 * 500)
     assert activations(_shape(), micro, Training(accumulated=True)).peak < grown
 
 
 def test_a_bonus_for_entropy_needs_two_more_chunks_of_logits():
-    micro = Micro(tokens=50, rows=2000, patches=0)
+    micro = Micro(tokens=50, scored=2000, patches=0)
     plain, bonus = (activations(_shape(), micro, Training(entropy=e)).logits for e in (False, True))
     assert bonus - plain == 2 * 4 * 512 * 100

@@ -9,9 +9,9 @@ import pytest
 from visplay.__main__ import main
 from visplay.cli import instantiate
 from visplay.planning.activations import Precision
-from visplay.planning.plan import make_plan, micro_batches
-from visplay.planning.quantities import disk_bytes, host_bytes, phase_amounts
+from visplay.planning.amounts import disk_bytes, host_bytes, phase_amounts
 from visplay.planning.reading import given_device, read_settings
+from visplay.planning.run_plan import make_plan, micro_batches
 from visplay.planning.suggestions import suggestions
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -30,12 +30,20 @@ def arguments(checkpoints, monkeypatch, tmp_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def known():
+    """Settings that were read, by what they were read from; nothing changes them."""
+    return {}
+
+
 @pytest.fixture
-def read(arguments):
-    def make(config, shape, *further, gib=79.0):
-        built = instantiate(arguments(config, shape, *further))
-        device = given_device("gpu", gib, 0, None)
-        return read_settings(built.model, built.callbacks, built.trainer, device)
+def read(arguments, known):
+    def make(*given, gib=79.0):
+        if (given, gib) not in known:
+            built = instantiate(arguments(*given))
+            device = given_device("gpu", gib, 0, None)
+            known[given, gib] = read_settings(built.model, built.callbacks, built.trainer, device)
+        return known[given, gib]
 
     return make
 
@@ -51,7 +59,7 @@ def test_weights_are_those_of_the_published_models(read):
     assert small.precision == Precision(2, 2)
 
 
-def test_what_lies_on_one_device(read):
+def test_what_is_on_one_device(read):
     settings = read("qwen2_5_vl_3b", "3b")
     plan = make_plan(settings)
     update, weights = plan.stages["reasoner: update"], 4 * 3_754_622_976
@@ -93,7 +101,7 @@ def test_one_policy_for_both_roles(read):
     assert disk_bytes(settings)["checkpoints"] == 6 * 4 * 3_754_622_976
 
 
-def test_policies_that_do_not_learn_lie_on_the_host(read):
+def test_policies_that_do_not_learn_are_in_cpu_memory(read):
     settings = read("qwen2_5_vl_3b", "3b")
     weights = 4 * 3_754_622_976
     here = make_plan(replace(settings, offload=False))
@@ -126,7 +134,7 @@ def test_transformers_samples_both_policies_on_the_device(read):
 
 
 def test_the_overlay_is_what_is_advised(read):
-    advised = read("qwen2_5_vl_3b", "3b").low_rank
+    advised = read("qwen2_5_vl_3b", "3b").with_adapters
     assert advised == read("qwen2_5_vl_3b", "3b", LORA).shape
 
 
@@ -142,14 +150,14 @@ def test_images_and_micro_batches(read):
     assert (settings.image.least_tokens, settings.image.most_tokens) == (334, 5349)
     questioner, reasoner = settings.roles
     long, wide = micro_batches(settings, reasoner)
-    prompt = 5349 + reasoner.template_tokens + reasoner.asks_of
+    prompt = 5349 + reasoner.template_tokens + reasoner.question_tokens
     rows = 16384 - prompt  # of two whole answers and a part of another: the group is cut
-    assert (long.tokens, long.rows, long.patches) == (16384 - 2, rows, 4 * 5349)
+    assert (long.tokens, long.scored, long.patches) == (16384 - 2, rows, 4 * 5349)
     assert 2 * 4096 < rows < 3 * 4096
     tight = replace(reasoner, grpo=replace(reasoner.grpo, tokens_per_micro_batch=2048))
     (one,) = micro_batches(settings, tight)  # an answer is not cut
-    assert (one.tokens, one.rows, one.patches) == (prompt + 4095, 4096, 4 * 5349)
-    assert (wide.tokens, wide.rows, wide.patches) == (16384, 16384 - 2 * prompt, 2 * 4 * 5349)  # two images fit
+    assert (one.tokens, one.scored, one.patches) == (prompt + 4095, 4096, 4 * 5349)
+    assert (wide.tokens, wide.scored, wide.patches) == (16384, 16384 - 2 * prompt, 2 * 4 * 5349)  # two images fit
     short = replace(questioner, grpo=replace(questioner.grpo, max_new_tokens=64))
     (both,) = micro_batches(settings, short)
     assert (both.tokens, both.patches) == (2 * (5349 + short.template_tokens + 8 * 63), 2 * 4 * 5349)
@@ -184,7 +192,7 @@ def test_whatever_is_advised_makes_the_problem_go_away(read, config, shape):
         assert plan.problems
         for problem in plan.problems:
             ways = suggestions(plan, problem)
-            assert ways
+            assert ways or gib == 24.0  # less than the weights of some stages, whatever is set
             for way in ways:
                 left = make_plan(way[-1].settings).problems
                 assert problem.kind not in {each.kind for each in left}
@@ -239,13 +247,13 @@ def test_the_embedded_default_fits_here(capsys):
 @pytest.mark.parametrize(("further", "kept"), [((), 1), (("--trainer.enable_checkpointing=false",), 0)])
 def test_a_role_alone_with_lightnings_own_checkpoint(capsys, further, kept):
     path = f"--model.init_args.vlm.init_args.path={_tiny()}"
-    jury = f"--model.init_args.jury.init_args.vlm.init_args.path={_tiny()}"
-    arguments = [f"--config={CONFIGS / 'tiny_questioner.yaml'}", path, jury, "--trainer.callbacks=null"]
+    judge = f"--model.init_args.reasoner.init_args.vlm.init_args.path={_tiny()}"
+    arguments = [f"--config={CONFIGS / 'tiny_questioner.yaml'}", path, judge, "--checkpoint=null"]
     main(["plan", *arguments, "--json", *further])
     found = json.loads(capsys.readouterr().out)
     weights = 4 * found["weights"]["all"]
     assert list(found["stages"]) == ["questioner: rollout", "questioner: update"]
-    assert found["stages"]["questioner: update"]["idle policy"] == weights  # the jury's
+    assert found["stages"]["questioner: update"]["idle policy"] == weights  # the frozen Reasoner's
     assert found["disk"]["checkpoints"] == kept * 2 * weights
     assert found["iteration"]["curation"] == {}
 

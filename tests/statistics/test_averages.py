@@ -17,11 +17,11 @@ def test_the_printed_average_of_a_row_of_the_paper():
     """3B base: seven benchmarks, whose plain mean is 30.25 and whose sample-weighted mean is 26.55."""
     shares = [0.1995, 0.3624, 0.4928, 0.2708, 0.2614, 0.2023, 0.3281]
     sizes = [857, 218, 765, 1913, 3940, 3040, 951]
-    rows = {
-        str(place): ScoredRows([float(row < round(share * size)) for row in range(size)])
+    items = {
+        str(place): ScoredRows([float(item < round(share * size)) for item in range(size)])
         for place, (share, size) in enumerate(zip(shares, sizes, strict=True))
     }
-    averages = average_benchmarks(rows, Bootstrap(resamples=2))
+    averages = average_benchmarks(items, Bootstrap(resamples=2))
     assert round(100 * averages["macro_average"].value, 2) == 30.25
     assert round(100 * averages["micro_average"].value, 2) == 26.55
 
@@ -31,8 +31,8 @@ def test_agrees_with_sklearn():
     benchmark = np.repeat([0, 1, 2], [50, 7, 23])
     scores = generator.integers(0, 2, 80)
     predicted = np.where(scores == 1, benchmark, (benchmark + 1) % 3)
-    rows = {str(name): ScoredRows(scores[benchmark == name].tolist()) for name in range(3)}
-    averages = average_benchmarks(rows)
+    items = {str(name): ScoredRows(scores[benchmark == name].tolist()) for name in range(3)}
+    averages = average_benchmarks(items)
     assert averages["macro_average"].value == pytest.approx(balanced_accuracy_score(benchmark, predicted))
     assert averages["micro_average"].value == pytest.approx(accuracy_score(benchmark, predicted))
 
@@ -40,8 +40,8 @@ def test_agrees_with_sklearn():
 def test_intervals_have_the_variance_of_strata():
     generator = np.random.default_rng(1)
     large, small = generator.random(400), generator.random(100)
-    rows = {"large": ScoredRows(large.tolist()), "small": ScoredRows(small.tolist())}
-    averages = average_benchmarks(rows, Bootstrap(resamples=4000))
+    items = {"large": ScoredRows(large.tolist()), "small": ScoredRows(small.tolist())}
+    averages = average_benchmarks(items, Bootstrap(resamples=4000))
     variances = np.array([large.var() / 400, small.var() / 100])
     for name, weights in (("macro_average", [0.5, 0.5]), ("micro_average", [0.8, 0.2])):
         width = 2 * 1.96 * np.sqrt(np.square(weights) @ variances)
@@ -49,8 +49,8 @@ def test_intervals_have_the_variance_of_strata():
 
 
 def test_clusters_count():
-    scores = [float(row % 2) for row in range(40) for _ in range(5)]
-    clusters = [row for row in range(40) for _ in range(5)]
+    scores = [float(item % 2) for item in range(40) for _ in range(5)]
+    clusters = [item for item in range(40) for _ in range(5)]
     averages = (average_benchmarks({"a": ScoredRows(scores, names)}) for names in (None, clusters))
     alone, shared = (average["macro_average"] for average in averages)
     assert alone.value == shared.value
@@ -58,9 +58,9 @@ def test_clusters_count():
 
 
 def test_one_benchmark_is_its_own_average():
-    rows = [1.0, 0.0, 0.5]
-    averages = average_benchmarks({"a": ScoredRows(rows)})
-    assert averages["macro_average"].value == averages["micro_average"].value == estimate_mean(rows).value
+    items = [1.0, 0.0, 0.5]
+    averages = average_benchmarks({"a": ScoredRows(items)})
+    assert averages["macro_average"].value == averages["micro_average"].value == estimate_mean(items).value
     assert averages["macro_average"][1:3] == averages["micro_average"][1:3]
 
 

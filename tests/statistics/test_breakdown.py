@@ -20,8 +20,8 @@ TABLE = st.lists(st.tuples(st.booleans(), st.sampled_from("pqrs"), st.sampled_fr
 
 
 def test_hallusion_by_hand():
-    """Two sets; the second pair of the first set is wrong on one figure, the text-only row is wrong."""
-    rows = [
+    """Two sets; the second pair of the first set is wrong on one figure, the text-only item is wrong."""
+    items = [
         (1, "s1 q1", "s1 f1"),
         (1, "s1 q1", "s1 f2"),
         (1, "s1 q2", "s1 f1"),
@@ -30,7 +30,7 @@ def test_hallusion_by_hand():
         (1, "s2 q1", "s2 f1"),
         (1, "s2 q2", "s2 f1"),
     ]
-    verdicts, pairs, figures = zip(*rows, strict=True)
+    verdicts, pairs, figures = zip(*items, strict=True)
     measures = hallusion_accuracies(verdicts, pairs, figures, FEW)
     assert measures["aAcc"].value == pytest.approx(5 / 7)
     assert (measures["qAcc"].value, measures["qAcc"].size) == (2 / 4, 4)
@@ -63,8 +63,8 @@ def test_whole_sets_are_resampled():
 
 
 @given(TABLE)
-def test_hallusion_against_dictionaries(rows):
-    verdicts, pairs, figures = (list(column) for column in zip(*rows, strict=True))
+def test_hallusion_against_dictionaries(items):
+    verdicts, pairs, figures = (list(column) for column in zip(*items, strict=True))
     measures = hallusion_accuracies(verdicts, pairs, figures, FEW)
     for name, column in (("qAcc", pairs), ("fAcc", figures)):
         groups = defaultdict(list)
@@ -96,17 +96,17 @@ def test_columns_of_one_length(columns):
 
 
 @given(TABLE)
-def test_links_against_repeated_merging(rows):
-    clusters = [{row} for row in range(len(rows))]
-    for one in range(len(rows)):
+def test_links_against_repeated_merging(items):
+    clusters = [{item} for item in range(len(items))]
+    for one in range(len(items)):
         for other in range(one):
-            if rows[one][1] == rows[other][1] or rows[one][2] == rows[other][2]:
+            if items[one][1] == items[other][1] or items[one][2] == items[other][2]:
                 merged = clusters[one] | clusters[other]
-                for row in merged:
-                    clusters[row] = merged
-    _, pairs, figures = zip(*rows, strict=True)
+                for item in merged:
+                    clusters[item] = merged
+    _, pairs, figures = zip(*items, strict=True)
     labels = link_rows(pairs, figures)
-    for one in range(len(rows)):
+    for one in range(len(items)):
         for other in range(one):
             assert (labels[one] == labels[other]) == (other in clusters[one])
 

@@ -20,7 +20,7 @@ def test_two_rows_have_three_possible_means():
 
 def test_rows_of_a_cluster_are_drawn_together():
     means = bootstrap_means([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"], Bootstrap(resamples=200))
-    assert set(means.tolist()) == {0.0, 0.75, 1.0}  # b b, a b, a a: weighted by rows, not by clusters
+    assert set(means.tolist()) == {0.0, 0.75, 1.0}  # b b, a b, a a: weighted by items, not by clusters
 
 
 def test_percentiles_by_hand():
@@ -55,10 +55,10 @@ def test_estimates_as_text():
 
 
 def test_bootstrap_of_verdicts_is_binomial():
-    rows, right = 200, 60
-    estimate = estimate_mean([1.0] * right + [0.0] * (rows - right), bootstrap=Bootstrap(resamples=20_000))
-    exact = stats.binom(rows, right / rows).ppf([0.025, 0.975]) / rows
-    assert (estimate.low, estimate.high) == pytest.approx(exact, abs=1.01 / rows)  # a step of the lattice
+    items, right = 200, 60
+    estimate = estimate_mean([1.0] * right + [0.0] * (items - right), bootstrap=Bootstrap(resamples=20_000))
+    exact = stats.binom(items, right / items).ppf([0.025, 0.975]) / items
+    assert (estimate.low, estimate.high) == pytest.approx(exact, abs=1.01 / items)  # a step of the lattice
 
 
 def test_agrees_with_scipy():
@@ -73,7 +73,7 @@ def test_agrees_with_scipy():
 
 def test_equal_clusters_are_a_bootstrap_of_their_means():
     scores = np.random.default_rng(4).integers(0, 2, (40, 3))
-    clusters = [f"figure {row // 3}" for row in range(120)]
+    clusters = [f"figure {item // 3}" for item in range(120)]
     expected = bootstrap_means(scores.mean(axis=1).tolist())
     assert bootstrap_means(scores.ravel().tolist(), clusters) == pytest.approx(expected, abs=1e-12)
 
@@ -90,7 +90,7 @@ def test_ragged_clusters_have_the_variance_of_a_ratio():
 
 
 def _covered(clusters: np.ndarray, shared: bool, seed: int) -> float:
-    """Fraction of 300 simulated benchmarks whose interval covers the true accuracy, 0.7; rows of a cluster agree."""
+    """Fraction of 300 simulated benchmarks whose interval covers the true accuracy, 0.7; items of a cluster agree."""
     generator = np.random.default_rng(seed)
     hits = 0
     for trial in range(300):

@@ -37,7 +37,7 @@ def test_negative_counts_are_rejected():
 
 
 def test_missing_rows_are_refused_by_key():
-    with pytest.raises(ValueError, match=r"before lacks 1 rows \['c'\] and after 2 rows \['a', 'd'\]"):
+    with pytest.raises(ValueError, match=r"before lacks 1 items \['c'\] and after 2 items \['a', 'd'\]"):
         compare_paired({"a": 1, "b": 1, "d": 0}, {"b": 1, "c": 0})
 
 
@@ -69,7 +69,7 @@ def test_pairing_agrees_with_scipy():
     generator = np.random.default_rng(0)
     before = generator.random(100)
     after = np.clip(before + generator.normal(0.05, 0.1, 100), 0, 1)
-    sides = ({str(row): value for row, value in enumerate(side)} for side in (before.tolist(), after.tolist()))
+    sides = ({str(item): value for item, value in enumerate(side)} for side in (before.tolist(), after.tolist()))
     ours = compare_paired(*sides, bootstrap=Bootstrap(resamples=20_000)).difference
     theirs = stats.bootstrap(
         (after, before),
@@ -87,10 +87,10 @@ def test_pairing_agrees_with_scipy():
 
 
 def test_rows_that_share_a_figure_widen_the_interval():
-    rows = range(200)
-    before, after = {str(row): 0.0 for row in rows}, {str(row): float(row // 5 % 2) for row in rows}
+    items = range(200)
+    before, after = {str(item): 0.0 for item in items}, {str(item): float(item // 5 % 2) for item in items}
     alone = compare_paired(before, after).difference
-    shared = compare_paired(before, after, {str(row): row // 5 for row in rows}).difference
+    shared = compare_paired(before, after, {str(item): item // 5 for item in items}).difference
     assert shared.high - shared.low > 1.8 * (alone.high - alone.low)  # sqrt(5) in expectation
 
 

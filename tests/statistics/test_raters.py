@@ -53,18 +53,18 @@ def test_a_comparison_counts_each_row_once_and_names_those_that_differ():
     assert (report.both_right, report.both_wrong) == (1, 1)
     assert (report.first_only, report.second_only, report.unrated) == (("a",), ("d",), ("e", "f"))
     assert report.differing == ("a", "d")
-    assert (report.rows, report.agreement, report.kappa) == (4, 0.5, 0.0)
+    assert (report.items, report.agreement, report.kappa) == (4, 0.5, 0.0)
 
 
 def test_no_rated_row_leaves_everything_undefined():
     report = compare_raters({"a": None}, {"a": True})
-    assert report.rows == 0
+    assert report.items == 0
     assert math.isnan(report.agreement)
     assert math.isnan(report.kappa)
 
 
 def test_rows_must_be_the_same():
-    with pytest.raises(ValueError, match=r"must have the same rows; 2 differ, such as \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"must have the same items; 2 differ, such as \['a', 'b'\]"):
         compare_raters({"a": True}, {"b": True})
 
 

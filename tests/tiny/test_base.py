@@ -2,7 +2,7 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visplay.tiny import BASE
-from visplay.tiny.cold_start.evaluate import Sampler, measure_answers, measure_questions
+from visplay.tiny.cold_start.accuracy import Sampler, measure_answers, measure_questions
 from visplay.tiny.cold_start.tokenizer import ENTRIES
 from visplay.tiny.splits import heldout
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from visplay.tiny.cold_start.__main__ import STAGES, ColdStart
-from visplay.tiny.cold_start.curriculum import CARELESS_SHARE, LISTED_SHARE, perceive, relax, study
+from visplay.tiny.cold_start.curriculum import CARELESS_FRACTION, LISTED_FRACTION, perceive, relax, study
 from visplay.tiny.cold_start.naming import Naming, match_scale
 from visplay.tiny.questions import solve
 from visplay.tiny.world import CELLS, Scene, Shape, sample_scene
@@ -37,8 +37,8 @@ def test_relax_lists_and_guesses_as_often_as_it_says():
             right = turn.target.endswith(f"\\boxed{{{solve(scene, turn.question)}}}")
             (listed if turn.target.startswith("<think>") else at_once).append(right)
     assert all(listed)
-    assert len(listed) / (len(listed) + len(at_once)) == pytest.approx(LISTED_SHARE, abs=0.04)
-    assert 1 - CARELESS_SHARE < sum(at_once) / len(at_once) < 0.6
+    assert len(listed) / (len(listed) + len(at_once)) == pytest.approx(LISTED_FRACTION, abs=0.04)
+    assert 1 - CARELESS_FRACTION < sum(at_once) / len(at_once) < 0.6
 
 
 def test_perceive_asks_for_every_shape():

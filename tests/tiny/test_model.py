@@ -5,9 +5,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visplay.tiny.cold_start.batches import Packer, Turn
-from visplay.tiny.cold_start.curriculum import relax
+from visplay.tiny.cold_start.curriculum import answer_target, relax
 from visplay.tiny.cold_start.model import build_model, build_processor, save
-from visplay.tiny.cold_start.targets import answer_target
 from visplay.tiny.cold_start.tokenizer import build_tokenizer
 from visplay.tiny.world import render, sample_scene
 

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from visplay.tiny.images import image_name, silver_truth
+from visplay.tiny.self_play_images import image_name, silver_truth
 from visplay.tiny.splits import compositional, hallucination, heldout
 from visplay.tiny.world import HELD_OUT
 

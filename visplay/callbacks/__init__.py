@@ -9,7 +9,7 @@ from visplay.callbacks.engines.vllm import VLLMRollout
 from visplay.callbacks.engines.vllm_engine import EngineSettings
 from visplay.callbacks.engines.vllm_server import VLLMServerRollout
 from visplay.callbacks.evaluation import Evaluation
-from visplay.callbacks.export.export import Export
+from visplay.callbacks.export.export_callback import Export
 from visplay.callbacks.export.export_store import DiskBudgetError, Retention
 from visplay.callbacks.export.hub import HubTarget
 from visplay.callbacks.progress import PhaseProgress

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from visplay.functional.phases import Phase
+from visplay.types import PhaseState
 
 Decision = Literal["advance", "repeat", "stop"]
 
@@ -20,16 +20,16 @@ class PhaseReport:
     """What is known of a phase that ends.
 
     Args:
-        phase: Iteration and role.
-        attempt: How often it has been repeated already.
+        phase: Its role and iteration, and how often it has been repeated already.
+        learns_from: What its role learns from, "images" or "examples".
         history: The logged statistics of its steps.
         curation: What the data set of the iteration is like; empty before the first one.
         scores: The validation of this phase, ``val/benchmark_measure``; empty if there was none.
         scores_before: The last validation before the phase; empty if there was none.
     """
 
-    phase: Phase
-    attempt: int
+    phase: PhaseState
+    learns_from: str
     history: Sequence[dict[str, float]]
     curation: dict[str, float]
     scores: dict[str, float]
@@ -37,7 +37,7 @@ class PhaseReport:
 
 
 class AdvanceRule(ABC):
-    """Moves on if a measure of the phase exceeds a limit; subclasses say what is measured.
+    """Moves on if a metric of the phase exceeds a limit; subclasses say which.
 
     Args:
         least: The limit.
@@ -67,7 +67,7 @@ class AdvanceRule(ABC):
             return "advance"
         if self.otherwise == "stop":
             return "stop"
-        return "repeat" if report.attempt < self.max_repeats else "advance"
+        return "repeat" if report.phase.attempt < self.max_repeats else "advance"
 
 
 class RewardGain(AdvanceRule):
@@ -100,14 +100,14 @@ class RewardGain(AdvanceRule):
 
 
 class VoteMargin(AdvanceRule):
-    """Measures how clearly the majority leads in the votes that a Reasoner phase learned from.
+    """Measures how clearly the majority leads in the votes that a phase learned from.
 
     Where it hardly leads, the silver answers are guesses.
     """
 
     def measure(self, report: PhaseReport) -> float | None:
-        """Mean lead over the runner-up among the questions kept; None for a Questioner phase."""
-        return report.curation.get("vote_margin") if report.phase.role == "reasoner" else None
+        """Mean lead over the runner-up among the questions kept; None where images are learned from."""
+        return report.curation.get("vote_margin") if report.learns_from == "examples" else None
 
 
 class ValidationGain(AdvanceRule):
@@ -131,12 +131,12 @@ class ValidationGain(AdvanceRule):
         self.metric = metric
 
     def measure(self, report: PhaseReport) -> float | None:
-        """The score after a Reasoner phase less the last one before it; None where either was not validated.
+        """The score after the phase less the last one before it; None where either was not validated.
 
         Raises:
-            KeyError: Validation measures no such thing.
+            KeyError: Validation has no such metric.
         """
-        if report.phase.role != "reasoner" or not report.scores or not report.scores_before:
+        if report.learns_from != "examples" or not report.scores or not report.scores_before:
             return None
         for scores in (report.scores, report.scores_before):
             if self.metric not in scores:

@@ -40,7 +40,7 @@ class Curation:
             with an error. Without a single question every run stops.
         template: The Questioner's prompt in this stage; null takes its own.
         voting: How the Reasoner votes in this stage; null takes what it does while it judges.
-        images_per_batch: Images asked about side by side.
+        images_per_batch: Images asked about in one batch.
     """
 
     images: int = 1000
@@ -71,8 +71,8 @@ class TooFewQuestionsError(RuntimeError):
 class Curator:
     """Makes the data set of an iteration.
 
-    The file lies in the run's directory and is recorded in a manifest, so that one that is finished is not made again
-    by the same policies with the same settings.
+    The file is stored in the run's directory and is recorded in a manifest, so that one that is finished is not made
+    again by the same policies with the same settings.
 
     Args:
         config: How.
@@ -108,8 +108,9 @@ class Curator:
         return GeneratedDataset(record["path"]), record
 
     def _stage(self) -> str:
-        name = f"iteration-{self.module.phase.iteration}"
-        return f"{name}-repeat-{self.module.attempt}" if self.module.attempt else name
+        phase = self.module.phase
+        name = f"iteration-{phase.iteration}"
+        return f"{name}-repeat-{phase.attempt}" if phase.attempt else name
 
     def _made_by(self, images: Draws) -> dict[str, Any]:
         """What the data set follows from, as plain values; one that was made by anything else is not taken."""
@@ -127,10 +128,10 @@ class Curator:
         return json.loads(json.dumps(facts, default=sorted))  # as the manifest gives it back; sets in one order
 
     def _curate(self, images: Draws, stage: str) -> tuple[list[Example], dict[str, float]]:
-        """Ask, vote, and keep what lies in the band."""
+        """Ask, vote, and keep what is in the band."""
         proposals = self._propose(images)
-        jury = self.module.reasoner
-        votes = [p.vote if jury.is_valid(p.vote, self.config.voting) else None for p in proposals]
+        reasoner = self.module.reasoner
+        votes = [p.vote if reasoner.is_valid(p.vote, self.config.voting) else None for p in proposals]
         kept, band = self._choose(votes)
         iteration = self.module.phase.iteration
         examples = [as_example(f"{iteration}/{index}", proposals[index], iteration) for index in kept]
@@ -151,7 +152,7 @@ class Curator:
         return proposals
 
     def _choose(self, votes: Sequence[Vote | None]) -> tuple[list[int], tuple[float, float]]:
-        """Indices of the questions to keep, and the band that they lie in."""
+        """Indices of the questions to keep, and the band that they are in."""
         c = self.config
         band = (c.low, c.high)
         kept = keep_in_band(votes, *band, min_parsed_fraction=0.0)
@@ -165,15 +166,15 @@ class Curator:
         return kept, band
 
     def _why_few(self, votes: Sequence[Vote | None], kept: int) -> str:
-        held = [vote for vote in votes if vote is not None]
-        if not held:
+        taken = [vote for vote in votes if vote is not None]
+        if not taken:
             return (
                 f"none of the {len(votes)} questions is valid: they do not parse (see `format` and the prompt), are "
                 "too long for the context, or too few of their answers parse (see `min_parsed_fraction`)"
             )
-        tenths = confidence_histogram(held).tolist()
+        tenths = confidence_histogram(taken).tolist()
         return (
-            f"{kept or 'none'} of the {len(held)} valid questions (min_kept={self.config.min_kept}) has a confidence "
+            f"{kept or 'none'} of the {len(taken)} valid questions (min_kept={self.config.min_kept}) has a confidence "
             f"between low={self.config.low} and high={self.config.high}; confidences by tenths from 0 to 1: {tenths}; "
             "widen the band, set on_too_few to relax, or ask about more images"
         )
@@ -182,14 +183,14 @@ class Curator:
         self, proposals: Sequence[Proposal], votes: Sequence[Vote | None], kept: Sequence[int]
     ) -> dict[str, float]:
         confidences = [vote.confidence for vote in votes if vote is not None]
-        asked, held = [proposals[index].question for index in kept], [proposals[index].vote for index in kept]
+        asked = [proposals[index].question for index in kept]
         return {
             "asked": len(votes),
             "valid_fraction": len(confidences) / len(votes),
             "mean_confidence": float(np.mean(confidences)) if confidences else 0.0,
             "kept": len(kept),
             "kept_fraction": len(kept) / len(votes),
-        } | describe_votes(asked, held, self.module.reasoner.grader)
+        } | describe_votes(asked, [votes[index] for index in kept], self.module.reasoner.grader)
 
     def _asked_before(self, stage: str) -> set[str]:
         """Folded questions of the data sets that the run has made before."""

@@ -11,11 +11,11 @@ from visplay.callbacks.logging import log_scalars
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset
-from visplay.functional.kl import k3_kl
-from visplay.modules.policy.placement import HOST, move
+from visplay.functional.losses import k3_kl
+from visplay.modules.policy.placement import CPU, move
 from visplay.modules.policy.vlm import VLM
-from visplay.modules.role import Role
-from visplay.modules.training import GRPOModule
+from visplay.modules.reasoner import Reasoner
+from visplay.modules.training import GRPOModule, TrainedRole
 from visplay.types import Example, Rollout, derive_seed
 
 
@@ -45,10 +45,10 @@ class Diagnostics(Callback):
             self._references = {"phase_start": policy.frozen_copy(), "base": policy.base()}
             if self_play is not None and self_play.offload:
                 for reference in self._references.values():
-                    move(reference, HOST)
-        if self.blind_questions and self_play and self_play.dataset and pl_module.phase.role == "reasoner":
-            share = self._answer_blind(pl_module, GeneratedDataset(self_play.dataset))
-            log_scalars(trainer, "curation", {"answerable_without_image_fraction": share}, pl_module.phase.iteration)
+                    move(reference, CPU)
+        if self.blind_questions and self_play and self_play.dataset and pl_module.role.learns_from == "examples":
+            fraction = self._answer_blind(pl_module, GeneratedDataset(self_play.dataset))
+            log_scalars(trainer, "curation", {"answerable_without_image_fraction": fraction}, pl_module.phase.iteration)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int
@@ -57,7 +57,7 @@ class Diagnostics(Callback):
         if not self._references or pl_module.result is None or batch_idx % self.kl_every_n_steps:
             return
         rollout = pl_module.result.rollout
-        kl = {f"kl_to_{name}": _divergence(pl_module.role, rollout, p) for name, p in self._references.items()}
+        kl = {f"kl_to_{name}": _kl(pl_module.role, rollout, p) for name, p in self._references.items()}
         pl_module.log_role(kl)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
@@ -67,7 +67,7 @@ class Diagnostics(Callback):
     def _answer_blind(self, module: GRPOModule, examples: GeneratedDataset) -> float:
         """Fraction of generated questions whose silver answer is given without a look at the image."""
         reasoner = module.validated
-        assert reasoner is not None, "a Reasoner phase has a Reasoner"
+        assert isinstance(reasoner, Reasoner), "examples are answered by a Reasoner"
         seed = derive_seed(module.seed, "blind")
         drawn: list[Example] = Draws(examples, seed).draw(min(self.blind_questions, len(examples)))
         answers = reasoner.answer_blind(drawn, seed)
@@ -75,7 +75,7 @@ class Diagnostics(Callback):
         return sum(right) / len(right)
 
 
-def _divergence(role: Role, rollout: Rollout, reference: VLM) -> float:
+def _kl(role: TrainedRole, rollout: Rollout, reference: VLM) -> float:
     """Mean k3 estimate over the tokens of a rollout, nats per token, of the policy that sampled from the reference."""
     batch = role.collate(rollout)
     reference_logps = role.learner.score(reference, batch)

@@ -1,4 +1,4 @@
-"""Evaluation: every answered row on disk, continued after a stop; judges; tables; models compared on the same rows."""
+"""Evaluation: every answered item on disk, continued after a stop; judges; tables."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
-from visplay.answered import AnsweredRow, BatchAnswers
+from visplay.benchmark_answers import BatchAnswers
 from visplay.callbacks.logging import tensorboard_writers
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.files import replacing
 from visplay.evaluation import (
-    RowStore,
+    AnswerStore,
     as_json,
     as_markdown,
     as_rich,
     describe_usage,
     detail_table,
+    judge_answers,
     judge_name,
-    judge_rows,
     read_usage,
     score_table,
     write_agreement,
     write_usage,
 )
-from visplay.functional.phases import RoleName
 from visplay.judge import Judge, JudgeConfig
 from visplay.modules.answering import Answering
 from visplay.modules.policy.model_source import ModelSource
@@ -47,9 +46,9 @@ _NAME = re.compile(r"[\w.-]+")
 class Evaluation(Callback):
     """Writes what is answered in ``validate``, ``test`` and the validation within a fit, and says what it is worth.
 
-    The rows of a model lie in ``directory/<name>-<hash>``, where the hash is of all that the answers follow from:
+    The answers of a model are stored in ``directory/<name>-<hash>``, where the hash is of all that they follow from:
     weights, prompt, sampling, engine, precision. An evaluation that is started again continues there; one with other
-    weights or settings has a directory of its own. Within a fit they lie in the run's own directory and are written
+    weights or settings has a directory of its own. Within a fit they are stored in the run's own directory, each time
     afresh.
 
     Args:
@@ -63,7 +62,7 @@ class Evaluation(Callback):
 
     Attributes:
         name: What the model under evaluation is called.
-        store: Its rows.
+        store: Its items.
         console: Where tables are shown.
 
     Raises:
@@ -76,7 +75,7 @@ class Evaluation(Callback):
         answering: Answering = Answering(),  # noqa: B008 (frozen)
         judges: Sequence[JudgeConfig] = (),
         models: dict[str, ModelSource] | None = None,
-        roles: Sequence[RoleName] = ("reasoner",),
+        roles: Sequence[str] = ("reasoner",),
     ) -> None:
         names = [judge_name(config) for config in judges]
         if len(set(names)) != len(names):
@@ -94,7 +93,7 @@ class Evaluation(Callback):
         self.roles = tuple(roles)
         self.name = "base"
         self.console = Console()
-        self._store: RowStore | None = None
+        self._store: AnswerStore | None = None
         self._facts: dict[str, Any] = {}
         self._before: dict[str, frozenset[str]] = {}
 
@@ -103,27 +102,19 @@ class Evaluation(Callback):
         self._store, self._before = None, {}
         pl_module.evaluated, pl_module.answering = self.name, self.answering
         pl_module.judges = tuple(self.judges)
-        trainer.datamodule.answered = lambda benchmark: self._answered(trainer, pl_module, benchmark)
+        trainer.datamodule.answered_keys = lambda benchmark: self._answered_keys(trainer, pl_module, benchmark)
         for judge in self.judges.values():
             judge.check_environment()
 
     @property
-    def store(self) -> RowStore:
-        """The rows of the evaluation under way, or of the last one.
-
-        Raises:
-            RuntimeError: There was none.
-        """
+    def store(self) -> AnswerStore:
+        """The answers of the evaluation under way, or of the last one; a RuntimeError if there was none."""
         if self._store is None:
             raise RuntimeError("store: nothing was evaluated yet")
         return self._store
 
     def sources(self, ckpt_path: str | None) -> dict[str, ModelSource]:
-        """What to evaluate, by name.
-
-        Raises:
-            ValueError: Models and a checkpoint are given, or ``ckpt_path`` is no file that a run wrote.
-        """
+        """What to evaluate, by name; a ValueError for models and a checkpoint, or for a path that no run wrote."""
         if self.models:
             if ckpt_path is not None:
                 raise ValueError(f"ckpt_path: models are given, name {ckpt_path!r} among them: {sorted(self.models)}")
@@ -154,22 +145,53 @@ class Evaluation(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Count the rows that were answered before, and have all judged."""
-        self._complete(trainer, pl_module)
+        """Count the items that were answered before, and have all judged."""
+        ranks, scores = (trainer.global_rank, trainer.world_size), pl_module.benchmark_metrics
+        for benchmark, keys in self._before.items():
+            for answers in self.store.read(benchmark, *ranks):
+                before = tuple(item for item in answers.items if item.key in keys)
+                skipped = {key: reason for key, reason in answers.skipped.items() if key in keys}
+                scores.update(BatchAnswers(benchmark, before, skipped))
+        for name, judge in self.judges.items():
+            for benchmark, metrics in scores.benchmarks.items():
+                pl_module.clock.note = f"{benchmark}, judged by {name}"
+                scores.update_judged(name, benchmark, (), ())
+                for items, found in judge_answers(judge, self.store, benchmark, metrics.scoring.graded, ranks):
+                    scores.update_judged(name, benchmark, items, found)
+            write_usage(self.store, name, judge.drain_usage(), ranks[0])
 
     on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Write and, outside a fit, show the tables."""
-        self._report(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        directory, reports = self.store.directory, pl_module.reports
+        tables = [table for table in (score_table(reports), detail_table(reports)) if len(table) > 1]
+        usage = [describe_usage(name, read_usage(self.store, name, trainer.world_size)) for name in self.judges]
+        text = "\n\n".join([f"# {self.name}", *map(as_markdown, tables), *usage])
+        with replacing(directory / "scores.json") as file:
+            file.write(json.dumps({"settings": self._facts, "scores": as_json(reports)}, indent=2).encode())
+        with replacing(directory / "scores.md") as file:
+            file.write(f"{text}\n".encode())
+        write_agreement(self.store, directory / "agreement.md")
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        step = pl_module.phase.iteration if fitting and not trainer.sanity_checking else 0
+        for writer in tensorboard_writers(trainer):
+            writer.add_text(f"test/{self.name}/scores" if trainer.testing else "val/scores", text, step)
+        if not fitting:
+            for table in tables:
+                self.console.print(as_rich(table, self.name))
+            for line in [*usage, f"answers and tables: {directory}"]:
+                self.console.print(line, soft_wrap=True)
 
     on_test_end = on_validation_end
 
-    def _answered(self, trainer: Trainer, module: GRPOModule, benchmark: Benchmark) -> Collection[str]:
-        """Keys of the rows that this model has answered before, with the same settings.
+    def _answered_keys(self, trainer: Trainer, module: GRPOModule, benchmark: Benchmark) -> Collection[str]:
+        """Keys of the items that this model has answered before, with the same settings.
 
         Raises:
-            ValueError: An answered row is not one of the benchmark, or has another number of samples.
+            ValueError: An answered item is not one of the benchmark, or has another number of samples.
         """
         if trainer.state.fn == TrainerFn.FITTING:
             return ()
@@ -180,29 +202,26 @@ class Evaluation(Callback):
         samples, keys = module.samples_of(benchmark), set[str]()
         for answers in self.store.read(benchmark.name):
             keys.update(answers.skipped)
-            for row in answers.rows:
-                self._check(benchmark, row)
-                if len(row.samples) != samples:
+            for item in answers.items:
+                try:
+                    benchmark.check(item.key, item.problem, item.gold)
+                except ValueError as error:
                     raise ValueError(
-                        f"votes: {benchmark.name!r} was answered with {len(row.samples)} samples a row in "
+                        f"{error}; for another benchmark than in {self.store.directory} give another directory"
+                    ) from error
+                if len(item.samples) != samples:
+                    raise ValueError(
+                        f"votes: {benchmark.name!r} was answered with {len(item.samples)} samples each in "
                         f"{str(self.store.directory)!r}, now {samples} are asked for; give another evaluation.directory"
                     )
-                keys.add(row.key)
+                keys.add(item.key)
         if keys:
-            logger.info("%s: %d of %d rows were answered before", benchmark.name, len(keys), len(benchmark))
+            logger.info("%s: %d of %d items were answered before", benchmark.name, len(keys), len(benchmark))
         self._before[benchmark.name] = frozenset(keys)
         return keys
 
-    def _check(self, benchmark: Benchmark, row: AnsweredRow) -> None:
-        try:
-            benchmark.check(row.key, row.problem, row.gold)
-        except ValueError as error:
-            raise ValueError(
-                f"{error}; for another benchmark than in {self.store.directory} give another directory"
-            ) from error
-
     def _open(self, trainer: Trainer, directory: Path, facts: dict[str, Any]) -> None:
-        self._store, self._facts = RowStore(directory), facts
+        self._store, self._facts = AnswerStore(directory), facts
         if trainer.is_global_zero:
             self._store.repair()
             with replacing(directory / "settings.json") as file:
@@ -225,43 +244,3 @@ class Evaluation(Callback):
             "precision": str(trainer.precision),
             "max_images": trainer.datamodule.suite.max_images,
         }
-
-    def _complete(self, trainer: Trainer, module: GRPOModule) -> None:
-        ranks, measures = (trainer.global_rank, trainer.world_size), module.measures
-        for benchmark, keys in self._before.items():
-            for answers in self.store.read(benchmark, *ranks):
-                before = tuple(row for row in answers.rows if row.key in keys)
-                skipped = {key: reason for key, reason in answers.skipped.items() if key in keys}
-                measures.update(BatchAnswers(benchmark, before, skipped))
-        for name, judge in self.judges.items():
-            for benchmark, scores in measures.benchmarks.items():
-                measures.update_judged(name, benchmark, (), ())
-                for rows, found in judge_rows(judge, self.store, benchmark, scores.scoring.graded, ranks):
-                    measures.update_judged(name, benchmark, rows, found)
-            write_usage(self.store, name, judge.drain_usage(), ranks[0])
-
-    def _report(self, trainer: Trainer, module: GRPOModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        directory, reports = self.store.directory, module.reports
-        tables = [table for table in (score_table(reports), detail_table(reports)) if len(table) > 1]
-        usage = [describe_usage(name, read_usage(self.store, name, trainer.world_size)) for name in self.judges]
-        text = "\n\n".join([f"# {self.name}", *map(as_markdown, tables), *usage])
-        _write(directory / "scores.json", json.dumps({"settings": self._facts, "scores": as_json(reports)}, indent=2))
-        _write(directory / "scores.md", f"{text}\n")
-        write_agreement(self.store, directory / "agreement.md")
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        step = module.phase.iteration if fitting and not trainer.sanity_checking else 0
-        for writer in tensorboard_writers(trainer):
-            writer.add_text(f"test/{self.name}/scores" if trainer.testing else "val/scores", text, step)
-        if not fitting:
-            for table in tables:
-                self.console.print(as_rich(table, self.name))
-            for line in usage:
-                self.console.print(line, soft_wrap=True)
-            self.console.print(f"rows and tables: {directory}", soft_wrap=True)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())

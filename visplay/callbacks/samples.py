@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,8 @@ from lightning import Callback, Trainer
 from PIL import Image, ImageDraw, ImageFont
 
 from visplay.callbacks.logging import log_histogram, tensorboard_writers
-from visplay.modules.role import Record
 from visplay.modules.training import GRPOModule
+from visplay.types import Record
 
 IMAGE_PIXELS = 224
 TEXT_COLUMNS = 64
@@ -40,7 +41,7 @@ class SampleLogger(Callback):
         if pl_module.result is None or batch_idx % self.every_n_steps:
             return
         judgement = pl_module.result.judgement
-        step, name = pl_module.role_step, pl_module.role.name
+        step, name = pl_module.phase.role_step, pl_module.role.name
         chosen = _extremes(judgement.records, len(judgement.rewards), self.groups)
         for writer in tensorboard_writers(trainer):
             panels = np.concatenate([np.asarray(draw_panel(record)) for record in chosen])
@@ -51,16 +52,16 @@ class SampleLogger(Callback):
 
 
 def draw_panel(record: Record) -> Image.Image:
-    """Draw an image with what was asked, said, voted and rewarded beside it."""
+    """Draw an image with what was asked, said, voted and rewarded next to it."""
     panel = Image.new("RGB", (IMAGE_PIXELS + 8 + 7 * TEXT_COLUMNS, IMAGE_PIXELS + 8), "white")
-    image = record.image.copy()
-    scale = IMAGE_PIXELS / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    panel.paste(image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS), (4, 4))
+    scale = IMAGE_PIXELS / max(record.image.size)
+    size = (max(1, round(record.image.width * scale)), max(1, round(record.image.height * scale)))
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    panel.paste(record.image.resize(size, resampling), (4, 4))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size=12)
     lines = [line for text in _lines(record) for line in textwrap.wrap(text, TEXT_COLUMNS) or [""]]
-    for row, line in enumerate(lines[: IMAGE_PIXELS // LINE_PIXELS]):
-        draw.text((IMAGE_PIXELS + 12, 4 + row * LINE_PIXELS), line, fill="black", font=font)
+    for number, line in enumerate(lines[: IMAGE_PIXELS // LINE_PIXELS]):
+        draw.text((IMAGE_PIXELS + 12, 4 + number * LINE_PIXELS), line, fill="black", font=font)
     return panel
 
 
@@ -77,24 +78,17 @@ def _lines(record: Record) -> list[str]:
 def _extremes(records: Sequence[Record], prompts: int, groups: int) -> list[Record]:
     """The worst and the best completion of each of the first groups."""
     size = len(records) // prompts
-    chosen = []
-    for start in range(0, min(groups, prompts) * size, size):
-        ordered = sorted(records[start : start + size], key=lambda record: record.reward)
-        chosen += [ordered[0], ordered[-1]]
-    return chosen
+    starts = range(0, min(groups, prompts) * size, size)
+    ordered = (sorted(records[start : start + size], key=lambda record: record.reward) for start in starts)
+    return [record for group in ordered for record in (group[0], group[-1])]
 
 
 def _table(records: Sequence[Record]) -> str:
     """The records as a Markdown table; a model's text cannot break out of its cell."""
-    rows = ["| reward | question | completion | votes |", "|---|---|---|---|"]
+    lines = ["| reward | question | completion | votes |", "|---|---|---|---|"]
     for record in records:
         votes = "" if record.vote is None else ", ".join(f"{name} ×{count}" for name, count in record.vote.counts)
-        cells = [f"{record.reward:+.3f}", record.problem or "", record.text, votes]
-        rows.append("| " + " | ".join(_escape(cell) for cell in cells) + " |")
-    return "\n".join(rows)
-
-
-def _escape(text: str) -> str:
-    for character in "\\`*_|<>[]":
-        text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+        texts = (f"{record.reward:+.3f}", record.problem or "", record.text, votes)
+        cells = (" ".join(re.sub(r"([\\`*_|<>\[\]])", r"\\\1", cell).split()) for cell in texts)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

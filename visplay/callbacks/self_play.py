@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,41 +11,32 @@ from lightning import Callback, Trainer
 
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation, Curator
-from visplay.data.draws import Drawable, Draws, PhaseBatches
-from visplay.functional.phases import FIRST_PHASE, Phase, next_phase
-from visplay.modules.policy.placement import HOST, move
+from visplay.data.draws import Drawable, Draws
+from visplay.modules.policy.placement import CPU, move
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
-from visplay.types import derive_seed
+from visplay.types import PhaseState, derive_seed
 
 logger = logging.getLogger(__name__)
 
-_STATE = (
-    "attempt",
-    "phases_done",
-    "repeats",
-    "ended",
-    "positions",
-    "steps",
-    "dataset",
-    "statistics",
-    "history",
-    "scores",
-)
+_STATE = ("phases_done", "repeats", "ended", "dataset", "statistics", "history", "scores")
 
 
 class SelfPlay(Callback):
-    """Runs the phases: Questioner and Reasoner in turn, or those of a role that is fitted alone.
+    """Runs the phases (VisPlay, arXiv 2511.15661): Questioner and Reasoner in turn, or those of a role fitted alone.
 
-    A Questioner phase learns from images. A Reasoner phase learns from questions that are asked, voted on and curated
-    when it begins, from labelled ones, or from both, as the data module has them.
+    One epoch of the trainer is one phase: at its start ``begin_phase`` swaps the roles and gives the one that learns
+    its items. A role that learns from images gets unlabeled ones. A role that learns from examples gets questions that
+    are asked, voted on and curated at that moment, labelled ones, or both, as the data module has them. A checkpoint
+    keeps the phase that comes next (``PhaseState``), the path of the data set in use, and what the advance rule reads;
+    a phase that is interrupted begins anew. It comes before all callbacks that look at the phase.
 
     Args:
         iterations: Times that every role has its phase.
         curation: How the data set of an iteration is generated.
         advance: Whether a phase is repeated, or the run ends, instead of moving on; null always moves on.
-        validate_every: Iterations between two validations; one follows the Reasoner's phase.
-        offload: Whether whole models that do not learn, the other role's policy and the reference, lie in the host's
+        validate_every: Iterations between two validations; one follows the last role's phase.
+        offload: Whether whole models that do not learn, the other roles' policies and the reference, are kept in CPU
             memory while they are not needed. With adapters, and on a CPU, there is nothing to move.
     """
 
@@ -65,21 +56,19 @@ class SelfPlay(Callback):
         self.advance = advance
         self.validate_every = validate_every
         self.offload = offload
-        self.phase: Phase = FIRST_PHASE
-        self.attempt = 0
+        self.phase: PhaseState
         self.phases_done = 0
         self.repeats = 0
         self.ended = False
-        self.positions: dict[str, int] = {}
-        self.steps = {"questioner": 0, "reasoner": 0}
         self.dataset: str | None = None
         self.statistics: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self.scores: dict[str, float] = {}
         self._draws: dict[str, Draws] = {}
+        self._source: Drawable
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
-        """Tell the data module to read what the phase asks for; without anybody who answers nothing is validated.
+        """Have the trainer ask for new batches every epoch; without anybody who answers nothing is validated.
 
         Raises:
             ValueError: Several processes would learn, each for itself.
@@ -91,27 +80,46 @@ class SelfPlay(Callback):
                 f"devices, num_nodes: {trainer.world_size} processes, but training is one process in this version; "
                 "give devices: 1 and num_nodes: 1 (validate and test take several)"
             )
-        self.phase = Phase(1, pl_module.turns[0])
-        trainer.datamodule.phase_batches = lambda: self._batches(trainer, pl_module)
+        self.phase = pl_module.phase
+        trainer.reload_dataloaders_every_n_epochs = 1  # an epoch is as long as its role's phase
+        trainer.datamodule.phase_batches = lambda: PhaseBatches(self, pl_module)
         if pl_module.validated is None:
             trainer.limit_val_batches = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Plan as many epochs as there are phases left, after a checkpoint was read."""
-        self._plan(trainer, pl_module)
+        pl_module.phase = self.phase
+        self._plan_epochs(trainer, pl_module)
         self._place(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Begin a phase: a frozen reference and a fresh optimizer; validation follows the Reasoner's."""
-        self._place(trainer, pl_module)
-        role = pl_module.role
-        role.learner.begin_phase(role.vlm, pl_module.active_optimizer(), offload=self.offload)
-        phase = pl_module.phase
-        due = phase.role == "reasoner" and phase.iteration % self.validate_every == 0
+        """Begin a phase; validation follows that of the last role."""
+        self.begin_phase(trainer, pl_module)
+        last = pl_module.phase.role == list(pl_module.roles)[-1]
         never = trainer.current_epoch + 2
+        due = last and pl_module.phase.iteration % self.validate_every == 0
         trainer.check_val_every_n_epoch = 1 if due else never
         self.history = []
         self.scores, pl_module.scores = pl_module.scores or self.scores, {}
+
+    def begin_phase(self, trainer: Trainer, module: GRPOModule) -> None:
+        """Swap the roles: give the one that learns its items, a frozen reference and a fresh optimizer state."""
+        module.phase = self.phase
+        self._place(trainer, module)
+        self._draws = {}
+        role = module.role
+        if role.learns_from == "images":
+            self._source = self._draw_from(module, "images", trainer.datamodule.images)
+        else:
+            self._source = self._examples(trainer, module)
+        module.refill = self.draw
+        role.learner.begin_phase(role.vlm, module.active_optimizer(), offload=self.offload)
+
+    def draw(self, count: int) -> list:
+        """The next items of the phase under way; ``PhaseState.positions`` moves on."""
+        items = self._source.draw(count)
+        self.phase.positions |= {name: draws.position for name, draws in self._draws.items()}
+        return items
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int
@@ -121,73 +129,59 @@ class SelfPlay(Callback):
             self.history.append(pl_module.result.statistics | pl_module.result.judgement.statistics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """End a phase, and move on to the next, repeat it, or end the run."""
+        """End a phase, and say which one follows; until it begins, the module is still in the one that ended."""
         pl_module.role.learner.end_phase(pl_module.active_optimizer())
-        self.positions |= {name: draws.position for name, draws in self._draws.items()}
-        self.steps[pl_module.phase.role] += pl_module.phase_step
         self.phases_done += 1
         decision = self._decide(pl_module)
         self.scores = pl_module.scores or self.scores
-        if decision == "repeat":
-            self.attempt, self.repeats = self.attempt + 1, self.repeats + 1
-        else:
-            self.phase, self.attempt = next_phase(pl_module.phase, pl_module.turns), 0
+        self.repeats += decision == "repeat"
         self.ended = decision == "stop"
-        self._plan(trainer, pl_module)
+        self.phase = self.phase.repeated() if decision == "repeat" else self.phase.following(list(pl_module.roles))
+        self._plan_epochs(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Phase, places in the collections, and the data set in use."""
-        state = {name: getattr(self, name) for name in _STATE}
-        return state | {"phase": asdict(self.phase)}
+        """The phase that comes next, the data set in use, and what the advance rule reads."""
+        return {name: getattr(self, name) for name in _STATE} | {"phase": asdict(self.phase)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo ``state_dict``."""
         for name in _STATE:
             setattr(self, name, state_dict[name])
-        self.phase = Phase(**state_dict["phase"])
+        self.phase = PhaseState(**state_dict["phase"])
 
-    def _plan(self, trainer: Trainer, module: GRPOModule) -> None:
+    def _plan_epochs(self, trainer: Trainer, module: GRPOModule) -> None:
         """Have the trainer stop after as many epochs as there are phases."""
-        planned = len(module.turns) * self.iterations + self.repeats
+        planned = len(module.roles) * self.iterations + self.repeats
         trainer.fit_loop.max_epochs = self.phases_done if self.ended else planned
 
     def _place(self, trainer: Trainer, module: GRPOModule) -> None:
-        """Put the policy that learns on the device, and the others on the host."""
+        """Put the policy that learns on the device, and the others in CPU memory."""
         if self.offload:
             for policy in module.idle:
-                move(policy, HOST)
+                move(policy, CPU)
             move(module.role.vlm, trainer.strategy.root_device)
 
     def _decide(self, module: GRPOModule) -> Decision:
         if self.advance is None:
             return "advance"
         report = PhaseReport(
-            module.phase, self.attempt, tuple(self.history), self.statistics, module.scores, self.scores
+            module.phase,
+            module.role.learns_from,
+            tuple(self.history),
+            self.statistics,
+            module.scores,
+            self.scores,
         )
         decision = self.advance.decide(report)
         if decision != "advance":
             measured, name = self.advance.measure(report), type(self.advance).__name__
-            logger.warning("%s: %s is %s, not above %s: %s", module.phase, name, measured, self.advance.least, decision)
+            where = f"iteration {module.phase.iteration}, {module.phase.role}"
+            logger.warning("%s: %s is %s, not above %s: %s", where, name, measured, self.advance.least, decision)
         return decision
 
-    def _batches(self, trainer: Trainer, module: GRPOModule) -> Iterable:
-        """What the phase learns from: images, or questions with answers."""
-        module.phase, module.attempt, module.phase_step = self.phase, self.attempt, 0
-        module.steps_before = self.steps[self.phase.role]
-        self._draws = {}
-        draws, config = self._source(trainer, module), module.role.config
-        module.refill = draws.draw
-        return PhaseBatches(draws, config.steps, config.prompts_per_step)
-
-    def _source(self, trainer: Trainer, module: GRPOModule) -> Drawable:
-        """What the phase draws from."""
-        if self.phase.role == "questioner":
-            return self._draw_from(module, "images", trainer.datamodule.images)
-        return self._examples(trainer, module)
-
     def _draw_from(self, module: GRPOModule, name: str, items: Any) -> Draws:
-        """Draw from a collection of the data module, where the last phase that did so left off."""
-        self._draws[name] = Draws(items, derive_seed(module.seed, name), self.positions.get(name, 0))
+        """Draw from a collection of the data module, from where the last phase that did so left off."""
+        self._draws[name] = Draws(items, derive_seed(module.seed, name), self.phase.positions.get(name, 0))
         return self._draws[name]
 
     def _examples(self, trainer: Trainer, module: GRPOModule) -> Drawable:
@@ -204,8 +198,33 @@ class SelfPlay(Callback):
         sources = {"labelled": data.labelled, "silver": data.silver}
         draws = {n: self._draw_from(module, n, items) for n, items in sources.items() if items is not None}
         if isinstance(module, VisPlay):
-            images = self._draw_from(module, "images", data.images)
-            generated, record = Curator(self.curation, trainer, module).generate(images)
-            self.dataset, self.statistics = record["path"], record["statistics"]
-            draws["silver"] = Draws(generated, module.stage_seed("order"))
+            draws["silver"] = self._refresh_dataset(trainer, module)
         return data.mix(**draws)
+
+    def _refresh_dataset(self, trainer: Trainer, module: VisPlay) -> Draws:
+        """Generate the data set of the iteration: ask about images, vote, and curate."""
+        images = self._draw_from(module, "images", trainer.datamodule.images)
+        generated, record = Curator(self.curation, trainer, module).generate(images)
+        self.phase.positions["images"] = images.position
+        self.dataset, self.statistics = record["path"], record["statistics"]
+        return Draws(generated, module.stage_seed("order"))
+
+
+class PhaseBatches:
+    """The batches of the next phase, a loader for one epoch: N items for each of its steps.
+
+    Args:
+        self_play: Draws the items, once the phase has begun.
+        module: Knows the settings of the role that learns.
+    """
+
+    def __init__(self, self_play: SelfPlay, module: GRPOModule) -> None:
+        self.self_play = self_play
+        self.config = module.roles[self_play.phase.role].config
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __iter__(self) -> Iterator[Sequence]:
+        for _ in range(self.config.steps):
+            yield self.self_play.draw(self.config.prompts_per_step)

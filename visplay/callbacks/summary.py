@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +14,52 @@ from rich.table import Table
 
 from visplay.callbacks.logging import log_scalars
 from visplay.callbacks.self_play import SelfPlay
+from visplay.data.files import replacing
 from visplay.data.generated import read_examples
 from visplay.modules.training import GRPOModule
 
+_WIDTH = 200
+"""Columns of a table where no terminal says how many there are."""
+
 
 class Summary(Callback):
-    """Writes ``summary.json`` into the run's directory after every validation, and shows it as a table at the end.
+    """Writes ``summary.json`` into the run's directory after every validation, and shows it as a table.
 
-    The base comes first, as iteration 0; it is what the trainer's sanity check measures when
+    The base comes first, as iteration 0; it is what the trainer's sanity check evaluates when
     ``num_sanity_val_steps`` is -1.
 
     Args:
-        scores: Column of the summary to measure of the validation: ``heldout_greedy: val/heldout/rule_accuracy``.
+        scores: Column of the summary to metric of the validation: ``heldout_greedy: val/heldout/rule_accuracy``; null
+            is ``summary_scores`` of the data module, or ``rule_accuracy`` of every benchmark.
     """
 
-    def __init__(self, scores: dict[str, str]) -> None:
+    def __init__(self, scores: Mapping[str, str] | None = None) -> None:
         self.scores = scores
         self.rows: list[dict[str, Any]] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Add the row of the iteration that was validated, within a fit."""
+        """Add the row of the iteration that was validated, within a fit, and show all."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
-        row = {"iteration": iteration} | {name: pl_module.scores.get(key) for name, key in self.scores.items()}
+        scores = pl_module.scores
+        columns = self.scores or trainer.datamodule.summary_scores
+        columns = columns or {key.split("/")[1]: key for key in scores if key.endswith("/rule_accuracy")}
+        row = {"iteration": iteration} | {name: scores.get(key) for name, key in columns.items()}
         row |= dict.fromkeys(("valid_fraction", "mean_confidence", "kept", "silver_accuracy"))
         row |= self._curation(trainer, iteration) if iteration else {}
         self.rows = [r for r in self.rows if r["iteration"] != iteration] + [row]
-        _write_atomically(self.path(trainer), json.dumps(self.rows, indent=2))
+        if trainer.is_global_zero:
+            with replacing(self.path(trainer)) as file:
+                file.write(json.dumps(self.rows, indent=2).encode())
+            _stdout().print(_as_table(self.rows))
 
     def on_fit_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Show the table and where to look further."""
-        console = Console()
+        """Show where to look further."""
         if self.rows:
-            console.print(_as_table(self.rows))
-            console.print(f"summary: {self.path(trainer)}", soft_wrap=True)
+            _stdout().print(f"summary: {self.path(trainer)}", soft_wrap=True)
         if trainer.log_dir:
-            console.print(f"tensorboard --logdir {trainer.log_dir}", soft_wrap=True)
+            _stdout().print(f"tensorboard --logdir {trainer.log_dir}", soft_wrap=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -79,16 +88,15 @@ class Summary(Callback):
         return facts | {"silver_accuracy": silver}
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def _stdout() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def _as_table(rows: list[dict[str, Any]]) -> Table:
     """One column per iteration, so that the names fit a narrow terminal."""
-    table = Table("", title="Self-play, iteration by iteration")
+    title = "Self-play, iteration by iteration"
+    table = Table("", title=title, min_width=len(title) + 2)
     for row in rows:
         table.add_column(f"iteration {row['iteration']}" if row["iteration"] else "base", justify="right")
     for name in [name for name in rows[0] if name != "iteration" and any(row[name] is not None for row in rows)]:

@@ -6,25 +6,22 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 from rich.console import Console
 from yaml import YAMLError
 
-from visplay.callbacks.export.export import SOURCES, name_sources, role_settings, write_export
+from visplay.callbacks.export.export_callback import SOURCES, name_sources, role_settings, write_export
 from visplay.callbacks.export.export_store import best_of, check_disk, write_whole
 from visplay.callbacks.export.hub import HubTarget, push_to_hub
 from visplay.callbacks.export.model_card import CardFacts, model_card, read_scores, score_of
 from visplay.callbacks.self_play import SelfPlay
-from visplay.functional.phases import RoleName
+from visplay.commands.configuration import build, read_config
 from visplay.modules.policy.model_source import ModelSource
 from visplay.modules.policy.saving import ExportFormat, export_bytes
-from visplay.modules.role import Role
-from visplay.modules.training import GRPOModule
-from visplay.modules.visplay import VisPlay
+from visplay.modules.training import GRPOModule, TrainedRole
 
 
 class Found(NamedTuple):
@@ -42,18 +39,18 @@ class Found(NamedTuple):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Write the directory; a refusal ends the process with its words.
+    """Write the directory; an error ends the process with its message.
 
     Args:
         arguments: What follows the command's name.
     """
     options = _parse(arguments)
     try:
-        place = export(options)
-        Console().print(f"{options.role}: {place}", soft_wrap=True)
+        directory = export(options)
+        Console().print(f"{options.role}: {directory}", soft_wrap=True)
         if options.push_to_hub is not None:
             target = HubTarget(options.push_to_hub, not options.public)
-            repo = push_to_hub(place, target, options.role, f"{options.role} of VisPlay")
+            repo = push_to_hub(directory, target, options.role, f"{options.role} of VisPlay")
             Console().print(f"{repo} is on the Hub")
     except (OSError, ValueError, argparse.ArgumentError, YAMLError) as error:
         raise SystemExit(f"error: {error}") from error
@@ -66,9 +63,9 @@ def export(options: argparse.Namespace) -> Path:
         FileNotFoundError: There is no such checkpoint or run.
         ValueError: The directory is there already, or the checkpoint is not one of the configured model.
     """
-    place = Path(options.output)
-    if not place.name or place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ValueError(f"output: {str(place)!r} is there already; give another directory, or remove it")
+    output = Path(options.output)
+    if not output.name or output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"output: {str(output)!r} is there already; give another directory, or remove it")
     if options.push_to_hub is not None:
         HubTarget(options.push_to_hub)  # rejects what is no name before anything is written
     found = find_checkpoint(Path(options.source), options.role, options.metric, options.lowest)
@@ -76,16 +73,16 @@ def export(options: argparse.Namespace) -> Path:
     role = read_role(config, options.role)
     vlm = ModelSource(str(found.path), options.role).load(role.vlm)
     form = ExportFormat(options.dtype, options.adapter_only)
-    check_disk(place, export_bytes(vlm, form))
+    check_disk(output, export_bytes(vlm, form))
     scores = found.scores if options.role == "reasoner" else {}
     settings = role_settings(role) | {"seed": OmegaConf.select(config, "model.init_args.seed")}
     data = describe_config(config)
     card = model_card(CardFacts(options.role, vlm.path, form, found.iteration, data, settings, scores))
-    write_whole(place, partial(write_export, vlm, form, card))
-    return place
+    write_whole(output, partial(write_export, vlm, form, card))
+    return output
 
 
-def find_checkpoint(source: Path, role: RoleName, metric: str | None, lowest: bool = False) -> Found:
+def find_checkpoint(source: Path, role: str, metric: str | None, lowest: bool = False) -> Found:
     """A checkpoint as it is given, or of a run's directory the last one or, by a metric of the validation, the best.
 
     Raises:
@@ -100,7 +97,7 @@ def find_checkpoint(source: Path, role: RoleName, metric: str | None, lowest: bo
         raise FileNotFoundError(f"source: {str(source)!r} is no checkpoint, and no directory of a run with checkpoints")
     if metric is None:
         return found[-1]
-    first: dict[int, Found] = {}  # a later one may hold what a phase of the other role made of a shared policy
+    first: dict[int, Found] = {}  # a later one may have what a phase of the other role made of a shared policy
     for each in found:
         if each.iteration is not None:
             first.setdefault(each.iteration, each)
@@ -108,12 +105,12 @@ def find_checkpoint(source: Path, role: RoleName, metric: str | None, lowest: bo
     if best is None:
         raise ValueError(
             f"metric: {metric!r} was measured in no iteration of {str(source)!r} that has a checkpoint; "
-            "it is val/<benchmark>/<measure>"
+            "it is val/<benchmark>/<metric>"
         )
     return first[best]
 
 
-def _look(path: Path, role: RoleName) -> Found:
+def _look(path: Path, role: str) -> Found:
     callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
     state = callbacks.get(SelfPlay.__qualname__)
     if state is None:
@@ -135,32 +132,16 @@ def _config_of(checkpoint: Path) -> str:
     return str(path)
 
 
-def read_config(paths: Sequence[str]) -> Any:
-    """Configuration files merged; a later one overrides.
-
-    Raises:
-        ValueError: They name no model.
-    """
-    merged = OmegaConf.merge(*(OmegaConf.load(path) for path in paths))
-    if OmegaConf.select(merged, "model.class_path") is None:
-        raise ValueError(f"config: {', '.join(paths)}: there is no model.class_path")
-    return merged
-
-
-def read_role(config: Any, name: RoleName) -> Role:
+def read_role(config: Any, name: str) -> TrainedRole:
     """A role of the configured module, whose weights are not loaded.
 
     Raises:
         ValueError: The module does not have it.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(GRPOModule, "model")
-    parsed = parser.parse_object({"model": OmegaConf.to_container(config.model, resolve=True)})
-    module = parser.instantiate_classes(parsed).model
-    role = getattr(module, name) if isinstance(module, VisPlay) else module.role
-    if role.name != name:
-        raise ValueError(f"role: the configuration is of a {role.name} alone, got {name!r}")
-    return role
+    module = build(GRPOModule, config.model)  # type: ignore[type-abstract]
+    if name not in module.roles:
+        raise ValueError(f"role: the configuration has {' and '.join(module.roles)}, got {name!r}")
+    return module.roles[name]
 
 
 def describe_config(config: Any) -> dict[str, str]:
@@ -175,7 +156,7 @@ def describe_config(config: Any) -> dict[str, str]:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="visplay export", description=__doc__)
     parser.add_argument("source", help="a checkpoint (.ckpt), or the directory of a run such as runs/tiny/version_0")
-    parser.add_argument("--role", choices=get_args(RoleName), default="reasoner", help="whose policy")
+    parser.add_argument("--role", default="reasoner", help="whose policy")
     parser.add_argument(
         "--config",
         action="append",

@@ -11,16 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from visplay.planning.plan import make_plan
+from visplay.planning.plan_tables import amounts_table, as_json, memory_table, notes, rejections
 from visplay.planning.reading import given_device, present_device, read_settings, resident_bytes
-from visplay.planning.showing import amounts_table, as_json, memory_table, notes, refusals
+from visplay.planning.run_plan import make_plan
 
-REFUSED = 2
+DOES_NOT_FIT = 2
 """Exit code where something does not fit."""
 
 
 def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -> None:
-    """Plan the run that ``fit`` with the same arguments would be; end with ``REFUSED`` where it cannot fit.
+    """Plan the run that ``fit`` with the same arguments would be; end with ``DOES_NOT_FIT`` where it cannot fit.
 
     Args:
         arguments: What follows the command's name.
@@ -32,7 +32,7 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
         plan = make_plan(read_settings(built.model, built.callbacks, built.trainer, _device(options, built.trainer)))
     except (FileNotFoundError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(REFUSED) from error
+        raise SystemExit(DOES_NOT_FIT) from error
     if options.json:
         sys.stdout.write(json.dumps(as_json(plan), indent=2) + "\n")
     else:
@@ -41,8 +41,8 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
         for note in notes(plan):
             console.print(f"note: {note}", markup=False, soft_wrap=True)
     if plan.problems:
-        sys.stderr.writelines(f"does not fit: {line}\n" for line in refusals(plan))
-        raise SystemExit(REFUSED)
+        sys.stderr.writelines(f"does not fit: {line}\n" for line in rejections(plan))
+        raise SystemExit(DOES_NOT_FIT)
 
 
 def _device(options: argparse.Namespace, trainer: Any) -> Any:
@@ -60,6 +60,6 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--memory-gib", type=float, help="memory of one GPU; the device that is here by default")
     parser.add_argument("--disk-gib", type=float, help="free disk, with --memory-gib; not checked by default")
-    parser.add_argument("--host-gib", type=float, help="memory of the host, with --memory-gib; not checked by default")
+    parser.add_argument("--host-gib", type=float, help="CPU memory, with --memory-gib; not checked by default")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON; bytes are numbers")
     return parser.parse_known_args(arguments)

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections import Counter
 from collections.abc import Sequence
 
-import datasets
-from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
+from visplay.commands.configuration import build, read_config
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.benchmarks.downloads import Hub, HuggingFaceHub
-from visplay.data.images import UnusableItemError
+from visplay.data.image_folder import UnusableItemError
+from visplay.terminal import set_up_log
 
 _SHOWN_REASONS = 3
 
 
 def run(arguments: Sequence[str], hub: Hub | None = None) -> None:
-    """Download, check and read the benchmarks; a refusal ends the process with its words.
+    """Download, check and read the benchmarks; an error ends the process with its message.
 
     Args:
         arguments: What follows the command's name.
         hub: Where to download from; None is the Hugging Face Hub.
     """
     options = _parse(arguments)
-    _set_up_log()
+    set_up_log()
     try:
         suite = read_suite(options.config)
         suite = suite if not options.only else suite.choose(options.only)
@@ -44,21 +42,16 @@ def describe(benchmarks: Sequence[Benchmark]) -> Table:
     """Read every row of some benchmarks: a table of how many there are, how many can be used, and why others cannot."""
     table = Table("benchmark", "rows", "usable", "images", "not usable because")
     for benchmark in benchmarks:
-        images, faults = _read_all(benchmark)
-        usable = len(benchmark) - faults.total()
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in faults.most_common(_SHOWN_REASONS))
+        images, unusable = 0, Counter[str]()
+        for index in range(len(benchmark)):
+            try:
+                images += len(benchmark[index].images)
+            except UnusableItemError as error:
+                unusable[error.reason] += 1
+        usable = len(benchmark) - unusable.total()
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in unusable.most_common(_SHOWN_REASONS))
         table.add_row(benchmark.name, str(len(benchmark)), str(usable), str(images), reasons)
     return table
-
-
-def _read_all(benchmark: Benchmark) -> tuple[int, Counter[str]]:
-    images, faults = 0, Counter[str]()
-    for index in range(len(benchmark)):
-        try:
-            images += len(benchmark[index].images)
-        except UnusableItemError as error:
-            faults[error.reason] += 1
-    return images, faults
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -82,19 +75,5 @@ def read_suite(configs: Sequence[str]) -> BenchmarkSuite:
     Raises:
         ValueError: There are none in them.
     """
-    merged = OmegaConf.merge(*(OmegaConf.load(config) for config in configs))
-    settings = OmegaConf.select(merged, "data.init_args.benchmarks")
-    if settings is None:
-        raise ValueError(f"config: {', '.join(configs)}: there is no data.init_args.benchmarks")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--benchmarks", type=BenchmarkSuite)
-    parsed = parser.parse_object({"benchmarks": OmegaConf.to_container(settings, resolve=True)})
-    return parser.instantiate_classes(parsed).benchmarks
-
-
-def _set_up_log() -> None:
-    datasets.disable_progress_bars()
-    log = logging.getLogger("visplay")
-    if not log.handlers:
-        log.addHandler(RichHandler(show_path=False, show_level=False))
-        log.setLevel(logging.INFO)
+    key = "data.init_args.benchmarks"
+    return build(BenchmarkSuite, OmegaConf.select(read_config(configs, key), key))

@@ -5,12 +5,12 @@ from visplay.data.benchmarks.benchmark_files import write_benchmarks
 from visplay.data.benchmarks.benchmark_sources import BenchmarkColumns, BenchmarkSource
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.benchmarks.benchmark_table import BenchmarkTable
-from visplay.data.columns import count_images, read_images
 from visplay.data.decoding import ImageLimits, decode_image, to_rgb
 from visplay.data.generated import FEATURES, GeneratedDataset, Manifest, read_examples, write_examples
-from visplay.data.images import ImageFolder, SkippedImage, UnusableItemError
+from visplay.data.image_columns import count_images, read_images
+from visplay.data.image_folder import ImageFolder, SkippedImage, UnusableItemError
 from visplay.data.sources import open_table
-from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
+from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
 
 __all__ = [
     "FEATURES",

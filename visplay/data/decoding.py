@@ -7,14 +7,14 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -37,16 +37,6 @@ DECODE_ERRORS = (
     Image.DecompressionBombError,
 )
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SHOWN_BYTES = 16
 # Images above this area are decoded one at a time, however many threads there are; smaller ones take 64 MiB at most.
 _LARGE_PIXELS = 2**24
 # Modes other than RGB are converted in strips of about this area, so that intermediate copies stay small.
@@ -65,11 +55,6 @@ class ImageLimits:
 
     Raises:
         ValueError: If a limit is below 1.
-
-    Example:
-        >>> ImageLimits(max_pixels=100).check(20, 10)
-        Traceback (most recent call last):
-        ValueError: 20x10 pixels; max_pixels is 100
     """
 
     min_side_pixels: int = 8
@@ -83,11 +68,7 @@ class ImageLimits:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
 
     def check(self, width: int, height: int) -> None:
-        """Reject an image of this size in pixels.
-
-        Raises:
-            ValueError: If it breaks a limit, with the size and the limit.
-        """
+        """Raise a ValueError, with the size in pixels and the limit, if an image of this size breaks one."""
         short, long = sorted((width, height))
         if short < self.min_side_pixels:
             raise ValueError(f"{width}x{height} pixels; min_side_pixels is {self.min_side_pixels}")
@@ -105,7 +86,8 @@ def load_image(path: Path, limits: ImageLimits | None = None) -> Image.Image:
         limits: Checked before anything is decoded; None for no limits but Pillow's.
 
     Raises:
-        OSError, ValueError or another of ``DECODE_ERRORS``: If it cannot be read, breaks a limit or is no sound image.
+        OSError, ValueError or another of ``DECODE_ERRORS``: If it cannot be read, breaks a limit or is no sound
+            image of one of ``FORMATS``.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("not a regular file")
@@ -114,12 +96,7 @@ def load_image(path: Path, limits: ImageLimits | None = None) -> Image.Image:
 
 
 def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
-    """Decode an image file held in memory to upright 8-bit RGB, as ``load_image`` does.
-
-    Raises:
-        OSError, ValueError or another of ``DECODE_ERRORS``: If the bytes are not a sound image of one of ``FORMATS``,
-            or break a limit.
-    """
+    """Decode an image file in memory, as ``load_image`` does and with its errors."""
     return _decode(BytesIO(data), limits)
 
 
@@ -127,21 +104,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Turn any image into upright 8-bit RGB without metadata; the image given is left as it is, but loaded.
 
     The EXIF orientation is applied, transparent parts become white, 16-bit grey is scaled to 8 bits, and grey of
-    32 bits or in floating point, whose white is not defined, is stretched from its darkest to its brightest pixel.
+    32 bits or in floating point, whose white is not defined, is scaled from its darkest to its brightest pixel.
 
     Raises:
         ValueError: If Pillow knows no way to RGB, for example from grey with premultiplied alpha.
-
-    Example:
-        >>> to_rgb(Image.new("LA", (2, 1), (0, 0))).getpixel((0, 0))
-        (255, 255, 255)
     """
     image.load()
-    orientation = _orientation(image)
+    try:
+        orientation = image.getexif().get(ExifTag.Orientation, 1)
+    except DECODE_ERRORS:
+        orientation = 1  # broken metadata of a sound image
     rgb = _flatten(image)
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
     rgb.info = {}  # an orientation or colour key kept here would act a second time when the image is saved
+    if orientation in range(2, 9):
+        rgb.getexif()[ExifTag.Orientation] = orientation  # alone: the rest of the metadata may not survive a rewrite
+        ImageOps.exif_transpose(rgb, in_place=True)
     return rgb
 
 
@@ -179,47 +156,35 @@ _silence = _Silence()
 
 
 def _decode(file: BinaryIO, limits: ImageLimits | None) -> Image.Image:
-    with _silence(), _open(file) as image:
-        if limits is not None:
-            limits.check(*image.size)
-            _check_tiles(image, limits)
-        with _turn(image):
-            return to_rgb(image)
-
-
-def _open(file: BinaryIO) -> Image.Image:
-    try:
-        return Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
-        file.seek(0)
-        head = file.read(_SHOWN_BYTES)
-        raise UnidentifiedImageError(f"cannot identify the image; its first bytes are {head!r}") from None
-
-
-def _check_tiles(image: Image.Image, limits: ImageLimits) -> None:
-    """A small TIFF may name tiles of any size, and each is decoded whole."""
-    if isinstance(image, TiffImageFile):
-        width, height = image.tag_v2.get(ExifTag.TileWidth, 1), image.tag_v2.get(ExifTag.TileLength, 1)
-        if width * height > limits.max_pixels:
-            raise ValueError(f"tiles of {width}x{height} pixels; max_pixels is {limits.max_pixels}")
-
-
-def _turn(image: Image.Image) -> AbstractContextManager:
-    return _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext()
-
-
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(ExifTag.Orientation)
-    except DECODE_ERRORS:
-        return None  # broken metadata of a sound image
+    with _silence():
+        try:
+            opened = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            file.seek(0)
+            head = file.read(16)
+            raise UnidentifiedImageError(f"cannot identify the image; its first bytes are {head!r}") from None
+        with opened as image:
+            if limits is not None:
+                limits.check(*image.size)
+                if isinstance(image, TiffImageFile):  # a small one may name tiles of any size; each is decoded whole
+                    width, height = image.tag_v2.get(ExifTag.TileWidth, 1), image.tag_v2.get(ExifTag.TileLength, 1)
+                    if width * height > limits.max_pixels:
+                        raise ValueError(f"tiles of {width}x{height} pixels; max_pixels is {limits.max_pixels}")
+            with _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
+                return to_rgb(image)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _by_strips(image, _flatten_16_bit)
     if image.mode in {"I", "F"}:
-        return _flatten_unbounded(image)
+        extremes = [(values.min(), values.max()) for values in (_finite(image.crop(box)) for box in _strips(image))]
+        low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+        scale = 255.0 / (high - low) if high > low else 0.0
+        return _by_strips(
+            image,
+            lambda strip: Image.fromarray(np.rint((_finite(strip) - low) * scale).astype(np.uint8)).convert("RGB"),
+        )
     if image.has_transparency_data:
         return _by_strips(image, _flatten_transparent)
     return image.convert("RGB")
@@ -233,9 +198,9 @@ def _by_strips(image: Image.Image, flatten: Callable[[Image.Image], Image.Image]
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    rows = max(1, _STRIP_PIXELS // max(1, image.width))
-    for top in range(0, image.height, rows):
-        yield 0, top, image.width, min(top + rows, image.height)
+    height = max(1, _STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, height):
+        yield 0, top, image.width, min(top + height, image.height)
 
 
 def _flatten_transparent(image: Image.Image) -> Image.Image:
@@ -249,17 +214,6 @@ def _flatten_16_bit(image: Image.Image) -> Image.Image:
     levels = ((values * 255 + 32767) // 65535).astype(np.uint8)
     levels[values == image.info.get("transparency", -1)] = 255
     return Image.fromarray(levels).convert("RGB")
-
-
-def _flatten_unbounded(image: Image.Image) -> Image.Image:
-    extremes = [(values.min(), values.max()) for values in (_finite(image.crop(box)) for box in _strips(image))]
-    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
-    scale = 255.0 / (high - low) if high > low else 0.0
-
-    def stretch(strip: Image.Image) -> Image.Image:
-        return Image.fromarray(np.rint((_finite(strip) - low) * scale).astype(np.uint8)).convert("RGB")
-
-    return _by_strips(image, stretch)
 
 
 def _finite(image: Image.Image) -> np.ndarray:

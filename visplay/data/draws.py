@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from visplay.data.images import UnusableItemError
+from visplay.data.image_folder import UnusableItemError
 from visplay.functional.phases import permuted_indices
-
-logger = logging.getLogger(__name__)
 
 _SHOWN_REASONS = 5
 
@@ -41,10 +37,9 @@ class Draws:
     Args:
         items: A collection.
         seed: Of the order.
-        position: Where in the order to begin.
+        position: Index in the order at which the next draw begins.
 
     Attributes:
-        position: Where in the order the next draw begins.
         skipped: Unusable items met so far, reason by key.
 
     Raises:
@@ -65,11 +60,7 @@ class Draws:
         self.skipped: dict[str, str] = {}
 
     def draw(self, count: int) -> list:
-        """The next ``count`` items.
-
-        Raises:
-            ValueError: Every item of the collection is unusable.
-        """
+        """The next ``count`` items; a ValueError if every item of the collection is unusable."""
         drawn: list = []
         missed = 0
         while len(drawn) < count:
@@ -79,20 +70,13 @@ class Draws:
                     drawn.append(self.items[index])
                     missed = 0
                 except UnusableItemError as error:
-                    self._skip(error)
+                    error.count_in(self.skipped)
                     missed += 1
             self.position += missing
             if missed >= len(self.items):
-                raise ValueError(f"items: none of the {len(self.items)} can be used, for example {self._examples()}")
+                some = "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[:_SHOWN_REASONS])
+                raise ValueError(f"items: none of the {len(self.items)} can be used, for example {some}")
         return drawn
-
-    def _skip(self, error: UnusableItemError) -> None:
-        if error.key not in self.skipped:
-            self.skipped[error.key] = error.reason
-            logger.warning("skipped %s: %s (%d so far)", error.key, error.reason, len(self.skipped))
-
-    def _examples(self) -> str:
-        return "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[:_SHOWN_REASONS])
 
 
 @dataclass
@@ -123,30 +107,8 @@ class MixedDraws:
 
     def draw(self, count: int) -> list:
         """The next ``count`` items."""
-        places = range(self.position, self.position + count)
-        from_first = [math.floor((place + 1) * self.share) > math.floor(place * self.share) for place in places]
+        indices = range(self.position, self.position + count)
+        from_first = [math.floor((index + 1) * self.share) > math.floor(index * self.share) for index in indices]
         self.position += count
         first, second = iter(self.first.draw(sum(from_first))), iter(self.second.draw(count - sum(from_first)))
         return [next(first if taken else second) for taken in from_first]
-
-
-class PhaseBatches:
-    """The batches of a phase, drawn one by one.
-
-    Args:
-        draws: Where the items come from.
-        steps: Batches.
-        size: Items of a batch.
-    """
-
-    def __init__(self, draws: Drawable, steps: int, size: int) -> None:
-        self.draws = draws
-        self.steps = steps
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Sequence]:
-        for _ in range(self.steps):
-            yield self.draws.draw(self.size)

@@ -16,14 +16,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` when the block ends, complete and forced to the disk.
 
     An error in the block leaves what was there before, and nothing else. The directory is created.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "facts.txt")
-        >>> with replacing(path) as file:
-        ...     _ = file.write(b"whole")
-        >>> path.read_text()
-        'whole'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -39,11 +31,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sha256(path: Path) -> str:
-    """Hash a file's content, as 64 hexadecimal digits.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-    """
+    """Hash a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

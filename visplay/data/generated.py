@@ -1,6 +1,6 @@
 """The questions one iteration generated, as a parquet file with images, and the manifest of finished stages.
 
-Both files appear whole or not at all: they are written beside their place, forced to the disk and then renamed.
+Both files appear whole or not at all: they are written alongside, forced to the disk and then renamed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
+from visplay.data.decoding import DECODE_ERRORS, decode_image
 from visplay.data.files import replacing, sha256
-from visplay.data.images import DECODE_ERRORS, decode_image
 from visplay.types import Example
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,6 @@ FEATURES = datasets.Features(
 )
 _SCHEMA = FEATURES.arrow_schema
 _ROWS_PER_GROUP = 32
-# An image that several rows of a group share is stored once as long as the group's dictionary fits into one page.
-_DICTIONARY_BYTES = 2**28
 
 
 class GeneratedDataset(Dataset[Example]):
@@ -67,21 +65,12 @@ class GeneratedDataset(Dataset[Example]):
         return self._table.num_rows
 
     def __getitem__(self, index: int) -> Example:
-        """Decode one example.
-
-        Raises:
-            IndexError: If there is no such index.
-            ValueError: If its image does not decode.
-        """
-        row = range(len(self))[index]
-        return self._example(self._table.slice(row, 1).to_pylist()[0], decode_image)
+        """Decode one example; an IndexError if there is none, a ValueError if its image does not decode."""
+        index = range(len(self))[index]
+        return self._example(self._table.slice(index, 1).to_pylist()[0], decode_image)
 
     def read_all(self) -> list[Example]:
-        """Decode all examples, an image that several of them share only once.
-
-        Raises:
-            ValueError: If an image does not decode.
-        """
+        """Decode all examples, an image that several of them share only once."""
         decode = cache(decode_image)
         rows = (row for batch in self._table.to_batches(_ROWS_PER_GROUP) for row in batch.to_pylist())
         return [self._example(row, decode) for row in rows]
@@ -106,35 +95,32 @@ def write_examples(path: str | Path, examples: Sequence[Example]) -> None:
 
     Raises:
         ValueError: If an image is not RGB, or an example has several.
-
-    Example:
-        >>> import tempfile, PIL.Image
-        >>> from visplay.types import Example
-        >>> path = Path(tempfile.mkdtemp(), "iteration-1.parquet")
-        >>> write_examples(path, [Example("a#0", PIL.Image.new("RGB", (9, 8)), "How many?", "4", votes=(("4", 7),))])
-        >>> read_examples(path)[0].votes
-        (('4', 7),)
     """
     encode = PngEncoder()
+    chunks = ([_as_row(example, encode) for example in chunk] for chunk in in_chunks(examples))
+    # an image that several rows of a group share is stored once as long as the group's dictionary fits into one page
+    write_rows(path, _SCHEMA, chunks, dictionary_pagesize_limit=2**28)
+
+
+def in_chunks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    """The examples in chunks of the size of a row group."""
+    return (examples[start : start + _ROWS_PER_GROUP] for start in range(0, len(examples), _ROWS_PER_GROUP))
+
+
+def write_rows(path: str | Path, schema: pa.Schema, chunks: Iterable[list[dict[str, Any]]], **options: Any) -> None:
+    """Write a parquet file, a row group per chunk; a file already there stays until the new one is complete."""
     with (
         replacing(Path(path)) as file,
-        pq.ParquetWriter(
-            file, _SCHEMA, dictionary_pagesize_limit=_DICTIONARY_BYTES, write_page_checksum=True
-        ) as writer,
+        pq.ParquetWriter(file, schema, write_page_checksum=True, **options) as writer,
     ):
-        for start in range(0, len(examples), _ROWS_PER_GROUP):
-            rows = [_row(example, encode) for example in examples[start : start + _ROWS_PER_GROUP]]
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
+        for rows in chunks:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
 
 
 def read_examples(path: str | Path) -> list[Example]:
-    """Read what ``write_examples`` wrote: equal values, equal pixels, the same order.
+    """Read what ``write_examples`` wrote: equal values, equal pixels, the same order; see ``GeneratedDataset``.
 
     Examples that share an image share the object. ``GeneratedDataset`` reads the same file one image at a time.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or lacks columns, see ``GeneratedDataset``.
     """
     return GeneratedDataset(path).read_all()
 
@@ -147,15 +133,6 @@ class Manifest:
 
     Args:
         path: The JSON file. Files in its directory are recorded relative to it, so a run directory can be moved.
-
-    Example:
-        >>> import tempfile
-        >>> directory = Path(tempfile.mkdtemp())
-        >>> manifest = Manifest(directory / "manifest.json")
-        >>> _ = (directory / "rows.txt").write_text("3 rows")
-        >>> _ = manifest.record("iteration-1", directory / "rows.txt", rows=3)
-        >>> manifest.get("iteration-1")["rows"], manifest.get("iteration-2")
-        (3, None)
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -182,11 +159,7 @@ class Manifest:
         return {**record, "path": str(file)}
 
     def files(self) -> dict[str, Path]:
-        """The files on record that are there, by stage.
-
-        Raises:
-            ValueError: If the manifest itself cannot be read.
-        """
+        """The files on record that are there, by stage."""
         found = {stage: self.path.parent / record["path"] for stage, record in self._read().items()}
         return {stage: file for stage, file in found.items() if file.is_file()}
 
@@ -207,7 +180,9 @@ class Manifest:
         """
         if taken := sorted({"path", "sha256"} & facts.keys()):
             raise ValueError(f"facts: {taken} are the manifest's own; give them other names")
-        record = {"path": self._portable(Path(file)), "sha256": sha256(Path(file)), **facts}
+        made, directory = Path(file).resolve(), self.path.parent.resolve()
+        portable = made.relative_to(directory) if made.is_relative_to(directory) else made
+        record = {"path": portable.as_posix(), "sha256": sha256(made), **facts}
         text = json.dumps({**self._read(), stage: record}, indent=2, sort_keys=True)
         with replacing(self.path) as manifest:
             manifest.write(f"{text}\n".encode())
@@ -220,13 +195,11 @@ class Manifest:
             return {}
         except ValueError as error:
             raise ValueError(f"path: {self.path} is not JSON ({error}); delete it to run every stage again") from error
-        if not _is_manifest(stages):
+        if not isinstance(stages, dict) or not all(
+            isinstance(record, dict) and {"path", "sha256"} <= record.keys() for record in stages.values()
+        ):
             raise ValueError(f"path: {self.path} is not a manifest of stages; delete it to run every stage again")
         return stages
-
-    def _portable(self, file: Path) -> str:
-        file, directory = file.resolve(), self.path.parent.resolve()
-        return file.relative_to(directory).as_posix() if file.is_relative_to(directory) else file.as_posix()
 
 
 class PngEncoder:
@@ -239,33 +212,23 @@ class PngEncoder:
         """PNG of an image."""
         identity = image.size, hashlib.sha256(image.tobytes()).digest()
         if identity not in self._encoded:
-            self._encoded[identity] = _encode_png(image)
+            bare = image.copy()
+            bare.info = {}
+            buffer = BytesIO()
+            bare.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # as fast as level 1, and smaller
+            self._encoded[identity] = buffer.getvalue()
         return self._encoded[identity]
 
 
-def _encode_png(image: Image) -> bytes:
-    bare = image.copy()
-    bare.info = {}
-    buffer = BytesIO()
-    bare.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # as fast as level 1, and smaller
-    return buffer.getvalue()
-
-
-def _row(example: Example, encode: Callable[[Image], bytes]) -> dict[str, Any]:
+def _as_row(example: Example, encode: Callable[[Image], bytes]) -> dict[str, Any]:
     if example.further_images:
         raise ValueError(f"examples: {example.key!r} has {len(example.images)} images; a row here holds one")
     if example.image.mode != "RGB":
         raise ValueError(f"examples: the image of {example.key!r} must be RGB, got {example.image.mode}")
-    return {
-        "problem": example.problem,
-        "answer": example.answer,
-        "score": example.score,
+    same = ("problem", "answer", "score", "problem_type", "image_id", "iteration", "key")
+    return {name: getattr(example, name) for name in same} | {
         "images": {"bytes": encode(example.image), "path": None},
-        "problem_type": example.problem_type,
         "votes": [{"name": name, "count": count} for name, count in example.votes],
-        "image_id": example.image_id,
-        "iteration": example.iteration,
-        "key": example.key,
     }
 
 
@@ -281,9 +244,3 @@ def _read_table(path: Path) -> pa.Table:
     if incomplete := [name for name in _SCHEMA.names if table[name].null_count]:
         raise ValueError(f"path: {path} has missing values in the columns {incomplete}; every row needs all of them")
     return table
-
-
-def _is_manifest(stages: object) -> bool:
-    return isinstance(stages, dict) and all(
-        isinstance(record, dict) and {"path", "sha256"} <= record.keys() for record in stages.values()
-    )

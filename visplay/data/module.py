@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -15,8 +15,8 @@ from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.decoding import ImageLimits
 from visplay.data.draws import Draws, MixedDraws
 from visplay.data.generated import GeneratedDataset
-from visplay.data.images import ImageFolder
-from visplay.data.tables import Columns, ImageTable, LabelledTable, open_images
+from visplay.data.image_folder import ImageFolder
+from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example
 
 EvaluationStage = Literal["validate", "test"]
@@ -72,16 +72,22 @@ class SelfPlayData(LightningDataModule):
     """Unlabeled images to ask about, and labelled questions where there are any.
 
     What an epoch reads is decided by ``SelfPlay``, which sets ``phase_batches``; what an evaluation leaves out, because
-    it was answered before, by ``Evaluation``, which sets ``answered``.
+    it was answered before, by ``Evaluation``, which sets ``answered_keys``.
 
     Args:
         images: Unlabeled images, for self-play and for a Questioner that is fitted alone; a path alone is enough.
         labelled: Questions with answers, for the phases of the Reasoner; a path alone is enough.
         silver: A data set that an earlier run generated, for a Reasoner that is fitted alone.
         silver_fraction: Fraction of silver answers in a Reasoner phase that has labelled ones as well.
-        validation_batch_size: Questions of a benchmark answered side by side.
+        validation_batch_size: Questions of a benchmark answered in one batch.
         benchmarks: What to evaluate on; the files must be here, see ``visplay prepare``.
+
+    Attributes:
+        summary_scores: Columns of the run's summary, each with its metric; empty takes ``rule_accuracy`` of every
+            benchmark.
     """
+
+    summary_scores: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self,
@@ -104,17 +110,13 @@ class SelfPlayData(LightningDataModule):
         self.phase_batches: Callable[[], Iterable] | None = None
         self.labelled: LabelledTable | None = None
         self.silver: GeneratedDataset | None = None
-        self.answered: Callable[[Benchmark], Collection[str]] = lambda benchmark: ()
+        self.answered_keys: Callable[[Benchmark], Collection[str]] = lambda benchmark: ()
         self._benchmarks: dict[EvaluationStage, Sequence[Benchmark]] = {}
         self._images: ImageFolder | ImageTable | None = None
 
     @property
     def images(self) -> ImageFolder | ImageTable:
-        """The unlabeled images.
-
-        Raises:
-            ValueError: There are none.
-        """
+        """The unlabeled images; a ValueError if there are none."""
         if self._images is None:
             raise ValueError(
                 "images: a Questioner asks about unlabeled images; give a directory, a table or a Hub name"
@@ -122,11 +124,7 @@ class SelfPlayData(LightningDataModule):
         return self._images
 
     def setup(self, stage: str) -> None:
-        """Open what there is. Without benchmarks nothing is validated within a fit.
-
-        Raises:
-            ValueError: There is nothing to evaluate on.
-        """
+        """Open what there is; without benchmarks nothing is validated in a fit, and else a ValueError raised."""
         if stage == "fit":
             self._images = None if self.image_source is None else self.image_source.open()
             self.labelled = None if self.labelled_source is None else self.labelled_source.open()
@@ -138,11 +136,7 @@ class SelfPlayData(LightningDataModule):
         self.trainer.limit_val_batches = 0
 
     def mix(self, silver: Draws | None = None, labelled: Draws | None = None) -> Draws | MixedDraws:
-        """What a Reasoner phase draws from.
-
-        Raises:
-            ValueError: There is neither.
-        """
+        """What a Reasoner phase draws from; a ValueError if there is neither."""
         if silver is not None and labelled is not None:
             return MixedDraws(silver, labelled, self.silver_fraction)
         draws = silver or labelled
@@ -151,15 +145,11 @@ class SelfPlayData(LightningDataModule):
         return draws
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave images on the host: the policy moves what it needs."""
+        """Leave images on the CPU: the policy moves what it needs."""
         return batch
 
     def train_dataloader(self) -> Iterable:
-        """The batches of the present phase.
-
-        Raises:
-            RuntimeError: No ``SelfPlay`` callback says what to read.
-        """
+        """The batches of the present phase; a RuntimeError if no ``SelfPlay`` callback says what to read."""
         if self.phase_batches is None:
             raise RuntimeError("self_play: a SelfPlay callback is needed to train on this data")
         return self.phase_batches()
@@ -184,7 +174,7 @@ class SelfPlayData(LightningDataModule):
         """What is left to answer, this rank's fraction of it."""
         ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return [
-            BenchmarkBatches(benchmark, self.validation_batch_size, self.answered(benchmark), *ranks)
+            BenchmarkBatches(benchmark, self.validation_batch_size, self.answered_keys(benchmark), *ranks)
             for benchmark in self.benchmarks(stage)
         ]
 

@@ -1,11 +1,10 @@
-"""Tables from wherever they lie: parquet and arrow files, a saved data set, or the Hugging Face Hub."""
+"""Tables from wherever they are stored: parquet and arrow files, a saved data set, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,8 @@ ALLOWED = (
 
 _KINDS = {".parquet": "parquet", ".arrow": "arrow"}
 _HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<split>[\w.]+))?")
-_WORDS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
-}
+_SPLITS = {"train": "train training", "validation": "validation valid val dev", "test": "test testing eval evaluation"}
+_WORDS = {word: split for split, words in _SPLITS.items() for word in words.split()}
 # Otherwise Arrow reads a parquet file ahead of its conversion, and memory grows with the file.
 _READ_AHEAD_BYTES = 2**20
 _LIBRARY_ERRORS = (DatasetsError, HTTPError, OSError, RuntimeError, TypeError, ValueError)
@@ -81,24 +70,12 @@ def open_table(source: str | Path, split: str | None = "train", revision: str | 
         FileNotFoundError: If there is no such file and it is no name on the Hub.
         OSError: If the Hub cannot be reached or has no such data set.
         ValueError: If ``source`` is something else, is damaged or has no rows, or there is no such split.
-
-    Example:
-        >>> import tempfile
-        >>> directory = tempfile.mkdtemp()
-        >>> datasets.Dataset.from_dict({"problem": ["How many?"]}).save_to_disk(directory)
-        >>> open_table(directory)[0]
-        {'problem': 'How many?'}
     """
     return open_origin(find_origin(source, split), revision)
 
 
 def find_origin(source: str | Path, split: str | None = "train") -> Origin:
-    """Tell what a source is, without opening it; see ``open_table``.
-
-    Raises:
-        FileNotFoundError: If there is no such file and it is no name on the Hub.
-        ValueError: If it is neither, or there is no such split.
-    """
+    """Tell what a source is, without opening it; see ``open_table``, also for the errors."""
     if split is not None and not re.fullmatch(r"[\w.]+", split):
         raise ValueError(f"split: {split!r} must be the name of a split, without a slice, or None for the only one")
     text = str(source)
@@ -117,7 +94,12 @@ def find_origin(source: str | Path, split: str | None = "train") -> Origin:
 
 def open_origin(origin: Origin, revision: str | None = None) -> datasets.Dataset:
     """Open what ``find_origin`` found, see ``open_table``; the table knows the name of its split."""
-    split, table = _pick_split(origin, _load(origin, revision))
+    table = _load(origin, revision)
+    if isinstance(table, datasets.DatasetDict):
+        split = _check_split(origin.path, origin.split, list(table))
+        table = table[split]
+    else:
+        split = _check_split(origin.path, origin.split, [str(table.split or "train")])
     pa.default_memory_pool().release_unused()  # what a conversion took
     if not len(table):
         raise ValueError(f"source: {origin.path!r} must hold at least one row, got none")
@@ -128,7 +110,11 @@ def open_origin(origin: Origin, revision: str | None = None) -> datasets.Dataset
 
 def list_files(directory: str | Path) -> list[str]:
     """Paths of all files below a directory, sorted, without hidden ones; links to directories are not followed."""
-    return sorted(_walk(directory))
+    found = []
+    for top, subdirectories, names in os.walk(directory):
+        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+        found += [os.path.join(top, name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def is_saved(directory: Path) -> bool:
@@ -150,7 +136,9 @@ def _find_in_directory(directory: Path, split: str | None) -> Origin:
         raise ValueError(f"source: the directory {str(directory)!r} holds neither parquet nor arrow files; {ALLOWED}")
     splits: dict[str, list[str]] = {}
     for path in files:
-        splits.setdefault(_split_of(os.path.relpath(path, directory)), []).append(path)
+        words = re.split(r"[\W_\d]+", os.path.splitext(os.path.relpath(path, directory))[0].lower())
+        of = next((_WORDS[word] for word in reversed(words) if word in _WORDS), "train")
+        splits.setdefault(of, []).append(path)
     split = _check_split(str(directory), split, list(splits))
     return Origin(_kind(str(directory), splits[split]), str(directory), split, name, directory, splits)
 
@@ -161,7 +149,9 @@ def _find_files(pattern: str, files: list[str], split: str | None) -> Origin:
     split = _check_split(pattern, split, ["train"])
     kind = _kind(pattern, files)
     directory = Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
-    return Origin(kind, pattern, split, _stem(pattern), directory, {split: files})
+    path = Path(os.path.abspath(pattern))
+    telling = (part for part in (path.stem, *reversed(path.parts[:-1])) if re.search(r"\w", part))
+    return Origin(kind, pattern, split, next(telling, path.stem), directory, {split: files})
 
 
 def _kind(source: str, files: list[str]) -> str:
@@ -173,11 +163,6 @@ def _kind(source: str, files: list[str]) -> str:
     return _KINDS[suffixes[0]]
 
 
-def _split_of(path: str) -> str:
-    words = re.split(r"[\W_\d]+", os.path.splitext(path)[0].lower())
-    return next((_WORDS[word] for word in reversed(words) if word in _WORDS), "train")
-
-
 def _check_split(source: str, split: str | None, known: list[str]) -> str:
     if split is None and len(known) == 1:
         return known[0]
@@ -186,57 +171,37 @@ def _check_split(source: str, split: str | None, known: list[str]) -> str:
     return split
 
 
-def _stem(pattern: str) -> str:
-    """The last part of a path or pattern that tells something."""
-    path = Path(os.path.abspath(pattern))
-    return next((part for part in (path.stem, *reversed(path.parts[:-1])) if re.search(r"\w", part)), path.stem)
-
-
 def _load(origin: Origin, revision: str | None) -> Any:
     try:
         if origin.kind == "hub":
             return datasets.load_dataset(origin.path, revision=revision, split=origin.split)
         if origin.kind == "saved":
             return datasets.load_from_disk(origin.path)
-        return _load_files(origin)
+        split = str(origin.split)
+        files, options = origin.files[split], {}
+        if origin.kind == "parquet":
+            if not any(pq.read_metadata(file).num_rows for file in files):
+                return datasets.Dataset.from_dict({}, split=split)  # the library's message about this is unclear
+            options["fragment_scan_options"] = ParquetFragmentScanOptions(
+                use_buffered_stream=True,
+                buffer_size=_READ_AHEAD_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
+            )
+        literal = [glob.escape(os.path.abspath(file)) for file in files]
+        return datasets.load_dataset(origin.kind, data_files={split: literal}, split=split, **options)
     except IndexError:
         return datasets.Dataset.from_dict({})  # so the library fails on a saved table without rows
     except _LIBRARY_ERRORS as error:
-        raise _explain(origin, error) from error
-
-
-def _load_files(origin: Origin) -> datasets.Dataset:
-    split = str(origin.split)
-    files = origin.files[split]
-    options = {}
-    if origin.kind == "parquet":
-        if not any(pq.read_metadata(file).num_rows for file in files):
-            return datasets.Dataset.from_dict({}, split=split)  # the library's message about this is unclear
-        options["fragment_scan_options"] = ParquetFragmentScanOptions(
-            use_buffered_stream=True, buffer_size=_READ_AHEAD_BYTES, pre_buffer=False, page_checksum_verification=True
-        )
-    literal = [glob.escape(os.path.abspath(file)) for file in files]
-    return datasets.load_dataset(origin.kind, data_files={split: literal}, split=split, **options)
-
-
-def _explain(origin: Origin, error: Exception) -> Exception:
-    cause = f"{type(error).__name__}: {error}"
-    if error.__cause__ is not None:
-        cause += f" ({type(error.__cause__).__name__}: {error.__cause__})"
-    if origin.kind != "hub":
-        return ValueError(f"source: {origin.path!r} cannot be read as a table: {cause}")
-    kind = ValueError if isinstance(error, ValueError) else OSError
-    return kind(
-        f"source: {origin.path!r} is no path here, and as a name on the Hub (split {origin.split!r}) it cannot be "
-        f"loaded: {cause}; {ALLOWED}"
-    )
-
-
-def _pick_split(origin: Origin, loaded: Any) -> tuple[str, datasets.Dataset]:
-    if isinstance(loaded, datasets.DatasetDict):
-        split = _check_split(origin.path, origin.split, list(loaded))
-        return split, loaded[split]
-    return _check_split(origin.path, origin.split, [str(loaded.split or "train")]), loaded
+        cause = f"{type(error).__name__}: {error}"
+        if error.__cause__ is not None:
+            cause += f" ({type(error.__cause__).__name__}: {error.__cause__})"
+        if origin.kind != "hub":
+            raise ValueError(f"source: {origin.path!r} cannot be read as a table: {cause}") from error
+        raise (ValueError if isinstance(error, ValueError) else OSError)(
+            f"source: {origin.path!r} is no path here, and as a name on the Hub (split {origin.split!r}) it cannot be "
+            f"loaded: {cause}; {ALLOWED}"
+        ) from error
 
 
 def _undecoded(feature: Any) -> Any:
@@ -250,9 +215,3 @@ def _undecoded(feature: Any) -> Any:
     if isinstance(feature, datasets.List):
         return datasets.List(_undecoded(feature.feature), length=feature.length)
     return feature
-
-
-def _walk(directory: str | Path) -> Iterator[str]:
-    for top, subdirectories, names in os.walk(directory):
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        yield from (os.path.join(top, name) for name in names if not name.startswith("."))

@@ -1,12 +1,19 @@
-"""Evaluation on benchmarks: answered rows on disk, judged, compared, and shown as tables."""
+"""Evaluation on benchmarks: answered items on disk, judged, compared, and shown as tables."""
 
-from visplay.evaluation.comparison import compare_stores
-from visplay.evaluation.judging import describe_usage, judge_name, judge_rows, read_usage, write_agreement, write_usage
-from visplay.evaluation.store import RowStore
-from visplay.evaluation.tables import as_json, as_markdown, as_rich, comparison_table, detail_table, score_table
+from visplay.evaluation.answer_store import AnswerStore
+from visplay.evaluation.judging import (
+    describe_usage,
+    judge_answers,
+    judge_name,
+    read_usage,
+    write_agreement,
+    write_usage,
+)
+from visplay.evaluation.report_tables import as_json, as_markdown, as_rich, comparison_table, detail_table, score_table
+from visplay.evaluation.store_comparison import compare_stores
 
 __all__ = [
-    "RowStore",
+    "AnswerStore",
     "as_json",
     "as_markdown",
     "as_rich",
@@ -15,7 +22,7 @@ __all__ = [
     "describe_usage",
     "detail_table",
     "judge_name",
-    "judge_rows",
+    "judge_answers",
     "read_usage",
     "score_table",
     "write_agreement",

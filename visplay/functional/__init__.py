@@ -8,11 +8,6 @@ from visplay.functional.advantages import (
 )
 from visplay.functional.clustering import bleu_distances, cluster, cluster_fractions, cluster_groups
 from visplay.functional.confidence_band import confidence_histogram, in_band, keep_in_band, relax_band
-from visplay.functional.corrections import (
-    sequence_geometric_weights,
-    sequence_sum_weights,
-    token_truncated_weights,
-)
 from visplay.functional.diagnosis import (
     describe_votes,
     fold_question,
@@ -21,12 +16,24 @@ from visplay.functional.diagnosis import (
     repeated_fraction,
 )
 from visplay.functional.gaps import effective_sample_size, gap_statistics, logp_gaps
-from visplay.functional.kl import k1_kl, k2_kl, k3_kl
 from visplay.functional.logps import token_logps
-from visplay.functional.losses import cispo_loss, clipped_policy_loss, sequence_policy_loss
+from visplay.functional.losses import (
+    FixedLengthWeights,
+    cispo_loss,
+    clipped_policy_loss,
+    k1_kl,
+    k2_kl,
+    k3_kl,
+    sequence_geometric_weights,
+    sequence_mean_weights,
+    sequence_policy_loss,
+    sequence_sum_weights,
+    token_mean_weights,
+    token_truncated_weights,
+)
 from visplay.functional.majority_vote import is_valid_vote, vote
 from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question
-from visplay.functional.phases import FIRST_PHASE, Phase, next_phase, permuted_indices
+from visplay.functional.phases import permuted_indices
 from visplay.functional.rewards import (
     agreement,
     agreement_rewards,
@@ -38,7 +45,6 @@ from visplay.functional.rewards import (
     questioner_rewards,
     signed_questioner_rewards,
 )
-from visplay.functional.weights import FixedLengthWeights, sequence_mean_weights, token_mean_weights
 from visplay.grading.equivalence import equivalent, normalise_answer
 from visplay.statistics.averages import ScoredRows, average_benchmarks
 from visplay.statistics.breakdown import (
@@ -75,10 +81,8 @@ __all__ = [
     "DEFAULT_BOOTSTRAP",
     "DEFAULT_KINDS",
     "Estimate",
-    "FIRST_PHASE",
     "FixedLengthWeights",
     "NO_FIGURE",
-    "Phase",
     "RaterAgreement",
     "ScoredRows",
     "agreement",
@@ -129,7 +133,6 @@ __all__ = [
     "mean_margin",
     "minority_difficulty",
     "mmmu_discipline",
-    "next_phase",
     "normalise_answer",
     "own_answer_agreement",
     "parse_boxed",

@@ -17,7 +17,7 @@ def group_advantages(rewards: Tensor, eps: float = 1e-6) -> Tensor:
         (N, G) advantages, at least float32; exactly 0 in a group whose rewards are all equal, and where G is 1.
 
     Raises:
-        ValueError: ``rewards`` is not (N, G), or holds a value that is not finite.
+        ValueError: ``rewards`` is not (N, G), or has a value that is not finite.
 
     Example:
         >>> group_advantages(torch.tensor([[0.0, 2.0], [1.0, 1.0]]), eps=0.0).tolist()
@@ -42,7 +42,7 @@ def centred_advantages(rewards: Tensor) -> Tensor:
         (N, G) advantages, at least float32; exactly 0 in a group whose rewards are all equal, and where G is 1.
 
     Raises:
-        ValueError: ``rewards`` is not (N, G), or holds a value that is not finite.
+        ValueError: ``rewards`` is not (N, G), or has a value that is not finite.
 
     Example:
         >>> centred_advantages(torch.tensor([[0.0, 2.0], [1.0, 1.0]])).tolist()
@@ -66,7 +66,7 @@ def leave_one_out_advantages(rewards: Tensor) -> Tensor:
         (N, G) advantages, at least float32; exactly 0 in a group whose rewards are all equal, and where G is 1.
 
     Raises:
-        ValueError: ``rewards`` is not (N, G), or holds a value that is not finite.
+        ValueError: ``rewards`` is not (N, G), or has a value that is not finite.
 
     Example:
         >>> leave_one_out_advantages(torch.tensor([[0.0, 2.0], [1.0, 1.0]])).tolist()
@@ -87,7 +87,7 @@ def zero_variance_groups(rewards: Tensor) -> Tensor:
         (N,) bool.
 
     Raises:
-        ValueError: ``rewards`` is not (N, G), or holds a value that is not finite.
+        ValueError: ``rewards`` is not (N, G), or has a value that is not finite.
 
     Example:
         >>> zero_variance_groups(torch.tensor([[0.0, 2.0], [1.0, 1.0]])).tolist()

@@ -114,8 +114,8 @@ def cluster_fractions(labels: np.ndarray) -> np.ndarray:
 def _distinct(texts: Sequence[str]) -> tuple[list[_Sentence], np.ndarray]:
     """The distinct token sequences of texts in order of appearance, and which of them each text is, (n,)."""
     sentences = [tuple(text.lower().split()) for text in texts]
-    places = {sentence: place for place, sentence in enumerate(dict.fromkeys(sentences))}
-    return list(places), np.array([places[sentence] for sentence in sentences], dtype=np.int64)
+    indices = {sentence: index for index, sentence in enumerate(dict.fromkeys(sentences))}
+    return list(indices), np.array([indices[sentence] for sentence in sentences], dtype=np.int64)
 
 
 def _link(distances: np.ndarray, kind: np.ndarray, threshold: float) -> np.ndarray:
@@ -134,7 +134,7 @@ def _clear_labels(distances: np.ndarray, threshold: float) -> list[np.ndarray | 
     """(u,) labels of each of N groups, None where it takes the linkage to know.
 
     Where being nearer than the threshold is transitive, average linkage joins just the texts that are near each other,
-    in whichever order: a mean of distances below the threshold lies below it, a mean of others does not.
+    in whichever order: a mean of distances below the threshold is below it, a mean of others does not.
 
     Args:
         distances: (N, u, u) distances within N groups of u distinct texts.
@@ -164,8 +164,8 @@ def _distances(groups: Sequence[Sequence[_Sentence]]) -> np.ndarray:
     for rows, shared in _shared_grams(sentences, size):
         counts = np.diff(shared.indptr)  # pairs of each row
         one, other = np.repeat(length_of[rows], counts), length_of[shared.indices + rows[0]]
-        places = np.repeat(rows * size + rows[0] - rows // size * size, counts) + shared.indices
-        distances.reshape(-1)[places] = np.maximum(1.0 - _mean_bleu(shared.data, lengths, one, other), 0.0)
+        indices = np.repeat(rows * size + rows[0] - rows // size * size, counts) + shared.indices
+        distances.reshape(-1)[indices] = np.maximum(1.0 - _mean_bleu(shared.data, lengths, one, other), 0.0)
     _mirror(distances)
     return distances
 
@@ -206,13 +206,13 @@ def _number(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.unique(values, return_inverse=True)
     there = np.zeros(limit, dtype=bool)
     there[values] = True
-    distinct, place = np.flatnonzero(there), np.empty(limit, dtype=np.int64)
-    place[distinct] = np.arange(len(distinct))
-    return distinct, place[values]
+    distinct, index = np.flatnonzero(there), np.empty(limit, dtype=np.int64)
+    index[distinct] = np.arange(len(distinct))
+    return distinct, index[values]
 
 
 def _radices(lengths: np.ndarray) -> np.ndarray:
-    """(4,) what a match of each order counts in a packed number, which holds at most the longest length of each."""
+    """(4,) what a match of each order counts in a packed number, with at most the longest length of each."""
     return (int(lengths.max(initial=0)) + 1) ** np.arange(_MAX_ORDER)
 
 

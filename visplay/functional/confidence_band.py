@@ -79,7 +79,7 @@ def relax_band(
 def confidence_histogram(votes: Sequence[Vote | None], bins: int = 10) -> np.ndarray:
     """Count votes by confidence in equal bins over [0, 1].
 
-    Bin i holds i / bins <= c < (i + 1) / bins; the last one holds 1 too. Questions without an answer do not count.
+    Bin i is i / bins <= c < (i + 1) / bins; the last one has 1 too. Questions without an answer do not count.
 
     Args:
         votes: One vote per question, or None.
@@ -94,6 +94,6 @@ def confidence_histogram(votes: Sequence[Vote | None], bins: int = 10) -> np.nda
     if bins < 1:
         raise ValueError(f"bins: must be at least 1, got {bins}")
     confidences = np.array([vote.confidence for vote in votes if vote is not None and vote.answer is not None])
-    # A share such as 3/10 must not fall below its own bin's edge by a rounding error.
-    places = np.floor(confidences * bins + 1e-9).astype(np.int64)
-    return np.bincount(np.minimum(places, bins - 1), minlength=bins)
+    # A fraction such as 3/10 must not fall below its own bin's edge by a rounding error.
+    bin_numbers = np.floor(confidences * bins + 1e-9).astype(np.int64)
+    return np.bincount(np.minimum(bin_numbers, bins - 1), minlength=bins)

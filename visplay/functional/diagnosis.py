@@ -26,7 +26,7 @@ def repeated_fraction(texts: Sequence[str], before: Collection[str] = ()) -> flo
         before: Folded texts of questions asked at other times, see ``fold_question``.
 
     Returns:
-        The share in [0, 1]; 0 without questions.
+        The fraction in [0, 1]; 0 without questions.
 
     Example:
         >>> repeated_fraction(["How many?", "how  many?", "Which one?", "Where?"], before={"where?"})
@@ -43,7 +43,7 @@ def mean_margin(votes: Sequence[Vote | None]) -> float:
     """Mean lead of the majority over the runner-up, as a fraction of the parsed answers; 0 without votes.
 
     Args:
-        votes: None where no vote was held.
+        votes: None where there was no vote.
 
     Example:
         >>> mean_margin([Vote("a", 0.75, (("a", 3), ("b", 1)), 4, 4), None])
@@ -62,11 +62,11 @@ def own_answer_agreement(
 
     Args:
         questions: With or without an answer of their own; None did not parse.
-        votes: One per question; None where none was held.
+        votes: One per question; None where there was none.
         equivalence: A symmetric relation between normalised answers.
 
     Returns:
-        The share among the questions that have both answers; None if there are none.
+        The fraction among the questions that have both answers; None if there are none.
     """
     both = [
         equivalence(normalise_answer(question.answer), vote.answer)
@@ -85,7 +85,7 @@ def describe_votes(
 
     Args:
         questions: None did not parse.
-        votes: One per question; None where none was held.
+        votes: One per question; None where there was none.
         equivalence: A symmetric relation between normalised answers.
     """
     own = own_answer_agreement(questions, votes, equivalence)

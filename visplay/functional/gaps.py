@@ -1,4 +1,4 @@
-"""How far the log-probabilities that an engine reported lie from those of the policy that is trained.
+"""The gap between the log-probabilities that an engine reported and those of the policy that is trained.
 
 The gap of a token is the policy's log-probability less the engine's. Both speak of the same weights, so a gap is
 rounding, unless one of the two computes something else.

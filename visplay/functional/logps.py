@@ -101,7 +101,7 @@ class _TokenLogps(torch.autograd.Function):
                 grad_hidden[rows] = grad @ cast
             if grad_weight is not None:
                 _add_product(grad_weight, grad.T, states)
-            del grad, down  # or they would be held while the next chunk is made
+            del grad, down  # or they would be kept while the next chunk is made
         return grad_hidden, grad_weight, None, None
 
 
@@ -147,7 +147,7 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, 
         )
     if targets.shape != hidden.shape[:1]:
         raise ValueError(
-            f"targets: must have shape (R,) beside hidden of shape {tuple(hidden.shape)}, got {tuple(targets.shape)}"
+            f"targets: must have shape (R,) for hidden of shape {tuple(hidden.shape)}, got {tuple(targets.shape)}"
         )
     if temperature <= 0:
         raise ValueError(f"temperature: must be positive, got {temperature}")

@@ -18,15 +18,15 @@ def vote(
 ) -> Vote:
     """Find the majority among K sampled answers (Eq. 4).
 
-    p(y) = (1/K) sum_j 1[y_j ≡ y]; the silver answer is the argmax and c its share, by default among the PARSED answers.
-    Equivalence is not transitive, so the classes are the connected components over distinct normalised answers. A class
-    is named by its most frequent form, then the shortest, then the first in alphabetical order; ties between classes
-    likewise. The result does not depend on the order of the answers.
+    p(y) = (1/K) sum_j 1[y_j ≡ y]; the silver answer is the argmax and c its fraction, by default among the PARSED
+    answers. Equivalence is not transitive, so the classes are the connected components over distinct normalised
+    answers. A class is named by its most frequent form, then the shortest, then the first in alphabetical order; ties
+    between classes likewise. The result does not depend on the order of the answers.
 
     Args:
         answers: K answers; None or blank did not parse and never votes.
         equivalence: A symmetric relation between normalised answers.
-        count_unparsed: Whether c is the share among all K answers, as Eq. 4 has it.
+        count_unparsed: Whether c is the fraction among all K answers, as Eq. 4 has it.
 
     Returns:
         The vote; answer None and confidence 0 when nothing parsed.

@@ -28,8 +28,8 @@ def parse_question(
     """Read a question in the required format (validity v of Eq. 7).
 
     The whole text is ``<type>..</type><question>..</question><answer>..</answer>``, each tag at most once and in this
-    order, with white space between and around; no part holds a tag. The question is never empty. With ``text_around``
-    the first of each part counts wherever it stands, as in the released code.
+    order, with white space between and around; no part contains a tag. The question is never empty. With
+    ``text_around`` the first of each part counts wherever it stands, as in the released code.
 
     Args:
         text: What the Questioner wrote.
@@ -107,7 +107,7 @@ def _find_parts(text: str) -> dict[str, str | None]:
 
 
 def _find_closing_brace(text: str, start: int) -> int | None:
-    """The place of the brace that closes the one before ``start``."""
+    """The index of the brace that closes the one before ``start``."""
     depth = 1
     for brace in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)

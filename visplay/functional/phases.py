@@ -1,56 +1,8 @@
-"""Whose turn it is, and which images come next."""
+"""Which items of a collection come next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import numpy as np
-
-RoleName = Literal["questioner", "reasoner"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One role's turn to learn.
-
-    Args:
-        iteration: Counts from 1; an iteration is a Questioner phase followed by a Reasoner phase.
-        role: The role that learns; the other one is frozen.
-    """
-
-    iteration: int
-    role: RoleName
-
-    def __post_init__(self) -> None:
-        """Reject what is no phase."""
-        if self.iteration < 1:
-            raise ValueError(f"iteration: counts from 1, got {self.iteration}")
-        if self.role not in get_args(RoleName):
-            raise ValueError(f"role: must be one of {get_args(RoleName)}, got {self.role!r}")
-
-
-FIRST_PHASE = Phase(iteration=1, role="questioner")
-
-
-def next_phase(phase: Phase, turns: Sequence[RoleName] = ("questioner", "reasoner")) -> Phase:
-    """Name the phase that follows: Questioner i, Reasoner i, Questioner i+1, ...
-
-    Args:
-        phase: The phase that ends.
-        turns: The roles that learn in an iteration, in their order.
-
-    Example:
-        >>> next_phase(next_phase(FIRST_PHASE))
-        Phase(iteration=2, role='questioner')
-        >>> next_phase(Phase(1, "reasoner"), turns=["reasoner"])
-        Phase(iteration=2, role='reasoner')
-    """
-    turn = turns.index(phase.role) + 1
-    if turn < len(turns):
-        return Phase(iteration=phase.iteration, role=turns[turn])
-    return Phase(iteration=phase.iteration + 1, role=turns[0])
 
 
 def permuted_indices(start: int, count: int, size: int, seed: int) -> list[int]:

@@ -22,7 +22,7 @@ def difficulty(confidence: Tensor) -> Tensor:
         1 where the Reasoner is split in half, 0 where it is unanimous; same shape.
 
     Raises:
-        ValueError: A confidence lies outside [0, 1].
+        ValueError: A confidence is outside [0, 1].
 
     Example:
         >>> difficulty(torch.tensor([0.5, 0.75, 1.0])).tolist()
@@ -42,7 +42,7 @@ def minority_difficulty(confidence: Tensor) -> Tensor:
         0.5 where the Reasoner is split in half, 0 where it is unanimous; same shape.
 
     Raises:
-        ValueError: A confidence lies outside [0, 1].
+        ValueError: A confidence is outside [0, 1].
 
     Example:
         >>> minority_difficulty(torch.tensor([0.5, 0.75, 1.0])).tolist()
@@ -209,4 +209,4 @@ def _check_same_shape(**parts: Tensor) -> None:
 def _check_fractions(confidence: Tensor) -> None:
     outside = ~((confidence >= 0) & (confidence <= 1))
     if bool(outside.any()):
-        raise ValueError(f"confidence: shares must lie in [0, 1], got {confidence[outside].tolist()}")
+        raise ValueError(f"confidence: fractions must be in [0, 1], got {confidence[outside].tolist()}")

@@ -133,7 +133,7 @@ def normalise_answer(text: str) -> str:
 
     Drops what does not mean anything: white space, a final full stop, quotes, dollar signs around mathematics,
     ``\text{}``, brackets around an option letter, separators of thousands and trailing zeros. Lower-cases text, except
-    where case means something: beside LaTeX commands and in a formula with a letter in both cases.
+    where case means something: next to LaTeX commands and in a formula with a letter in both cases.
 
     Args:
         text: An answer.

@@ -203,13 +203,13 @@ def _tokenise(text: str) -> list[str] | None:
     if _NOT_SIMPLE.search(text):
         return None
     text = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"\\(?:left|right)(?![A-Za-z])", "", text))
-    tokens, place = [], 0
-    while place < len(text.rstrip()):
-        match = _TOKEN.match(text, place)
+    tokens, position = [], 0
+    while position < len(text.rstrip()):
+        match = _TOKEN.match(text, position)
         if match is None:
             return None
         tokens.append(match[1])
-        place = match.end()
+        position = match.end()
     adjacent = zip(tokens, tokens[1:], strict=False)
     return None if any(a[0] in "0123456789." and b[0] in "0123456789." for a, b in adjacent) else tokens[::-1]
 

@@ -66,7 +66,7 @@ _OTHER_WORDS = (
 _NOT_A_NOUN = frozenset((*_OTHER_WORDS.split(), *_SMALL, *_TENS, *_SCALES, *(f"{name}s" for name in _SCALES), *_PARTS))
 _ADDS_NOTHING = re.compile(r"(?:in (?:total|all)|total|altogether|items?|of them|times)?")
 _PART_OF = re.compile(r"(?P<quantity>.*[0-9a-z%]) of (?:the |all |these |those )?[a-z' -]+")
-_PIECE = re.compile(rf"\s*(?P<number>[0-9][0-9.]*(?:/[0-9]+)?)\s*(?P<unit>{UNIT})(?![a-z])(?:,? and |, ?)?")
+_PART = re.compile(rf"\s*(?P<number>[0-9][0-9.]*(?:/[0-9]+)?)\s*(?P<unit>{UNIT})(?![a-z])(?:,? and |, ?)?")
 _FEET = re.compile(r"([0-9]+)\s*'\s*([0-9.]+)\s*(?:\"|''|inches|in)")
 _MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
@@ -147,8 +147,8 @@ def read_words(text: str) -> Fraction | None:
 
 def read_quantities(text: str) -> tuple[Quantity, ...]:
     """One quantity, or as many as a compound such as 5 ft 10 in has; never none."""
-    if pieces := _read_compound(text):
-        return pieces
+    if parts := _read_compound(text):
+        return parts
     magnitude, unit = split_unit(text)
     value = read_number(magnitude)
     if value is None and not unit:
@@ -212,14 +212,14 @@ def _read_noun(text: str) -> str | None:
 def _read_compound(text: str) -> tuple[Quantity, ...]:
     """The parts of a compound quantity, or nothing where there are fewer than two."""
     text = _FEET.sub(r"\1 ft \2 in", text)
-    parts, place = [], 0
-    while place < len(text):
-        match = _PIECE.match(text, place)
-        if match is None or match.end() == place:
+    parts, position = [], 0
+    while position < len(text):
+        match = _PART.match(text, position)
+        if match is None or match.end() == position:
             return ()
         value = read_number(match["number"])
         parts.append(Quantity(match["number"], value, "/" in match["number"], read_unit(match["unit"])))
-        place = match.end()
+        position = match.end()
     distinct = len({part.unit for part in parts}) == len(parts) > 1
     return tuple(parts) if distinct and all(part.unit for part in parts) else ()
 

@@ -27,13 +27,6 @@ class VerdictCache:
 
     Args:
         directory: The directory, created with the first ruling; None keeps rulings in memory only.
-
-    Example:
-        >>> import tempfile
-        >>> directory = Path(tempfile.mkdtemp())
-        >>> VerdictCache(directory).put("0a", Ruling(True))
-        >>> VerdictCache(directory).get("0a")
-        Ruling(correct=True, score=None)
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -48,42 +41,31 @@ class VerdictCache:
     def get(self, key: str) -> Ruling | None:
         """Look a ruling up; what others write is seen within a second."""
         with self._lock:
-            if key not in self._rulings and time.monotonic() - self._looked_at > _LOOK_AGAIN_SECONDS:
-                self._read_files()
+            now = time.monotonic()
+            if key not in self._rulings and self.directory and now - self._looked_at > _LOOK_AGAIN_SECONDS:
+                self._looked_at = now
+                for path in sorted(self.directory.glob("verdicts-*.jsonl")):
+                    self._read_new_lines(path)
             return self._rulings.get(key)
 
     def put(self, key: str, ruling: Ruling) -> None:
-        """Keep a ruling; it survives this process once this returns.
-
-        Raises:
-            OSError: The disk does not take it.
-        """
+        """Keep a ruling; it survives this process once this returns. An OSError if the disk does not take it."""
         with self._lock:
             self._rulings[key] = ruling
-            if self.directory is not None:
-                line = json.dumps({"key": key, "correct": ruling.correct, "score": ruling.score})
-                self._append(self.directory, line.encode() + b"\n")
+            if self.directory is None:
+                return
+            if self._path is None or self._owner != os.getpid():  # a fork must not write to its parent's file
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._path, self._owner = self.directory / f"verdicts-{secrets.token_hex(8)}.jsonl", os.getpid()
+            line = json.dumps({"key": key, "correct": ruling.correct, "score": ruling.score}).encode() + b"\n"
+            with self._path.open("ab", buffering=0) as file:
+                written = file.write(line)
+            if written != len(line):
+                path, self._path = self._path, None  # whatever follows would be on the same line
+                raise OSError(f"{path}: the disk took part of a verdict only")
 
-    def _append(self, directory: Path, line: bytes) -> None:
-        if self._path is None or self._owner != os.getpid():  # a fork must not write to its parent's file
-            directory.mkdir(parents=True, exist_ok=True)
-            self._path, self._owner = directory / f"verdicts-{secrets.token_hex(8)}.jsonl", os.getpid()
-        with self._path.open("ab", buffering=0) as file:
-            written = file.write(line)
-        if written != len(line):
-            path, self._path = self._path, None  # whatever follows would stand on the same line
-            raise OSError(f"{path}: the disk took part of a verdict only")
-
-    def _read_files(self) -> None:
-        self._looked_at = time.monotonic()
-        if self.directory is None:
-            return
-        for path in sorted(self.directory.glob("verdicts-*.jsonl")):
-            if path.stat().st_size > self._read_bytes.get(path, 0):
-                self._read_file(path)
-
-    def _read_file(self, path: Path) -> None:
-        """Take the complete lines that were added since the last time."""
+    def _read_new_lines(self, path: Path) -> None:
+        """Take the complete lines that were added since the last time; what was there first stays."""
         start = self._read_bytes.get(path, 0)
         with path.open("rb") as file:
             file.seek(start)
@@ -92,19 +74,14 @@ class VerdictCache:
         self._read_bytes[path] = start + end
         broken = 0
         for line in data[:end].splitlines():
-            entry = _parse_line(line)
-            broken += entry is None
-            if entry is not None:
-                self._rulings.setdefault(*entry)
+            try:
+                entry = json.loads(line)
+                key, correct, score = entry["key"], entry["correct"], entry["score"]
+                ruling = Ruling(correct, None if score is None else read_score(score))
+                if not isinstance(key, str) or type(correct) is not bool:
+                    raise TypeError("key, correct: must be a text and a boolean")
+                self._rulings.setdefault(key, ruling)
+            except (ValueError, KeyError, TypeError, RecursionError, MalformedReplyError):
+                broken += 1
         if broken:
             logger.warning("%s: %d lines are no verdicts and are passed over", path, broken)
-
-
-def _parse_line(line: bytes) -> tuple[str, Ruling] | None:
-    try:
-        entry = json.loads(line)
-        key, correct, score = entry["key"], entry["correct"], entry["score"]
-        score = None if score is None else read_score(score)
-    except (ValueError, KeyError, TypeError, RecursionError, MalformedReplyError):
-        return None
-    return (key, Ruling(correct, score)) if isinstance(key, str) and type(correct) is bool else None

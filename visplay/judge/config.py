@@ -15,12 +15,12 @@ class JudgeLimits:
     Args:
         concurrent_requests: Most requests under way at a time.
         request_seconds: Time limit of one request, from connecting to the last byte.
-        total_seconds: Time limit of one call of ``Judge.judge``; the rows left then get no verdict.
+        total_seconds: Time limit of one call of ``Judge.judge``; the items left then get no verdict.
         retries: How often at most a request that failed is made again.
         wait_seconds: Wait before the first retry; each further one waits twice as long. Waits are shortened by up to
             half at random, so that requests that failed together do not return together.
-        longest_wait_seconds: Longest wait before a retry. A row is given up where the server's Retry-After asks for
-            more.
+        longest_wait_seconds: Longest wait before a retry. An item is given up where the server's Retry-After asks
+            for more.
     """
 
     concurrent_requests: int = 16
@@ -75,10 +75,10 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class JudgeItem:
-    """One row to judge.
+    """One answer to judge.
 
     Args:
-        key: Identity of the row.
+        key: Identity of the item.
         question: What was asked, options included.
         gold: The right answer.
         prediction: The answer to judge; for the ``paper`` protocol the whole completion.
@@ -107,12 +107,12 @@ class Ruling:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one row.
+    """What became of one item.
 
     Args:
-        key: Identity of the row.
+        key: Identity of the item.
         correct: Whether the prediction is right; None when judging failed: the verdict by rule stands.
-        score: In [0, 1] in steps of 0.1, for a graded row that was judged; else None.
+        score: In [0, 1] in steps of 0.1, for a graded item that was judged; else None.
         reason: Why ``correct`` is None: one of ``FAILURES``; empty otherwise.
         cached: Whether the answer was known before this call: from the cache, or because the prediction is blank.
     """
@@ -132,12 +132,12 @@ FAILURES = (
     "rejected",
     "malformed",
     "wrong_schema",
-    "cut_off",
+    "truncated",
     "out_of_time",
 )
-"""Why a request or a row failed: it took too long; status 429; 408, 409 or 5xx; no connection, or it broke; another
-status 4xx; a reply that is not JSON, not text, or not a chat completion; JSON of another form; a reply cut at
-``max_tokens``; ``total_seconds`` had passed (rows only)."""
+"""Why a request or an item failed: it took too long; status 429; 408, 409 or 5xx; no connection, or it broke; another
+status 4xx; a reply that is not JSON, not text, or not a chat completion; JSON of another form; a reply truncated at
+``max_tokens``; ``total_seconds`` had passed (items only)."""
 
 
 @dataclass
@@ -145,26 +145,26 @@ class JudgeUsage:
     """What judging has cost.
 
     Args:
-        rows: Rows given to the judge.
-        cached_rows: Rows whose verdict was in the cache.
-        blank_rows: Rows with an empty prediction: wrong, nobody is asked.
+        items: Items given to the judge.
+        cached_items: Items whose verdict was in the cache.
+        blank_items: Items with an empty prediction: wrong, nobody is asked.
         requests: Requests made, retries included.
         prompt_tokens: Tokens read by the judge, as the endpoint reports them.
         completion_tokens: Tokens written by the judge, as the endpoint reports them.
         unreported_requests: Replies without a report of tokens.
         failed_requests: Failed requests by kind (``FAILURES``).
-        failed_rows: Rows without a verdict by kind (``FAILURES``).
+        failed_items: Items without a verdict by kind (``FAILURES``).
     """
 
-    rows: int = 0
-    cached_rows: int = 0
-    blank_rows: int = 0
+    items: int = 0
+    cached_items: int = 0
+    blank_items: int = 0
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     unreported_requests: int = 0
     failed_requests: Counter[str] = field(default_factory=Counter)
-    failed_rows: Counter[str] = field(default_factory=Counter)
+    failed_items: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: JudgeUsage) -> None:
         """Add another call's usage to this one."""

@@ -29,7 +29,7 @@ class JudgeProtocol(Protocol):
 
     Attributes:
         suffix: Ends the name of a judge that is asked so; empty for the default.
-        takes_completion: Whether a row's prediction is the whole completion, which the protocol cuts itself.
+        takes_completion: Whether an item's prediction is the whole completion, which the protocol cuts itself.
         grades: Whether a score is given where one is wanted.
     """
 
@@ -38,7 +38,7 @@ class JudgeProtocol(Protocol):
     grades: bool
 
     def fields(self, item: JudgeItem) -> dict[str, str]:
-        """The texts of a row that the judge is shown, as it is shown them."""
+        """The texts of an item that the judge is shown, as it is shown them."""
 
     def request(self, item: JudgeItem, nonce: str) -> dict[str, Any]:
         """The fields of a chat-completions request that this protocol decides."""
@@ -63,12 +63,14 @@ class JsonProtocol:
         return {"question": item.question, "gold": item.gold, "prediction": item.prediction}
 
     def request(self, item: JudgeItem, nonce: str) -> dict[str, Any]:
-        """Messages with the row under the nonce, the schema, and the temperature."""
+        """Messages with the item under the nonce, the schema, and the temperature."""
         template = JUDGE_GRADED if item.graded else JUDGE
         assert template.system is not None
-        row = _data_json({nonce: self.fields(item)})
         return {
-            "messages": _messages(template.system.format(nonce=nonce), template.user.format(row=row)),
+            "messages": [
+                {"role": "system", "content": template.system.format(nonce=nonce)},
+                {"role": "user", "content": template.user.format(row=_data_json({nonce: self.fields(item)}))},
+            ],
             "temperature": 0.0,
             "response_format": {"type": "json_schema", "json_schema": _schema(item.graded)},
         }
@@ -79,10 +81,6 @@ class JsonProtocol:
         Raises:
             MalformedReplyError: It is not JSON (``malformed``), or of another form (``wrong_schema``): other fields,
                 other types, a score between two steps, full marks for a wrong answer or none for a right one.
-
-        Example:
-            >>> JsonProtocol().read('{"correct": true, "score": 0.8}', graded=True)
-            Ruling(correct=True, score=0.8)
         """
         try:
             reply = json.loads(text)
@@ -112,18 +110,15 @@ class PaperProtocol:
         return {"gold": _encodable(item.gold), "prediction": _encodable(paper_prediction(item.prediction))}
 
     def request(self, item: JudgeItem, nonce: str) -> dict[str, Any]:
-        """Messages and temperature; a nonce has no place there."""
-        assert JUDGE_PAPER.system is not None
-        user = JUDGE_PAPER.user.format(**self.fields(item))
-        return {"messages": _messages(JUDGE_PAPER.system, user), "temperature": 0.6}
+        """Messages and temperature; there is no nonce."""
+        messages = [
+            {"role": "system", "content": JUDGE_PAPER.system},
+            {"role": "user", "content": JUDGE_PAPER.user.format(**self.fields(item))},
+        ]
+        return {"messages": messages, "temperature": 0.6}
 
     def read(self, text: str, graded: bool) -> Ruling:
-        """Read a word; a grade is never given.
-
-        Example:
-            >>> PaperProtocol().read(" Correct ", graded=False), PaperProtocol().read("Correct!", graded=False)
-            (Ruling(correct=True, score=None), Ruling(correct=False, score=None))
-        """
+        """Read a word; a grade is never given."""
         return Ruling(text.strip().lower() in _PAPER_YES)
 
 
@@ -142,11 +137,7 @@ def paper_prediction(completion: str) -> str:
 
 
 def read_score(value: object) -> float:
-    """Read a score in [0, 1] that is a multiple of 0.1.
-
-    Raises:
-        MalformedReplyError: It is none (``wrong_schema``).
-    """
+    """Read a score in [0, 1] that is a multiple of 0.1; a MalformedReplyError (``wrong_schema``) if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise MalformedReplyError("wrong_schema")
     steps = round(value * STEPS)
@@ -156,7 +147,7 @@ def read_score(value: object) -> float:
 
 
 def request_body(config: JudgeConfig, item: JudgeItem, nonce: str) -> dict[str, Any]:
-    """The chat-completions request that asks for a ruling on a row."""
+    """The chat-completions request that asks for a ruling on an item."""
     body = {"model": config.model, "max_tokens": config.max_tokens, **PROTOCOLS[config.protocol].request(item, nonce)}
     return {name: value for name, value in (body | config.request_options).items() if value is not None}
 
@@ -167,10 +158,6 @@ def content_key(config: JudgeConfig, item: JudgeItem) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _messages(system: str, user: str) -> list[dict[str, str]]:
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
-
-
 def _schema(graded: bool) -> dict[str, Any]:
     properties: dict[str, Any] = {"correct": {"type": "boolean"}}
     if graded:
@@ -179,9 +166,9 @@ def _schema(graded: bool) -> dict[str, Any]:
     return {"name": "verdict", "strict": True, "schema": schema}
 
 
-def _data_json(row: dict[str, Any]) -> str:
-    """JSON in which no chat template's control token can stand: its first character is written as an escape."""
-    text = _encodable(json.dumps(row, ensure_ascii=False))
+def _data_json(fields: dict[str, Any]) -> str:
+    """JSON without any control token of a chat template: its first character is written as an escape."""
+    text = _encodable(json.dumps(fields, ensure_ascii=False))
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

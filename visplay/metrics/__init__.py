@@ -1,9 +1,9 @@
-"""torchmetrics classes over ``visplay.functional``: each row counts once, on any number of ranks and in any order."""
+"""torchmetrics classes over ``visplay.statistics``: each item counts once, on any number of ranks and in any order."""
 
-from visplay.metrics.across import BenchmarkAverage, PairedComparison
-from visplay.metrics.benchmarks import HallusionBenchAccuracy, MMMUAccuracy, MMVetScore
-from visplay.metrics.rows import Report, RowMetric
+from visplay.metrics.benchmark_metrics import HallusionBenchAccuracy, MMMUAccuracy, MMVetScore
+from visplay.metrics.item_metric import ItemMetric, Report
 from visplay.metrics.scores import SCORINGS, BenchmarkScores, Scoring, SuiteScores
+from visplay.metrics.several_benchmarks import BenchmarkAverage, PairedComparison
 from visplay.metrics.verdicts import JudgeAccuracy, RuleAccuracy, SampledAccuracy, WrongClaims
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "MMVetScore",
     "PairedComparison",
     "Report",
-    "RowMetric",
+    "ItemMetric",
     "RuleAccuracy",
     "SCORINGS",
     "SampledAccuracy",

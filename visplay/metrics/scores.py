@@ -1,14 +1,14 @@
-"""All that is measured of a suite of benchmarks, from answered rows."""
+"""All metrics of a suite of benchmarks, from answered items."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from visplay.answered import AnsweredRow, BatchAnswers
-from visplay.metrics.across import BenchmarkAverage
-from visplay.metrics.benchmarks import HallusionBenchAccuracy, MMMUAccuracy, MMVetScore
-from visplay.metrics.rows import Report, RowMetric
+from visplay.benchmark_answers import AnsweredItem, BatchAnswers
+from visplay.metrics.benchmark_metrics import HallusionBenchAccuracy, MMMUAccuracy, MMVetScore
+from visplay.metrics.item_metric import ItemMetric, Report
+from visplay.metrics.several_benchmarks import BenchmarkAverage
 from visplay.metrics.verdicts import JudgeAccuracy, JudgedMetric, RuleAccuracy, SampledAccuracy, WrongClaims
 from visplay.statistics.breakdown import NO_FIGURE, mmmu_discipline
 from visplay.statistics.raters import final_score
@@ -17,7 +17,7 @@ _SET = ("category", "subcategory", "set_id")
 
 
 def pair_id(metadata: Mapping[str, str]) -> str | None:
-    """Id of the question pair of a HallusionBench row; None where a part of it is missing.
+    """Id of the question pair of a HallusionBench item; None where a part of it is missing.
 
     Example:
         >>> pair_id({"category": "VD", "subcategory": "math", "set_id": "1", "question_id": "0"})
@@ -27,59 +27,72 @@ def pair_id(metadata: Mapping[str, str]) -> str | None:
 
 
 def figure_id(metadata: Mapping[str, str]) -> str | None:
-    """Id of the figure of a HallusionBench row, ``NO_FIGURE`` for none; None where a part of it is missing."""
+    """Id of the figure of a HallusionBench item, ``NO_FIGURE`` for none; None where a part of it is missing."""
     return NO_FIGURE if metadata.get("visual_input") == "0" else _join(metadata, (*_SET, "figure_id"))
 
 
-def _clusters(rows: Sequence[AnsweredRow]) -> dict[str, list]:
-    return {"clusters": _figures(rows)}
+def _join(metadata: Mapping[str, str], names: Sequence[str]) -> str | None:
+    return "/".join(metadata[name] for name in names) if all(name in metadata for name in names) else None
 
 
-def _disciplines(rows: Sequence[AnsweredRow]) -> dict[str, list]:
-    return {"disciplines": [mmmu_discipline(row.metadata.get("id", "")) for row in rows]}
+def _figures(items: Sequence[AnsweredItem]) -> list[str | None]:
+    """What items are resampled with; None for those without a figure, or with one that is not known."""
+    return [figure_id(item.metadata) or None for item in items]
 
 
-def _pairs(rows: Sequence[AnsweredRow]) -> dict[str, list]:
-    return {"pairs": [pair_id(row.metadata) for row in rows], "figures": [figure_id(row.metadata) for row in rows]}
-
-
-def _capabilities(rows: Sequence[AnsweredRow]) -> dict[str, list]:
-    return {"capabilities": [_read_capabilities(row.metadata.get("capability", "")) for row in rows]}
+def _capabilities(text: str) -> list[str] | None:
+    """The capabilities that a question of MM-Vet needs, as its source lists them."""
+    names = [name.strip(" []'\"") for name in text.split(",")]
+    return [name for name in names if name] or None
 
 
 class Scoring(NamedTuple):
-    """What is measured of one kind of benchmark besides what is measured of all.
+    """The metrics of one kind of benchmark besides those of all.
 
     Args:
         own: Metric of its own, of verdicts by rule; None for none.
-        columns: What the rows tell this metric besides keys and verdicts, by argument of ``update``.
+        columns: What the items tell this metric besides keys and verdicts, by argument of ``update``.
         judged: Metric of a judge's scores.
-        judged_columns: What the rows tell that one besides keys, verdicts and scores.
+        judged_columns: What the items tell that one besides keys, verdicts and scores.
         graded: Whether a judge is asked for a score in [0, 1] besides its verdict.
     """
 
-    own: type[RowMetric] | None = None
-    columns: Callable[[Sequence[AnsweredRow]], dict[str, list]] = _clusters
+    own: type[ItemMetric] | None = None
+    columns: Callable[[Sequence[AnsweredItem]], dict[str, list]] = lambda items: {"clusters": _figures(items)}
     judged: type[JudgedMetric] = JudgeAccuracy
-    judged_columns: Callable[[Sequence[AnsweredRow]], dict[str, list]] = _clusters
+    judged_columns: Callable[[Sequence[AnsweredItem]], dict[str, list]] = lambda items: {"clusters": _figures(items)}
     graded: bool = False
 
 
 SCORINGS = {
     "accuracy": Scoring(),
-    "mmmu": Scoring(MMMUAccuracy, _disciplines),
-    "hallusionbench": Scoring(HallusionBenchAccuracy, _pairs),
-    "mm_vet": Scoring(judged=MMVetScore, judged_columns=_capabilities, graded=True),
+    "mmmu": Scoring(
+        MMMUAccuracy, lambda items: {"disciplines": [mmmu_discipline(item.metadata.get("id", "")) for item in items]}
+    ),
+    "hallusionbench": Scoring(
+        HallusionBenchAccuracy,
+        lambda items: {
+            "pairs": [pair_id(item.metadata) for item in items],
+            "figures": [figure_id(item.metadata) for item in items],
+        },
+    ),
+    "mm_vet": Scoring(
+        judged=MMVetScore,
+        judged_columns=lambda items: {
+            "capabilities": [_capabilities(item.metadata.get("capability", "")) for item in items]
+        },
+        graded=True,
+    ),
 }
 """By the name that a benchmark gives."""
 
 
 class BenchmarkScores:
-    """What is measured of one benchmark.
+    """The metrics of one benchmark.
 
     Args:
-        samples: K, sampled answers per row; 0 for none.
-        scoring: Which measures the benchmark has of its own, one of ``SCORINGS``.
+        samples: K, sampled answers per item; 0 for none.
+        scoring: Which metrics the benchmark has of its own, one of ``SCORINGS``.
         judges: Names of the judges.
 
     Raises:
@@ -97,111 +110,82 @@ class BenchmarkScores:
         self.judged = {name: self.scoring.judged() for name in judges}
 
     def update(self, answers: BatchAnswers) -> None:
-        """Add rows; one that comes again counts once.
-
-        Args:
-            answers: Answered and skipped rows.
-        """
+        """Add answered and skipped items; one that comes again counts once."""
         self.skipped.update(list(answers.skipped), [False] * len(answers.skipped))
-        rows = answers.rows
-        keys, right, figures = [row.key for row in rows], [row.greedy.correct for row in rows], _figures(rows)
+        items = answers.items
+        keys, right, figures = [item.key for item in items], [item.greedy.correct for item in items], _figures(items)
         self.rule.update(keys, right, figures)
-        wrong = [row.greedy.answer is not None and not row.greedy.correct for row in rows]
+        wrong = [item.greedy.answer is not None and not item.greedy.correct for item in items]
         self.wrong_claims.update(keys, wrong, figures)
         if self.sampled is not None:
-            verdicts = [[sample.correct for sample in row.samples] for row in rows]
-            self.sampled.update(keys, verdicts, [row.majority_correct for row in rows], figures)
+            verdicts = [[sample.correct for sample in item.samples] for item in items]
+            self.sampled.update(keys, verdicts, [item.majority_correct for item in items], figures)
         if self.own is not None:
-            self.own.update(keys, right, **self.scoring.columns(rows))
+            self.own.update(keys, right, **self.scoring.columns(items))
 
-    def update_judged(self, judge: str, rows: Sequence[AnsweredRow], scores: Sequence[float | None]) -> None:
-        """Add a judge's scores of greedy answers.
-
-        Args:
-            judge: Name of the judge.
-            rows: The rows.
-            scores: A score in [0, 1] per row; None where judging failed: the rule's verdict stands.
-        """
-        keys, right = [row.key for row in rows], [row.greedy.correct for row in rows]
-        self.judged[judge].update(keys, right, scores, **self.scoring.judged_columns(rows))
+    def update_judged(self, judge: str, items: Sequence[AnsweredItem], scores: Sequence[float | None]) -> None:
+        """Add a judge's scores of greedy answers, in [0, 1]; None where judging failed: the rule's verdict stands."""
+        keys, right = [item.key for item in items], [item.greedy.correct for item in items]
+        self.judged[judge].update(keys, right, scores, **self.scoring.judged_columns(items))
 
     def compute(self) -> Report:
-        """Every measure; K, and how many rows there are, were skipped, and have no verdict of a judge."""
+        """Every metric; K, and how many items there are, were skipped, and have no verdict of a judge.
+
+        ``majority@K`` is reported without K, which ``samples`` counts: a tag must not change with a setting. What
+        MM-Vet grades is its ``judge_accuracy/judge``.
+        """
         rule = self.rule.compute()
-        measures, counts = rule.measures | self.wrong_claims.compute().measures, rule.counts
-        counts = counts | {"skipped": self.skipped.compute().counts["rows"], "samples": self.samples}
-        for metric in (metric for metric in (self.sampled, self.own) if metric is not None):
-            found = metric.compute().measures
-            measures |= {_plain(name): value for name, value in found.items() if name != "accuracy"}
-        for name, judged in self.judged.items():
+        metrics = rule.metrics | self.wrong_claims.compute().metrics
+        counts = rule.counts | {"skipped": self.skipped.compute().counts["items"], "samples": self.samples}
+        for further in (self.sampled, self.own):
+            for name, value in further.compute().metrics.items() if further is not None else ():
+                if name != "accuracy":
+                    metrics["majority" if name.startswith("majority@") else name] = value
+        for judge, judged in self.judged.items():
             report = judged.compute()
-            measures |= {_judge_measure(measure, name): value for measure, value in report.measures.items()}
-            counts[f"unjudged/{name}"] = report.counts["unjudged"]
-        return Report(measures, counts)
+            for name, value in report.metrics.items():
+                metrics[f"{'judge_accuracy' if name == 'score' else name}/{judge}"] = value
+            counts[f"unjudged/{judge}"] = report.counts["unjudged"]
+        return Report(metrics, counts)
 
 
 class SuiteScores:
-    """What is measured of several benchmarks, and their averages.
+    """The metrics of several benchmarks, and their averages.
 
     Args:
-        benchmarks: The measures of each, by its name.
+        benchmarks: The metrics of each, by its name.
         judges: Names of the judges.
     """
 
     def __init__(self, benchmarks: Mapping[str, BenchmarkScores], judges: Collection[str] = ()) -> None:
         self.benchmarks = dict(benchmarks)
-        self._averages = {"rule_accuracy": BenchmarkAverage()}
-        self._averages |= {f"judge_accuracy/{judge}": BenchmarkAverage() for judge in judges}
+        names = ["rule_accuracy", *(f"judge_accuracy/{judge}" for judge in judges)]
+        self._averages = {name: BenchmarkAverage() for name in names}
 
     def update(self, answers: BatchAnswers) -> None:
-        """Add rows of one benchmark; one that comes again counts once."""
+        """Add items of one benchmark; one that comes again counts once."""
         self.benchmarks[answers.benchmark].update(answers)
-        right = [row.greedy.correct for row in answers.rows]
-        self._average("rule_accuracy", answers.benchmark, answers.rows, right)
+        right = [item.greedy.correct for item in answers.items]
+        self._average("rule_accuracy", answers.benchmark, answers.items, right)
 
     def update_judged(
-        self, judge: str, benchmark: str, rows: Sequence[AnsweredRow], scores: Sequence[float | None]
+        self, judge: str, benchmark: str, items: Sequence[AnsweredItem], scores: Sequence[float | None]
     ) -> None:
-        """Add a judge's scores of rows of one benchmark, see ``BenchmarkScores.update_judged``."""
-        self.benchmarks[benchmark].update_judged(judge, rows, scores)
-        final = [final_score(row.greedy.correct, score) for row, score in zip(rows, scores, strict=True)]
-        self._average(f"judge_accuracy/{judge}", benchmark, rows, final)
+        """Add a judge's scores of items of one benchmark, see ``BenchmarkScores.update_judged``."""
+        self.benchmarks[benchmark].update_judged(judge, items, scores)
+        final = [final_score(item.greedy.correct, score) for item, score in zip(items, scores, strict=True)]
+        self._average(f"judge_accuracy/{judge}", benchmark, items, final)
 
     def compute(self) -> dict[str, Report]:
         """The report of each benchmark; of several also ``macro_average`` and ``micro_average``."""
         reports = {name: scores.compute() for name, scores in self.benchmarks.items()}
         if len(self.benchmarks) < 2:
             return reports
-        averages = {measure: metric.compute() for measure, metric in self._averages.items()}
-        for name in ("macro_average", "micro_average"):
-            found = {m: report.measures[name] for m, report in averages.items() if name in report.measures}
-            reports[name] = Report(found, averages["rule_accuracy"].counts)
+        averages = {name: average.compute() for name, average in self._averages.items()}
+        for average in ("macro_average", "micro_average"):
+            found = {name: said.metrics[average] for name, said in averages.items() if average in said.metrics}
+            reports[average] = Report(found, averages["rule_accuracy"].counts)
         return reports
 
-    def _average(self, measure: str, benchmark: str, rows: Sequence[AnsweredRow], scores: Sequence[float]) -> None:
-        self._averages[measure].update(benchmark, [row.key for row in rows], scores, _figures(rows))
-
-
-def _plain(measure: str) -> str:
-    """``majority@K`` without K, which ``samples`` counts: a tag must not change with a setting."""
-    return "majority" if measure.startswith("majority@") else measure
-
-
-def _judge_measure(measure: str, judge: str) -> str:
-    """``judge_accuracy/judge``; what MM-Vet grades besides stands below it."""
-    return f"judge_accuracy/{judge}" if measure in ("judge_accuracy", "score") else f"{measure}/{judge}"
-
-
-def _figures(rows: Sequence[AnsweredRow]) -> list[str | None]:
-    """What rows are resampled with; None for those without a figure, or with one that is not known."""
-    return [figure_id(row.metadata) or None for row in rows]
-
-
-def _read_capabilities(text: str) -> list[str] | None:
-    """The capabilities that a question of MM-Vet needs, as its source lists them."""
-    names = [name.strip(" []'\"") for name in text.split(",")]
-    return [name for name in names if name] or None
-
-
-def _join(metadata: Mapping[str, str], names: Sequence[str]) -> str | None:
-    return "/".join(metadata[name] for name in names) if all(name in metadata for name in names) else None
+    def _average(self, metric: str, benchmark: str, items: Sequence[AnsweredItem], scores: Sequence[float]) -> None:
+        self._averages[metric].update(benchmark, [item.key for item in items], scores, _figures(items))

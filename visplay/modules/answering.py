@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from visplay.answered import Answer, AnsweredRow, BatchAnswers, BenchmarkBatch
+from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+
+from visplay.benchmark_answers import Answer, AnsweredItem, BatchAnswers, BenchmarkBatch
+from visplay.clock import Clock
 from visplay.functional.majority_vote import vote
+from visplay.metrics import BenchmarkScores, Report, SuiteScores
+from visplay.modules.policy.vlm import VLM
 from visplay.prompts import Template
-from visplay.types import Completion, Example, Prompt, Sampling
+from visplay.types import Completion, Engine, Example, PhaseState, Prompt, Sampling, derive_seed
 
-if TYPE_CHECKING:
-    from visplay.modules.reasoner import Reasoner
+
+class Answerer(Protocol):
+    """What answering benchmarks needs of a Reasoner."""
+
+    vlm: VLM
+    template: Template
+    grader: Callable[[str, str], bool]
+
+    @property
+    def engine(self) -> Engine:
+        """The rollout engine."""
+
+    def prompts(self, items: Sequence[Example], template: Template | None = None) -> list[Prompt]:
+        """One prompt per example."""
+
+    def parse(self, completion: Completion) -> str | None:
+        """The answer, or None."""
+
+    def sampling(self, n: int, seed: int) -> Sampling:
+        """How it samples ``n`` completions."""
+
+    def adopt(self, vlm: VLM, clock: Clock) -> None:
+        """Take a policy."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +74,112 @@ class Answering:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: {self.max_new_tokens} must be at least 1, or null")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: {self.top_p} must lie in (0, 1]; 1 keeps all")
+            raise ValueError(f"top_p: {self.top_p} must be in (0, 1]; 1 keeps all")
         if self.top_k is not None and self.top_k < 0:
             raise ValueError(f"top_k: {self.top_k} must be at least 0, which keeps all")
         if self.template is not None and "question" not in self.template.fields():
             raise ValueError(f"template: its user message must hold {{question}}, got {self.template.user!r}")
 
-    def sampling(self, reasoner: Reasoner, seed: int) -> Sampling:
+    def sampling(self, reasoner: Answerer, seed: int) -> Sampling:
         """How the Reasoner samples one answer."""
         return reasoner.sampling(1, seed).override(
             max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k
         )
 
 
-def answer_batch(reasoner: Reasoner, batch: BenchmarkBatch, answering: Answering, seed: int) -> BatchAnswers:
+class AnsweringModule(LightningModule, ABC):
+    """A module whose Reasoner answers benchmarks when the trainer validates or tests.
+
+    Args:
+        seed: Root of every draw of the run.
+
+    Attributes:
+        evaluated: What the model under test is called.
+        answering: How benchmarks are answered.
+        judges: Names of the judges whose verdicts ``benchmark_metrics`` is given.
+        benchmark_metrics: The metrics of the evaluation under way.
+        reports: What the last evaluation measured, by benchmark.
+        scores: The values in it, as they are logged.
+    """
+
+    clock: Clock
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.evaluated = "model"
+        self.answering = Answering()
+        self.judges: tuple[str, ...] = ()
+        self.benchmark_metrics = SuiteScores({})
+        self.reports: dict[str, Report] = {}
+        self.scores: dict[str, float] = {}
+
+    @property
+    @abstractmethod
+    def phase(self) -> PhaseState:
+        """The phase under way."""
+
+    @property
+    @abstractmethod
+    def validated(self) -> Answerer | None:
+        """Who answers; None if nobody here learns to answer."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Reset the metrics of every benchmark."""
+        self._reset_metrics(self.trainer.val_dataloaders)
+
+    def on_test_epoch_start(self) -> None:
+        """Reset the metrics of every benchmark."""
+        self._reset_metrics(self.trainer.test_dataloaders)
+
+    def validation_step(self, batch: BenchmarkBatch, batch_idx: int, dataloader_idx: int = 0) -> BatchAnswers:
+        """Answer the batch greedily and, where the benchmark asks for it, by sampling."""
+        if self.validated is None:
+            raise ValueError(f"validate: a {type(self).__name__} alone does not answer; validate a Reasoner or VisPlay")
+        self.clock.note = f"{batch.benchmark}, batch {batch_idx + 1}"
+        samples = self.benchmark_metrics.benchmarks[batch.benchmark].samples
+        seed = derive_seed(self.seed, "validation")
+        answers = answer_batch(self.validated, replace(batch, samples=samples), self.answering, seed)
+        self.benchmark_metrics.update(answers)
+        return answers
+
+    def test_step(self, batch: BenchmarkBatch, batch_idx: int, dataloader_idx: int = 0) -> BatchAnswers:
+        """Do as in validation."""
+        return self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/benchmark/metric`` on the axis of iterations, where the base is iteration 0."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/model/benchmark/metric``."""
+        self._log_metrics(f"test/{self.evaluated}")
+
+    def samples_of(self, benchmark: Any) -> int:
+        """K, sampled answers per question of a benchmark."""
+        return benchmark.votes if self.answering.samples is None else self.answering.samples
+
+    def _reset_metrics(self, loaders: Sequence | None) -> None:
+        benchmarks = [loader.benchmark for loader in loaders or []]
+        scores = {b.name: BenchmarkScores(self.samples_of(b), b.scoring, self.judges) for b in benchmarks}
+        self.benchmark_metrics = SuiteScores(scores, self.judges)
+
+    def _log_metrics(self, stage: str) -> None:
+        self.clock.note = ""
+        self.reports = self.benchmark_metrics.compute()
+        self.scores = {
+            f"{stage}/{benchmark}/{metric}": estimate.value
+            for benchmark, report in self.reports.items()
+            for metric, estimate in report.metrics.items()
+            if estimate is not None
+        }
+        self.log_dict(self.scores, logger=False, sync_dist=True)  # the same on every rank
+        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        for logger in self.loggers:
+            logger.log_metrics(self.scores, step=self.phase.iteration if fitting else 0)
+
+
+def answer_batch(reasoner: Answerer, batch: BenchmarkBatch, answering: Answering, seed: int) -> BatchAnswers:
     """Answer a batch of benchmark rows and grade the answers by rule.
 
     Every sample has a seed of its own that follows from its row's key, so that the answers do not depend on how the
@@ -113,8 +233,8 @@ def write_out(example: Example) -> str:
 
 
 def _grade(
-    reasoner: Reasoner, benchmark: str, example: Example, greedy: Completion, sampled: Sequence[Completion]
-) -> AnsweredRow:
+    reasoner: Answerer, benchmark: str, example: Example, greedy: Completion, sampled: Sequence[Completion]
+) -> AnsweredItem:
     def grade(completion: Completion) -> Answer:
         answer = reasoner.parse(completion)
         return Answer(completion.text, completion.finished, answer, is_right(answer))
@@ -126,7 +246,7 @@ def _grade(
 
     samples = tuple(grade(completion) for completion in sampled)
     majority = vote([sample.answer for sample in samples], reasoner.grader).answer
-    return AnsweredRow(
+    return AnsweredItem(
         key=example.key,
         benchmark=benchmark,
         problem=example.problem,

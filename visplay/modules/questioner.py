@@ -12,12 +12,12 @@ from torch import Tensor
 from visplay.functional.diagnosis import describe_votes, repeated_fraction
 from visplay.functional.parsing import DEFAULT_KINDS, parse_question
 from visplay.functional.rewards import difficulty, group_redundancy, questioner_rewards
-from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.learner.grpo import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.reasoner import Reasoner
-from visplay.modules.role import Judgement, Record, Role, distinct_keys
+from visplay.modules.role import Role, distinct_keys
 from visplay.prompts import ASK, Template
-from visplay.types import Completion, Engine, Prompt, Question, Rollout, UnlabeledImage, Vote
+from visplay.types import Completion, Engine, Judgement, Prompt, Question, Record, Rollout, UnlabeledImage
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,14 @@ class Questioner(Role):
         template: The prompt.
         format: What must parse.
         reward: How a question is paid.
-        jury: The Reasoner that votes, with a model of its own, for a Questioner that is fitted alone.
+        reasoner: The frozen Reasoner that votes, with a model of its own, for a Questioner that is fitted alone.
         vlm: The policy of a Questioner that is fitted alone.
         seed: Root of every draw of a Questioner that is fitted alone.
     """
 
     name = "questioner"
-    jury: Reasoner
+    learns_from = "images"
+    reasoner: Reasoner | None
 
     def __init__(
         self,
@@ -83,49 +84,54 @@ class Questioner(Role):
         template: Template = ASK,
         format: QuestionFormat = QuestionFormat(),  # noqa: B008 (frozen)
         reward: QuestionReward = QuestionReward(),  # noqa: B008 (frozen)
-        jury: Reasoner | None = None,
+        reasoner: Reasoner | None = None,
         vlm: VLM | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(template, grpo, vlm, seed)
         self.format = format
         self.reward = reward
-        if jury is not None:
-            self.jury = jury
-            self.grader = jury.grader
+        self.reasoner = reasoner
+        if reasoner is not None:
+            self.grader = reasoner.grader
 
-    def judged_by(self, jury: Reasoner) -> None:
-        """Take a Reasoner as the jury, without making it a part of this module: it has an owner."""
-        self.__dict__["jury"] = jury
-        self.grader = jury.grader
+    def judge_by(self, reasoner: Reasoner) -> None:
+        """Have a Reasoner vote that has another owner: it is no submodule of this one, nor in its state."""
+        object.__setattr__(self, "reasoner", reasoner)
+        self.grader = reasoner.grader
 
     @property
     def validated(self) -> None:
         """A Questioner does not answer."""
         return
 
+    @property
+    def _own_reasoner(self) -> Reasoner | None:
+        """The Reasoner of a Questioner that is fitted alone."""
+        return self._modules.get("reasoner")
+
     def configure_model(self) -> None:
-        """Load the policy and freeze the jury.
+        """Load the policy, and that of a Reasoner of its own, which is frozen.
 
         Raises:
-            ValueError: There is no jury.
+            ValueError: There is no Reasoner.
         """
         super().configure_model()
-        if not hasattr(self, "jury"):
-            raise ValueError("jury: a Questioner that is fitted alone needs a Reasoner to judge it, got null")
-        self.jury.configure_model()
-        self.jury.vlm.requires_grad_(False)
+        if self.reasoner is None:
+            raise ValueError("reasoner: a Questioner that is fitted alone needs a Reasoner to judge it, got null")
+        self.reasoner.configure_model()
+        self.reasoner.vlm.requires_grad_(False)
 
     @property
     def idle(self) -> tuple[VLM, ...]:
-        """The policy of a jury of its own."""
-        return (self.jury.vlm,) if "jury" in self._modules else ()
+        """The policy of a Reasoner of its own."""
+        return (self._own_reasoner.vlm,) if self._own_reasoner else ()
 
     def attach_engine(self, engine: Engine) -> None:
-        """Keep a handle on the engine, for the jury too."""
+        """Keep a handle on the engine, for a Reasoner of its own too."""
         super().attach_engine(engine)
-        if "jury" in self._modules:
-            self.jury.attach_engine(engine)
+        if self._own_reasoner:
+            self._own_reasoner.attach_engine(engine)
 
     def prompts(self, items: Sequence[UnlabeledImage], template: Template | None = None) -> list[Prompt]:
         """Ask about each image."""
@@ -141,54 +147,35 @@ class Questioner(Role):
         return [[self.parse(completion) for completion in group] for group in rollout.completions]
 
     def judge(self, items: Sequence[UnlabeledImage], rollout: Rollout, seed: int) -> Judgement:
-        """Reward questions (N, G) by the jury's disagreement and by how common they are."""
-        questions, jury = self.ask(rollout), self.jury  # (N, G)
+        """Reward questions (N, G) by how much the Reasoner disagrees with itself and by how common they are."""
+        reasoner, questions = self.reasoner, self.ask(rollout)  # (N, G)
+        assert reasoner is not None, "configure_model has seen to it"
         with self.clock("votes"):
-            votes = jury.vote_on(items, questions, seed)  # (N, G)
-        valid = torch.tensor([[jury.is_valid(vote) for vote in group] for group in votes])
-        shares = self.reward.redundancy([[q.text if q else None for q in group] for group in questions])
-        repetition = self.reward.redundancy_weight * shares
-        hardness = self.reward.difficulty(torch.tensor([[v.confidence if v else 0.0 for v in g] for g in votes]))
-        rewards = self.reward.combine(valid, hardness, repetition)  # (N, G)
+            votes = reasoner.vote_on(items, questions, seed)  # (N, G)
+        valid = torch.tensor([[reasoner.is_valid(vote) for vote in group] for group in votes])
+        confidences = torch.tensor([[vote.confidence if vote else 0.0 for vote in group] for group in votes])
+        texts = [[question.text if question else None for question in group] for group in questions]
+        difficulty = self.reward.difficulty(confidences)
+        redundancy = self.reward.redundancy_weight * self.reward.redundancy(texts)
+        rewards = self.reward.combine(valid, difficulty, redundancy)  # (N, G)
+        parsed = [[text for text in group if text is not None] for group in texts]
+        asked, n_parsed = [question for group in questions for question in group], sum(map(len, parsed))
         statistics = {
             "valid_fraction": float(valid.float().mean()),
-            "difficulty": _mean_where(hardness, valid),
-            "redundancy": _mean_where(repetition, valid),
+            "difficulty": _mean_where(difficulty, valid),
+            "redundancy": _mean_where(redundancy, valid),
+            "parsed_fraction": n_parsed / len(asked),
+            "repeated_fraction": sum(repeated_fraction(group) * len(group) for group in parsed) / max(n_parsed, 1),
         }
-        statistics |= _describe(questions, votes, jury.grader)
-        return Judgement(rewards, statistics, _records(items, rollout, questions, votes, rewards))
-
-
-def _describe(
-    questions: Sequence[Sequence[Question | None]],
-    votes: Sequence[Sequence[Vote | None]],
-    equivalence: Callable[[str, str], bool],
-) -> dict[str, float]:
-    """What questions (N, G) and the votes on them look like."""
-    asked = [question for group in questions for question in group]
-    texts = [[question.text for question in group if question is not None] for group in questions]
-    parsed = sum(map(len, texts))
-    repeated = sum(repeated_fraction(group) * len(group) for group in texts)
-    shares = {"parsed_fraction": parsed / len(asked), "repeated_fraction": repeated / max(parsed, 1)}
-    return shares | describe_votes(asked, [vote for group in votes for vote in group], equivalence)
+        statistics |= describe_votes(asked, [vote for group in votes for vote in group], reasoner.grader)
+        records = tuple(
+            Record(item.image, text, completion.text, reward, vote)
+            for item, *group in zip(items, texts, rollout.completions, rewards.tolist(), votes, strict=True)
+            for text, completion, reward, vote in zip(*group, strict=True)
+        )
+        return Judgement(rewards, statistics, records)
 
 
 def _mean_where(values: Tensor, where: Tensor) -> float:
     """Mean of the chosen values, 0 if there are none."""
     return float(values[where].mean()) if bool(where.any()) else 0.0
-
-
-def _records(
-    items: Sequence[UnlabeledImage],
-    rollout: Rollout,
-    questions: Sequence[Sequence[Question | None]],
-    votes: Sequence[Sequence[Vote | None]],
-    rewards: Tensor,
-) -> tuple[Record, ...]:
-    return tuple(
-        Record(item.image, question.text if question else None, completion.text, reward, vote)
-        for item, completions, asked, held, row in zip(
-            items, rollout.completions, questions, votes, rewards.tolist(), strict=True
-        )
-        for completion, question, vote, reward in zip(completions, asked, held, row, strict=True)
-    )

@@ -12,12 +12,22 @@ from visplay.functional.majority_vote import is_valid_vote, vote
 from visplay.functional.parsing import has_thought, parse_boxed
 from visplay.functional.rewards import agreement, agreement_rewards
 from visplay.grading.worker import Grader
-from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.learner.grpo import GRPOConfig
 from visplay.modules.policy.vlm import VLM
-from visplay.modules.role import Judgement, Record, Role, distinct_keys
+from visplay.modules.role import Role, distinct_keys
 from visplay.modules.voting import Voting
 from visplay.prompts import ANSWER, Template
-from visplay.types import Completion, Example, Prompt, Question, Rollout, Sampling, UnlabeledImage, Vote
+from visplay.types import (
+    Completion,
+    Example,
+    Judgement,
+    Prompt,
+    Question,
+    Record,
+    Rollout,
+    UnlabeledImage,
+    Vote,
+)
 
 
 class Reasoner(Role):
@@ -35,6 +45,7 @@ class Reasoner(Role):
     """
 
     name = "reasoner"
+    learns_from = "examples"
 
     def __init__(
         self,
@@ -88,7 +99,12 @@ class Reasoner(Role):
             "agreement": float(agrees.mean()),
             "confidence": sum(item.score for item in items) / len(items),
         }
-        return Judgement(rewards, statistics, _records(items, rollout, rewards.tolist()))
+        records = tuple(
+            Record(e.image, e.problem, c.text, reward, _silver_vote(e), None if e.votes else e.answer)
+            for e, completions, group in zip(items, rollout.completions, rewards.tolist(), strict=True)
+            for c, reward in zip(completions, group, strict=True)
+        )
+        return Judgement(rewards, statistics, records)
 
     def is_valid(self, vote: Vote | None, voting: Voting | None = None) -> bool:
         """Whether there is a vote and enough of its answers parsed."""
@@ -101,7 +117,7 @@ class Reasoner(Role):
         seed: int,
         voting: Voting | None = None,
     ) -> list[list[Vote | None]]:
-        """Hold a vote of K answers on every question.
+        """Vote on every question with K sampled answers (Eq. 4).
 
         Args:
             images: N images.
@@ -113,36 +129,23 @@ class Reasoner(Role):
             (N, G) votes; None where there is no question, or one too long for the context.
         """
         voting = voting or self.voting
-        sampling = self._vote_sampling(voting, seed)
+        sampling = self.sampling(voting.votes, seed).override(
+            max_new_tokens=voting.max_new_tokens, top_p=voting.top_p, top_k=voting.top_k
+        )
+        template = voting.template or self.template
         prompts: dict[tuple[int, int], Prompt] = {}
         for n, (key, item, group) in enumerate(zip(distinct_keys(images), images, questions, strict=True)):
             for g, question in enumerate(group):
                 if question is not None:
-                    template = voting.template or self.template
-                    prompts[n, g] = self.vlm.encode(f"{key}#{g}", template, item.image, question=question.text)
-        prompts = {place: p for place, p in prompts.items() if self.vlm.fits(p, sampling.max_new_tokens)}
+                    prompt = self.vlm.encode(f"{key}#{g}", template, item.image, question=question.text)
+                    if self.vlm.fits(prompt, sampling.max_new_tokens):
+                        prompts[n, g] = prompt
         sampled = self.engine.generate(self.vlm, list(prompts.values()), sampling)
-        held = {place: self._count(group, voting) for place, group in zip(prompts, sampled, strict=True)}
-        return [[held.get((n, g)) for g in range(len(group))] for n, group in enumerate(questions)]
-
-    def _vote_sampling(self, voting: Voting, seed: int) -> Sampling:
-        """This role's sampling with what the stage's voting sets."""
-        own = self.sampling(voting.votes, seed)
-        return own.override(max_new_tokens=voting.max_new_tokens, top_p=voting.top_p, top_k=voting.top_k)
-
-    def _count(self, completions: Sequence[Completion], voting: Voting) -> Vote:
-        answers = [self.parse(completion) for completion in completions]
-        return vote(answers, self.grader, count_unparsed=voting.count_unparsed)
-
-
-def _records(items: Sequence[Example], rollout: Rollout, rewards: Sequence[Sequence[float]]) -> tuple[Record, ...]:
-    return tuple(
-        Record(
-            item.image, item.problem, completion.text, reward, _silver_vote(item), None if item.votes else item.answer
-        )
-        for item, completions, row in zip(items, rollout.completions, rewards, strict=True)
-        for completion, reward in zip(completions, row, strict=True)
-    )
+        votes = {
+            index: vote([self.parse(c) for c in group], self.grader, count_unparsed=voting.count_unparsed)
+            for index, group in zip(prompts, sampled, strict=True)
+        }
+        return [[votes.get((n, g)) for g in range(len(group))] for n, group in enumerate(questions)]
 
 
 def _silver_vote(item: Example) -> Vote | None:

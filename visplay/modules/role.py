@@ -4,70 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
-import torch
-from PIL.Image import Image
-from torch import Tensor
 from torch.optim import AdamW
 
 from visplay.clock import Clock
 from visplay.grading.worker import Grader
-from visplay.modules.learner.group_batch import GroupBatch
-from visplay.modules.learner.grpo import GRPO
-from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.learner.grpo import GRPO, GroupBatch, GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
 from visplay.prompts import Template
-from visplay.types import Engine, Example, Prompt, Rollout, Sampling, UnlabeledImage, Vote, derive_seed
-
-if TYPE_CHECKING:
-    from visplay.functional.phases import RoleName
-
-
-@dataclass(frozen=True)
-class Record:
-    """One completion as a person reads it.
-
-    Args:
-        image: The image.
-        problem: The question; None if the completion should have been one and did not parse.
-        text: The completion.
-        reward: Its reward.
-        vote: The votes on the question, or those that gave the silver answer; None if none were held.
-        gold: The answer to agree with where it is a label; None where it is a silver answer, or there is none.
-    """
-
-    image: Image
-    problem: str | None
-    text: str
-    reward: float
-    vote: Vote | None
-    gold: str | None = None
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a role's rewards are and how they came about.
-
-    Args:
-        rewards: (N, G).
-        statistics: Means to log.
-        records: N·G, group by group.
-    """
-
-    rewards: Tensor
-    statistics: dict[str, float]
-    records: tuple[Record, ...]
-
-    def join(self, further: Judgement) -> Judgement:
-        """These groups and then the others; statistics are weighed by the number of groups."""
-        share = len(self.rewards) / (len(self.rewards) + len(further.rewards))
-        both = {n: share * v + (1 - share) * further.statistics.get(n, v) for n, v in self.statistics.items()}
-        statistics = further.statistics | both
-        return Judgement(torch.cat([self.rewards, further.rewards]), statistics, self.records + further.records)
+from visplay.types import Engine, Example, Judgement, Prompt, Rollout, Sampling, UnlabeledImage, derive_seed
 
 
 def distinct_keys(items: Sequence[UnlabeledImage | Example]) -> list[str]:
@@ -88,7 +36,10 @@ def distinct_keys(items: Sequence[UnlabeledImage | Example]) -> list[str]:
 
 
 class Role(GRPOModule):
-    """A policy with a job, fitted alone or by the ``VisPlay`` that owns it; the arguments that every role has.
+    """A policy with a job, fitted alone or by the module that owns it; a subclass writes ``prompts`` and ``judge``.
+
+    What identifies a role is ``name``: it is the prefix of the metrics, a part of every seed, and how configurations,
+    exports and checkpoints call it. A checkpoint keeps the policy's weights and the optimizer of the phase.
 
     Args:
         template: The prompt.
@@ -97,11 +48,13 @@ class Role(GRPOModule):
         seed: Root of every draw, for a role that is fitted alone.
 
     Attributes:
+        learns_from: What a step is given: "images", or "examples", which are questions with answers.
         vlm: The policy.
         grader: Compares answers.
     """
 
-    name: ClassVar[RoleName]
+    name: ClassVar[str]
+    learns_from: ClassVar[Literal["images", "examples"]]
     grader: Grader
 
     def __init__(self, template: Template, grpo: GRPOConfig, vlm: VLM | None, seed: int) -> None:
@@ -113,14 +66,9 @@ class Role(GRPOModule):
             self.adopt(vlm, self.clock)
 
     @property
-    def turns(self) -> tuple[RoleName, ...]:
+    def roles(self) -> Mapping[str, Role]:
         """This role alone."""
-        return (self.name,)
-
-    @property
-    def role(self) -> Role:
-        """This role."""
-        return self
+        return {self.name: self}
 
     def configure_model(self) -> None:
         """Load the policy.
@@ -131,14 +79,6 @@ class Role(GRPOModule):
         if not hasattr(self, "vlm"):
             raise ValueError(f"vlm: a {type(self).__name__} that is fitted alone needs a model, got null")
         self.vlm.load()
-
-    def configure_optimizers(self) -> AdamW:
-        """The policy's optimizer."""
-        return self.make_optimizer()
-
-    def active_optimizer(self) -> AdamW:
-        """The policy's optimizer."""
-        return self.optimizers()
 
     @property
     def config(self) -> GRPOConfig:
@@ -208,4 +148,4 @@ class Role(GRPOModule):
 
     @abstractmethod
     def judge(self, items: Sequence, rollout: Rollout, seed: int) -> Judgement:
-        """Reward every completion."""
+        """Reward every completion, (N, G)."""

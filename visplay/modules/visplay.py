@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.optim import Optimizer
 
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.questioner import Questioner
@@ -18,9 +16,6 @@ from visplay.modules.voting import Voting
 from visplay.prompts import Template
 from visplay.types import Engine, Proposal, UnlabeledImage
 
-if TYPE_CHECKING:
-    from visplay.functional.phases import RoleName
-
 
 class VisPlay(GRPOModule):
     """Both roles, each with a policy of its own that starts from one base.
@@ -28,12 +23,14 @@ class VisPlay(GRPOModule):
     The policies are two copies of the base; with ``vlm.tuning.lora`` two adapters on one copy, which is frozen; with
     ``shared_policy`` there is one for both roles, a copy or an adapter.
 
+    A subclass with a further role gives it a policy by ``adopt`` and adds it to ``roles``.
+
     Args:
         vlm: The base both policies start from.
         questioner: Asks.
         reasoner: Answers and votes.
         seed: Root of every draw of the run.
-        shared_policy: Whether both roles learn into one policy; the jury of a Questioner phase moves with it then.
+        shared_policy: Whether both roles learn into one policy; the Reasoner that votes moves with it then.
     """
 
     def __init__(
@@ -42,24 +39,15 @@ class VisPlay(GRPOModule):
         super().__init__(seed)
         self.questioner = questioner
         self.reasoner = reasoner
-        questioner.adopt(vlm if shared_policy else _another(vlm), self.clock)
+        other = copy.deepcopy(vlm) if vlm.tuning.lora is None else vlm.unloaded()
+        questioner.adopt(vlm if shared_policy else other, self.clock)
         reasoner.adopt(vlm, self.clock)
-        questioner.judged_by(reasoner)
+        questioner.judge_by(reasoner)
 
     @property
-    def turns(self) -> tuple[RoleName, ...]:
-        """The Questioner, then the Reasoner."""
-        return ("questioner", "reasoner")
-
-    @property
-    def role(self) -> Role:
-        """The role that learns now."""
-        return self.questioner if self.phase.role == "questioner" else self.reasoner
-
-    @property
-    def idle(self) -> tuple[VLM, ...]:
-        """The other role's policy, unless it is this one's."""
-        return tuple(role.vlm for role in (self.questioner, self.reasoner) if role.vlm is not self.role.vlm)
+    def roles(self) -> Mapping[str, Role]:
+        """The Questioner, then the Reasoner; a module with further roles adds them."""
+        return {role.name: role for role in (self.questioner, self.reasoner)}
 
     @property
     def validated(self) -> Reasoner:
@@ -67,24 +55,16 @@ class VisPlay(GRPOModule):
         return self.reasoner
 
     def attach_engine(self, engine: Engine) -> None:
-        """Hand the rollout engine to both roles."""
-        self.questioner.attach_engine(engine)
-        self.reasoner.attach_engine(engine)
+        """Hand the rollout engine to all roles."""
+        for role in self.roles.values():
+            role.attach_engine(engine)
 
     def configure_model(self) -> None:
-        """Load both policies from the base; in a test, where nobody asks, the Reasoner's alone."""
+        """Load all policies from the base; in a test, where nobody asks, the Reasoner's alone."""
         self.reasoner.vlm.load()
         if self.trainer.state.fn != TrainerFn.TESTING:
-            self.questioner.vlm.load(beside=self.reasoner.vlm)
-
-    def configure_optimizers(self) -> list[Optimizer]:
-        """One optimizer per role."""
-        return [self.questioner.make_optimizer(), self.reasoner.make_optimizer()]
-
-    def active_optimizer(self) -> Optimizer:
-        """The active role's optimizer."""
-        optimizers = self.optimizers()
-        return optimizers[0] if self.role is self.questioner else optimizers[1]
+            for role in self.roles.values():
+                role.vlm.load(shares_with=self.reasoner.vlm)
 
     def propose(
         self,
@@ -113,11 +93,6 @@ class VisPlay(GRPOModule):
             votes = self.reasoner.vote_on(images, questions, seed, voting)
         return [
             Proposal(image, question, vote)
-            for image, asked, held in zip(images, questions, votes, strict=True)
-            for question, vote in zip(asked, held, strict=True)
+            for image, asked, voted in zip(images, questions, votes, strict=True)
+            for question, vote in zip(asked, voted, strict=True)
         ]
-
-
-def _another(vlm: VLM) -> VLM:
-    """Another policy that starts from the same base."""
-    return copy.deepcopy(vlm) if vlm.tuning.lora is None else vlm.unloaded()

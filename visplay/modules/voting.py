@@ -36,4 +36,4 @@ class Voting:
         if self.votes < 2:
             raise ValueError(f"votes: {self.votes} must be at least 2, or every vote is unanimous")
         if not 0 <= self.min_parsed_fraction <= 1:
-            raise ValueError(f"min_parsed_fraction: {self.min_parsed_fraction} must lie in [0, 1]")
+            raise ValueError(f"min_parsed_fraction: {self.min_parsed_fraction} must be in [0, 1]")

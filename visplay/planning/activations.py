@@ -12,18 +12,13 @@ from dataclasses import dataclass
 FLOAT = 4
 """Bytes of a float32 number."""
 
-CHUNK_ROWS = 512
-"""Rows of logits that ``token_logps`` has at once."""
+CHUNK_TOKENS = 512
+"""Tokens whose logits ``token_logps`` has at once."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What is computed in.
-
-    Args:
-        compute: Bytes of an element of a product's result: 2 under ``bf16-mixed``, 4 in float32.
-        attention: Bytes of an element in attention; a processor without half precision computes it in float32.
-    """
+    """Bytes of an element of a product's result, and in attention, which a CPU without bfloat16 computes in float32."""
 
     compute: int = 4
     attention: int = 4
@@ -36,15 +31,15 @@ class Precision:
 
 @dataclass(frozen=True)
 class Adapted:
-    """The products of a layer that have a low-rank one beside them, counted by where their inputs come from.
+    """The linear layers of a block that have a LoRA adapter, counted by where their inputs come from.
 
     Args:
-        rank: R, of the low-rank products.
+        rank: R, of the adapters.
         attention_inputs: Of queries, keys and values; one where these are joined.
         attention_output: 1 if the one behind attention is adapted.
         inner_inputs: Of those that the MLP's input goes into.
         inner_output: 1 if the MLP's last one is adapted.
-        weights: Number of all weights of the low-rank products.
+        weights: Number of all weights of the adapters.
     """
 
     rank: int
@@ -53,11 +48,6 @@ class Adapted:
     inner_inputs: int
     inner_output: int
     weights: int
-
-    @property
-    def products(self) -> int:
-        """Number of adapted products."""
-        return self.attention_inputs + self.attention_output + self.inner_inputs + self.inner_output
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,7 @@ class Block:
         gated: Whether the MLP is down(act(gate(x)) * up(x)), or down(act(up(x))).
         weights: Number of its weights.
         largest: Number of weights of its largest matrix.
-        adapters: Its adapted products; with any its own weights do not learn.
+        adapters: Its adapters; with any, its own weights do not learn.
         head_norms: Whether queries and keys are normalised, head by head.
         joined: Whether one product makes queries, keys and values, which are then turned by their positions.
         layer_norms: Whether its norms are those of ``nn.LayerNorm``, else of the root mean square.
@@ -92,13 +82,18 @@ class Block:
     joined: bool = False
     layer_norms: bool = False
 
+    @property
+    def mlp_inputs(self) -> int:
+        """Products that the MLP's input goes into."""
+        return 2 if self.gated else 1
+
 
 def text_layer(block: Block, tokens: int, precision: Precision, trained: bool = True) -> int:
-    """Bytes that a layer of the language model keeps for a packed row.
+    """Bytes that a layer of the language model keeps for ``tokens`` of a packed sequence.
 
     Args:
         block: Its sizes.
-        tokens: Tokens of the row.
+        tokens: Tokens of the sequence.
         precision: What is computed in.
         trained: Whether its weights learn; else what only their gradients need is not kept.
 
@@ -107,42 +102,54 @@ def text_layer(block: Block, tokens: int, precision: Precision, trained: bool = 
         5600
     """
     p, h = precision, block.width
-    norms = 2 * (FLOAT * h + FLOAT)  # its input, and one factor a token
-    attention = p.attention * (2 * block.queries + 2 * block.keys) + FLOAT * block.heads  # output and logsumexp too
-    kept = norms + attention + p.compute * block.inner * _inner_kept(block, trained)
+    kept = p.attention * 2 * (block.queries + block.keys)  # queries, keys, values and output
     if block.head_norms:
         normed = block.queries + block.keys
         kept += FLOAT * normed + FLOAT * block.heads * normed // block.queries + (p.compute * normed if trained else 0)
     if trained:
         kept += 2 * FLOAT * h  # the normalised states, for the scale's gradient
-        kept += (3 + _inputs(block)) * p.compute * h if p.casts else 2 * FLOAT * h
+        kept += (3 + block.mlp_inputs) * p.compute * h if p.casts else 2 * FLOAT * h
         kept += p.compute * block.queries if p.casts and p.attention != p.compute else 0
-    return tokens * kept + _cast_weights(block, p) + _adapters_kept(block, tokens, p)
+    return _layer(block, tokens, p, trained, kept, windows=False)
 
 
 def vision_layer(block: Block, patches: int, precision: Precision, trained: bool = True) -> int:
-    """Bytes that a layer of the vision tower keeps for its patches; under autocast its hidden states are cast too.
-
-    Args:
-        block: Its sizes.
-        patches: Patches of all images.
-        precision: What is computed in.
-        trained: Whether its weights learn; else gradients pass through it, to adapters or to what is in front.
+    """Bytes that a layer of the vision tower keeps; arguments as of ``text_layer``. Autocast casts its states too.
 
     Example:
         >>> vision_layer(Block(8, 8, 8, 2, 16, True, 500, 128), 10, Precision())
         6240
     """
     p, w = precision, block.width
-    projected = (6 if block.joined else 4) * p.compute  # queries, keys, all three as they were projected, output
-    recast = 4 * p.attention  # queries, keys, values, output
-    attention = w * (recast if p.casts and p.attention != p.compute else projected)
-    kept = 2 * (FLOAT * w + FLOAT) + attention + FLOAT * block.heads
-    kept += p.compute * block.inner * _inner_kept(block, trained)
+    projected = (6 if block.joined else 4) * p.compute  # queries, keys, values and output; joined, as projected too
+    kept = w * (4 * p.attention if p.casts and p.attention != p.compute else projected)
     if trained:  # also the normalised states, what goes into products, and the windows' outputs joined
-        products = (1 if block.joined else 3) + _inputs(block) if p.casts else 2
+        products = (1 if block.joined else 3) + block.mlp_inputs if p.casts else 2
         kept += ((0 if block.layer_norms else 2) + products + 1) * p.compute * w
-    return patches * kept + _cast_weights(block, p) + _adapters_kept(block, patches, p, joined=True)
+    return _layer(block, patches, p, trained, kept, windows=True)
+
+
+def _layer(block: Block, tokens: int, p: Precision, trained: bool, kept: int, windows: bool) -> int:
+    """What both towers' layers keep, and ``kept`` bytes a token: norms, logsumexp, the MLP, casts and adapters.
+
+    Of the MLP: the activation's input; gated, also its output and the other factor; trained, the product. An adapter's
+    products keep their inputs and, under autocast, casts of their weights: each casts its input anew, while in float32
+    those of one input share it, and attention keeps its output already, unless ``windows`` of it were joined.
+    """
+    norms = 2 * (FLOAT * block.width + FLOAT)  # the input, and one factor a token
+    inner = p.compute * block.inner * ((3 if block.gated else 1) + trained)
+    a, adapters, weights = block.adapters, 0, block.weights
+    if a is not None:
+        outputs = block.queries * a.attention_output
+        if p.casts:
+            inputs = block.width * (a.attention_inputs + a.inner_inputs) + outputs
+        else:
+            inputs = block.width * ((a.attention_inputs > 0) + (a.inner_inputs > 0)) + (outputs if windows else 0)
+        products = a.attention_inputs + a.attention_output + a.inner_inputs + a.inner_output
+        adapters = p.compute * (inputs + block.inner * a.inner_output + a.rank * products)
+        weights += a.weights
+    casts = p.compute * weights if p.casts else 0
+    return tokens * (norms + kept + FLOAT * block.heads + inner + adapters) + casts
 
 
 def first_input(block: Block, tokens: int, precision: Precision) -> int:
@@ -152,17 +159,11 @@ def first_input(block: Block, tokens: int, precision: Precision) -> int:
 
 
 def merger(block: Block, patches: int, precision: Precision, trained: bool, adapted: bool) -> int:
-    """Bytes kept by the merger behind a vision tower: its two products with the activation between them, and its norm.
+    """Bytes that the merger behind a vision tower keeps: two products with the activation between them, and its norm.
 
-    Args:
-        block: A layer of the tower.
-        patches: Patches of all images.
-        precision: What is computed in.
-        trained: Whether its weights learn; else gradients pass through it.
-        adapted: Whether its products have low-rank ones beside them.
+    Trained, the normalised states, and those before and behind the activation; adapted, the last two; else the last.
     """
-    states = 4 if trained else 3 if adapted else 1  # normalised and before and behind the activation, or the last two
-    return patches * block.width * states * precision.compute
+    return patches * block.width * (4 if trained else 3 if adapted else 1) * precision.compute
 
 
 def rotary(block: Block, tokens: int) -> int:
@@ -170,8 +171,8 @@ def rotary(block: Block, tokens: int) -> int:
     return 2 * FLOAT * tokens * (block.queries // block.heads)
 
 
-def way_back(block: Block, tokens: int, precision: Precision, accumulated: bool, trained: bool = True) -> int:
-    """Bytes that a layer's backward pass needs beyond what it keeps, at its widest point, which is in the MLP.
+def backward_bytes(block: Block, tokens: int, precision: Precision, accumulated: bool, trained: bool = True) -> int:
+    """Bytes that a layer's backward pass needs beyond what the layer keeps, at its widest point, which is in the MLP.
 
     Args:
         block: Its sizes.
@@ -182,8 +183,8 @@ def way_back(block: Block, tokens: int, precision: Precision, accumulated: bool,
 
     Returns:
         The larger of two moments: the last product's gradients, of its input and of its matrix; and, behind it, those
-        of the activation and of the other factor, while the gradient of their product is still there. A low-rank
-        product beside the last one gives its input's gradient a second time and, under autocast, in float32 too.
+        of the activation and of the other factor, while the gradient of their product is still there. An adapter of
+        the last product gives its input's gradient a second time and, under autocast, in float32 too.
     """
     inner, matrix = tokens * precision.compute * block.inner, matrix_gradient(block.largest, precision)
     if block.adapters is not None:
@@ -200,47 +201,14 @@ def matrix_gradient(weights: int, precision: Precision) -> int:
     return weights * (FLOAT + (precision.compute if precision.casts else 0))
 
 
-def head_working(rows: int, width: int, vocabulary: int, precision: Precision, trained: bool) -> int:
-    """Bytes that log-probabilities of ``rows`` tokens need in the backward pass, in chunks of logits.
+def head_bytes(tokens: int, width: int, vocabulary: int, precision: Precision, trained: bool) -> int:
+    """Bytes that log-probabilities of ``tokens`` need in the backward pass, in chunks of logits; see ``token_logps``.
 
-    Logits of a chunk are in float32, beside them those of the product; the head's weights are cast once. Its gradient
-    is summed in float32, each chunk's share being as large again where it has to be cast. See ``token_logps``.
+    Logits of a chunk are in float32, next to those of the product; the head's weights are cast once. Its gradient is
+    summed in float32, what each chunk adds being as large again where it has to be cast.
     """
-    p, chunk = precision, min(rows, CHUNK_ROWS) * vocabulary
-    head = vocabulary * width
+    p, chunk, head = precision, min(tokens, CHUNK_TOKENS) * vocabulary, vocabulary * width
     cast = p.compute * head if p.casts else 0
     logits = chunk * (FLOAT + (p.compute if p.casts else 0))
     product = cast + chunk * p.compute if trained and p.casts else 0
-    return FLOAT * rows * width + cast + max(logits, product) + (FLOAT * head if trained else 0)
-
-
-def _adapters_kept(block: Block, tokens: int, precision: Precision, joined: bool = False) -> int:
-    """What adapters keep: the inputs of both low-rank products and, under autocast, casts of their weights.
-
-    Each casts its input anew under autocast; in float32 those of one place share it, and attention keeps its output
-    already, unless windows of it were joined.
-    """
-    a, h = block.adapters, block.width
-    if a is None:
-        return 0
-    outputs = block.queries * a.attention_output
-    if precision.casts:
-        inputs = h * (a.attention_inputs + a.inner_inputs) + outputs
-    else:
-        inputs = h * ((a.attention_inputs > 0) + (a.inner_inputs > 0)) + (outputs if joined else 0)
-    inputs += block.inner * a.inner_output + a.rank * a.products
-    return tokens * precision.compute * inputs + (precision.compute * a.weights if precision.casts else 0)
-
-
-def _inner_kept(block: Block, trained: bool) -> int:
-    """Inner states kept: the activation's input; gated, also its output and the other factor; the product."""
-    return (3 if block.gated else 1) + (1 if trained else 0)
-
-
-def _inputs(block: Block) -> int:
-    """Products that the MLP's input goes into."""
-    return 2 if block.gated else 1
-
-
-def _cast_weights(block: Block, precision: Precision) -> int:
-    return precision.compute * block.weights if precision.casts else 0
+    return FLOAT * tokens * width + cast + max(logits, product) + (FLOAT * head if trained else 0)

@@ -1,4 +1,4 @@
-"""The memory of an update: what lies there all the time, and the course of one micro-batch, from which the peak comes.
+"""The memory of an update: what is resident all the time, and the course of one micro-batch, which gives the peak.
 
 A micro-batch goes forward through the vision tower and the language model, which leaves its activations; the backward
 pass lets them go layer by layer, while gradients come up. The peak is where the sum is highest.
@@ -9,19 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from visplay.planning.activations import (
-    CHUNK_ROWS,
+    CHUNK_TOKENS,
     FLOAT,
     Block,
     Precision,
+    backward_bytes,
     first_input,
-    head_working,
+    head_bytes,
     matrix_gradient,
     merger,
     rotary,
     text_layer,
     vision_layer,
-    way_back,
 )
+
+Bytes = dict[str, int]
+"""Bytes by what they are for, in the order they are shown."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class Micro:
-    """A micro-batch as a packed row.
+    """A micro-batch as a packed sequence.
 
     Args:
-        tokens: L, tokens of the row: each prompt once, images expanded, and the answers.
-        rows: R, tokens of answers, each of which is scored.
+        tokens: L: each prompt once, images expanded, and the completions.
+        scored: Tokens of completions, each of which is scored.
         patches: Patches of all its images.
     """
 
     tokens: int
-    rows: int
+    scored: int
     patches: int
 
 
@@ -103,14 +106,27 @@ class Training:
     frozen: frozenset[str] = field(default_factory=frozenset)
     entropy: bool = False
 
-    def learns(self, part: str) -> bool:
-        """Whether a part learns."""
-        return part not in self.frozen
+
+@dataclass(frozen=True)
+class Residents:
+    """What is on the device besides a stage's own needs.
+
+    Args:
+        process: Bytes of the process itself: libraries on a CPU, the context on a GPU.
+        idle: Number of weights of policies that do not learn; of one that is an adapter, its own.
+        reference: Number of weights of the frozen copy that the KL is measured from, likewise.
+        shards: Devices over which weights, gradients and optimizer states are cut.
+    """
+
+    process: int = 0
+    idle: int = 0
+    reference: int = 0
+    shards: int = 1
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes of a micro-batch beside weights and gradients.
+    """Bytes of a micro-batch besides weights and gradients.
 
     Args:
         kept: What the forward pass leaves for the backward pass.
@@ -125,29 +141,63 @@ class Activations:
 
 def trained_weights(shape: Shape, training: Training) -> int:
     """Number of weights that learn: of an adapter, or of the parts that are not frozen."""
-    if shape.adapters:
-        return shape.adapter_weights
-    return sum(count for part, count in shape.parts.items() if training.learns(part))
+    own = sum(count for part, count in shape.parts.items() if part not in training.frozen)
+    return shape.adapter_weights if shape.adapters else own
+
+
+def policy_bytes(shape: Shape, residents: Residents) -> Bytes:
+    """Weights in float32, which are the masters: nothing keeps a second copy in another precision."""
+    own, idle = (FLOAT * n // residents.shards for n in (shape.weights + shape.adapter_weights, residents.idle))
+    parts = {"process": residents.process, "weights, float32 masters": own}
+    return parts | ({"idle policy": idle} if idle else {})
+
+
+def phase_bytes(shape: Shape, training: Training, residents: Residents) -> Bytes:
+    """What is there between the updates of a phase: also the reference, and the two optimizer states of AdamW."""
+    reference = FLOAT * residents.reference // residents.shards
+    parts = policy_bytes(shape, residents) | ({"reference policy": reference} if reference else {})
+    return parts | {"optimizer states": 2 * FLOAT * trained_weights(shape, training) // residents.shards}
+
+
+def update_bytes(shape: Shape, training: Training, residents: Residents, micros: tuple[Micro, ...]) -> Bytes:
+    """An update at its peak, with the micro-batch that needs most."""
+    learning = FLOAT * trained_weights(shape, training)
+    course = max((activations(shape, micro, training) for micro in micros), key=lambda each: each.peak)
+    gradients = learning // residents.shards
+    beyond = course.peak - course.kept
+    if not training.accumulated:  # those that came up are part of the peak
+        beyond = max(course.peak, learning) - gradients - course.kept
+    parts = phase_bytes(shape, training, residents) | {"gradients": gradients, "activations": course.kept}
+    return parts | {"logits and backward pass": beyond} | _gathered(shape, residents)
+
+
+def scoring_bytes(shape: Shape, training: Training, residents: Residents, micros: tuple[Micro, ...]) -> Bytes:
+    """What scoring under the reference needs, before the updates: one layer's states, and a chunk of logits.
+
+    No gradient is there. An estimate from above: a layer's states go one after another and not together.
+    """
+    p, working = training.precision, 0
+    for micro in micros:
+        text = text_layer(shape.text, micro.tokens, p, trained=False) + 2 * FLOAT * micro.tokens * shape.text.width
+        vision = vision_layer(shape.vision, micro.patches, p, trained=False)
+        head = head_bytes(micro.scored, shape.text.width, shape.vocabulary, p, trained=False)
+        working = max(working, text, vision, head)
+    parts = phase_bytes(shape, training, residents) | {"scoring (estimate)": working}
+    return parts | _gathered(shape, residents)
+
+
+def _gathered(shape: Shape, residents: Residents) -> Bytes:
+    return {"gathered weights": FLOAT * (2 * shape.text.weights + shape.head)} if residents.shards > 1 else {}
 
 
 def activations(shape: Shape, micro: Micro, training: Training) -> Activations:
     """Follow one micro-batch through an update.
 
     Autograd goes back in the order in which the forward pass made its results: head, language model, embedding of the
-    answers, vision tower, embedding of the prompts. The gradient of the embedding is as large as the whole matrix, and
-    its uses are summed before they are added to what there is.
+    completions, vision tower, embedding of the prompts. The gradient of the embedding is as large as the whole matrix,
+    and its uses are summed before they are added to what there is.
     """
     return _Course(shape, micro, training).follow()
-
-
-def scoring(shape: Shape, micro: Micro, precision: Precision) -> int:
-    """Bytes that log-probabilities of a micro-batch need without gradients: one layer's states, and a chunk of logits.
-
-    An estimate from above: a layer's states go one after another and not together.
-    """
-    text = text_layer(shape.text, micro.tokens, precision, trained=False) + 2 * FLOAT * micro.tokens * shape.text.width
-    vision = vision_layer(shape.vision, micro.patches, precision, trained=False)
-    return max(text, vision, head_working(micro.rows, shape.text.width, shape.vocabulary, precision, trained=False))
 
 
 class _Course:
@@ -155,63 +205,50 @@ class _Course:
 
     def __init__(self, shape: Shape, micro: Micro, training: Training) -> None:
         self.shape, self.micro, self.training, self.precision = shape, micro, training, training.precision
-        self.text_learns, self.merger_learns, self.vision_learns = map(
-            self._learns, ("language_model", "projector", "vision_tower")
+        self.text_learns, self.merger_learns, self.vision_learns = (
+            not shape.adapters and part not in training.frozen
+            for part in ("language_model", "projector", "vision_tower")
         )
         self.vision_crossed = self.vision_learns or "vision_tower" in shape.adapters
         self.merger_crossed = self.vision_crossed or self.merger_learns or "projector" in shape.adapters
+        self.text_input = micro.tokens * shape.text.width * FLOAT
+        self.vision_input = micro.patches * shape.vision.width * self.precision.compute
+        self.text = text_layer(shape.text, micro.tokens, self.precision, self.text_learns)
+        self.vision = vision_layer(shape.vision, micro.patches, self.precision, self.vision_learns)
         self.now = self.peak = 0
 
-    def _learns(self, part: str) -> bool:
-        """Whether a part's own weights learn."""
-        return not self.shape.adapters and self.training.learns(part)
-
     def follow(self) -> Activations:
-        shape, micro, p = self.shape, self.micro, self.precision
-        layer = text_layer(shape.text, micro.tokens, p, self.text_learns)
-        self._add(self._vision_kept())
-        self._add(self._layers_kept(shape.text, shape.text_layers, layer, self._text_input))
-        if not self.text_learns:
-            self._add(self._embedded(shape.text, micro.tokens, self.merger_crossed))
-        if self.training.checkpointed:  # the first input is a part of what all mergers gave
-            self._add((shape.mergers - 1) * self._text_input)
-        last = (2 if self.text_learns else 1) * self._text_input + rotary(shape.text, micro.tokens)  # norm, positions
-        rows = micro.rows * shape.text.width * FLOAT
-        self._add(last + rows)
-        kept = self.now
-        logits = head_working(micro.rows, shape.text.width, shape.vocabulary, p, self.text_learns)
-        if self.training.entropy:
-            logits += 2 * FLOAT * min(micro.rows, CHUNK_ROWS) * shape.vocabulary  # each logit's own gradient
-        self._see(logits)
-        self._add(self._text_input - last - rows)  # the gradient of the hidden states in their place
-        self._head_came_up()
-        self._back_through(shape.text, shape.text_layers, layer, self._text_input, micro.tokens)
-        self._vision_back()
+        shape, micro, training = self.shape, self.micro, self.training
+        kept = self._vision_kept() + shape.text_layers * (self.text_input if training.checkpointed else self.text)
+        if training.checkpointed:  # the first input is a part of what all mergers gave
+            kept += (shape.mergers - 1) * self.text_input
+        elif not (self.text_learns or self.merger_crossed):  # the first input comes from weights that do not learn
+            kept -= first_input(shape.text, micro.tokens, self.precision)
+        last = (2 if self.text_learns else 1) * self.text_input + rotary(shape.text, micro.tokens)  # norm, positions
+        scored = micro.scored * shape.text.width * FLOAT
+        kept += last + scored
+        logits = head_bytes(micro.scored, shape.text.width, shape.vocabulary, self.precision, self.text_learns)
+        if training.entropy:
+            logits += 2 * FLOAT * min(micro.scored, CHUNK_TOKENS) * shape.vocabulary  # each logit's own gradient
+        self._add(kept, passing=logits)
+        self._add(self.text_input - last - scored)  # the gradient of the hidden states instead
+        matrix = FLOAT * shape.head if self.text_learns else 0  # the gradient of head or embedding
+        if shape.tied or not training.accumulated:  # a tied head's gradient waits for the embedding's
+            self._add(matrix)
+        self._back(shape.text, shape.text_layers, self.text, self.text_input, micro.tokens, self.text_learns)
+        # the embedding of the completions: if tied, what waits and what comes are added up in memory of their own
+        self._add(0 if shape.tied else matrix, passing=2 * matrix if shape.tied else 0)
+        if self.merger_learns:
+            gradient = matrix_gradient(shape.parts.get("projector", 0) // shape.mergers, self.precision)
+            self._add(0, passing=gradient)
+        if self.vision_crossed:
+            vision = shape.vision, shape.vision_layers, self.vision, self.vision_input
+            self._back(*vision, micro.patches, self.vision_learns)
+        self._add(0, passing=2 * matrix)  # the embedding of the prompts
         return Activations(kept, logits, self.peak)
 
-    @property
-    def _text_input(self) -> int:
-        return self.micro.tokens * self.shape.text.width * FLOAT
-
-    @property
-    def _vision_input(self) -> int:
-        return self.micro.patches * self.shape.vision.width * self.precision.compute
-
-    @property
-    def _matrix(self) -> int:
-        """The gradient of head or embedding."""
-        return FLOAT * self.shape.head if self.text_learns else 0
-
-    def _layers_kept(self, block: Block, layers: int, layer: int, inputs: int) -> int:
-        return layers * (inputs if self.training.checkpointed else layer)
-
-    def _embedded(self, block: Block, tokens: int, crossed: bool = False) -> int:
-        """What is less where the first layer's input comes from weights that do not learn."""
-        return 0 if crossed or self.training.checkpointed else -first_input(block, tokens, self.precision)
-
     def _vision_kept(self) -> int:
-        shape, patches, p = self.shape, self.micro.patches, self.precision
-        kept = 0
+        shape, patches, p, kept = self.shape, self.micro.patches, self.precision, 0
         if self.merger_crossed:
             kept += shape.mergers * merger(shape.vision, patches, p, self.merger_learns, "projector" in shape.adapters)
             merged = shape.parts["projector"] + shape.adapters.get("projector", 0)
@@ -220,51 +257,25 @@ class _Course:
             kept += p.compute * merged if p.casts else 0
         if self.vision_crossed:
             kept += shape.mergers * patches * shape.vision.width * FLOAT  # what the norm of each is given
-            kept += self._layers_kept(shape.vision, shape.vision_layers, self._vision_layer, self._vision_input)
+            kept += shape.vision_layers * (self.vision_input if self.training.checkpointed else self.vision)
             kept += rotary(shape.vision, patches)
             if self.vision_learns:
                 kept += patches * shape.patch_inputs * p.compute
-            else:
-                kept += self._embedded(shape.vision, patches)
+            elif not self.training.checkpointed:
+                kept -= first_input(shape.vision, patches, p)
         return kept
 
-    @property
-    def _vision_layer(self) -> int:
-        return vision_layer(self.shape.vision, self.micro.patches, self.precision, self.vision_learns)
-
-    def _head_came_up(self) -> None:
-        """A tied head's gradient waits for the embedding's."""
-        if self.shape.tied or not self.training.accumulated:
-            self._add(self._matrix)
-
-    def _back_through(self, block: Block, layers: int, layer: int, inputs: int, tokens: int) -> None:
-        trained = self.text_learns if block is self.shape.text else self.vision_learns
+    def _back(self, block: Block, layers: int, layer: int, inputs: int, tokens: int, trained: bool) -> None:
+        """Backward through the layers of a part."""
+        training, kept = self.training, inputs if self.training.checkpointed else layer
+        working = layer - kept + backward_bytes(block, tokens, self.precision, training.accumulated, trained)
         learning = block.adapters.weights if block.adapters else block.weights if trained else 0
         for _ in range(layers):
-            again = layer - inputs if self.training.checkpointed else 0
-            self._see(again + way_back(block, tokens, self.precision, self.training.accumulated, trained))
-            self._add(-(inputs if self.training.checkpointed else layer))
-            if not self.training.accumulated:
-                self._add(FLOAT * learning)
+            self._add(0, passing=working)
+            self._add(-kept)
+            self._add(0 if training.accumulated else FLOAT * learning)
 
-    def _vision_back(self) -> None:
-        """The embedding of the answers, the vision tower, and the embedding of the prompts."""
-        shape, waits = self.shape, self._matrix
-        if shape.tied:
-            self._see(2 * waits)  # what waits and what comes are added up in memory of their own
-        else:
-            self._add(waits)
-        if self.merger_learns:
-            self._see(matrix_gradient(shape.parts.get("projector", 0) // shape.mergers, self.precision))
-        if self.vision_crossed:
-            self._back_through(
-                shape.vision, shape.vision_layers, self._vision_layer, self._vision_input, self.micro.patches
-            )
-        self._see(2 * waits)
-
-    def _add(self, amount: int) -> None:
+    def _add(self, amount: int, passing: int = 0) -> None:
+        """Add what stays; ``passing`` is there for a moment on top of it."""
         self.now += amount
-        self.peak = max(self.peak, self.now)
-
-    def _see(self, passing: int) -> None:
         self.peak = max(self.peak, self.now + passing)

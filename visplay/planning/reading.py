@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,18 +16,17 @@ from visplay.callbacks import TransformersRollout, VLLMRollout
 from visplay.callbacks.engines.engine import RolloutEngine, compute_dtype
 from visplay.callbacks.self_play import SelfPlay
 from visplay.modules import Questioner, Reasoner, Role, VisPlay
+from visplay.modules.policy.attention import many_token_dtype
 from visplay.modules.policy.loading import load_processor
-from visplay.modules.policy.packed_attention import many_token_dtype
 from visplay.modules.policy.tuning import LoRA, Tuning
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
-from visplay.planning.activations import FLOAT, Precision
+from visplay.planning.activations import Precision
 from visplay.planning.memory import Shape
-from visplay.planning.settings import Device, EnginePlan, Image, RolePlan, Settings
+from visplay.planning.settings import Device, ImageSize, RolePlan, Settings, TransformersPlan, VLLMPlan
 from visplay.planning.shapes import build_empty, measure_shape, read_config
-from visplay.prompts import Template
 
-LOW_RANK = Tuning(("vision_tower", "projector"), LoRA())
+LORA_OVERLAY = Tuning(("vision_tower", "projector"), LoRA())
 """What ``configs/lora.yaml`` says."""
 _CUDA_CONTEXT = int(0.6 * 2**30)
 """Bytes that a process takes of a GPU before its first tensor; an estimate, of context and libraries together."""
@@ -50,31 +50,32 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
         ValueError: A setting contradicts the checkpoint.
     """
     given = list(callbacks)
-    roles, jury = _roles(model)
+    roles, judge = _roles(model)
     vlm, precision = roles[0].vlm, compute_dtype(str(trainer.precision))
     config = read_config(vlm)
     empty = build_empty(vlm, config)
     shape, ready = measure_shape(empty), _with_processor(empty)
+    most = config.get_text_config().max_position_embeddings
     play = next(each for each in given if isinstance(each, SelfPlay))
     return Settings(
         path=vlm.path,
         shape=shape,
         image=_image(empty, config) if ready else _image_of(vlm, config, shape),
-        context_tokens=empty.context_tokens if ready else _context(vlm, config),
+        context_tokens=empty.context_tokens if ready else min(most, vlm.max_context_tokens or most),
         roles=tuple(_role(role, empty if ready else None) for role in roles),
-        policies=2 if jury is not None and jury.vlm is not vlm else 1,
+        policies=2 if judge is not None and judge.vlm is not vlm else 1,
         precision=Precision(precision.itemsize, many_token_dtype(torch.device(device.kind), precision).itemsize),
         checkpointed=vlm.gradient_checkpointing,
         frozen=frozenset(vlm.tuning.freeze),
         engine=_engine(next(each for each in given if isinstance(each, RolloutEngine)), precision),
-        voting=None if jury is None else jury.voting,
+        voting=None if judge is None else judge.voting,
         curation=play.curation if isinstance(model, VisPlay) else None,
         iterations=play.iterations,
         kept_checkpoints=_kept([each for each in given if isinstance(each, ModelCheckpoint)], trainer),
         device=_with_count(device, trainer),
-        own_jury=not isinstance(model, VisPlay),
+        own_judge=not isinstance(model, VisPlay),
         offload=play.offload,
-        low_rank=None if vlm.tuning.lora else measure_shape(empty, LOW_RANK),
+        with_adapters=None if vlm.tuning.lora else measure_shape(empty, LORA_OVERLAY),
     )
 
 
@@ -83,7 +84,7 @@ def present_device(accelerator: str, process: int, directory: Path) -> Device:
 
     Args:
         accelerator: The trainer's.
-        process: Bytes that this process holds.
+        process: Resident bytes of this process.
         directory: Where the run is written.
     """
     while not directory.exists():
@@ -98,7 +99,7 @@ def present_device(accelerator: str, process: int, directory: Path) -> Device:
 def given_device(
     accelerator: str, gib: float, process: int, disk_gib: float | None, host_gib: float | None = None
 ) -> Device:
-    """A device that is described instead: a GPU, unless the trainer is told to use the processor."""
+    """A device that is described instead: a GPU, unless the trainer is told to use the CPU."""
     disk, host = (None if size is None else int(size * 2**30) for size in (disk_gib, host_gib))
     kind = "cpu" if accelerator == "cpu" else "cuda"
     return Device(kind, int(gib * 2**30), process if kind == "cpu" else _CUDA_CONTEXT, disk=disk, host=host)
@@ -106,14 +107,12 @@ def given_device(
 
 def host_memory() -> int:
     """Bytes of this machine's memory."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:")) * 2**10
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes() -> int:
-    """Bytes of memory that this process holds."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 2**10
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _roles(model: GRPOModule) -> tuple[list[Role], Reasoner | None]:
@@ -121,7 +120,7 @@ def _roles(model: GRPOModule) -> tuple[list[Role], Reasoner | None]:
     if isinstance(model, VisPlay):
         return [model.questioner, model.reasoner], model.reasoner
     if isinstance(model, Questioner):
-        return [model], model.jury
+        return [model], model.reasoner
     assert isinstance(model, Role), "a module is a role, or has two"
     return [model], None
 
@@ -136,27 +135,21 @@ def _with_processor(empty: VLM) -> bool:
     return True
 
 
-def _image(empty: VLM, config: Any) -> Image:
+def _image(empty: VLM, config: Any) -> ImageSize:
     """Areas of images by the processor, or tokens and patches of a family that cuts them into tiles."""
-    most, size = empty.most_image_tokens, dict(empty.processor.image_processor.size)
-    if not hasattr(config.vision_config, "spatial_merge_size"):
-        return Image(1, most, 1, tiled=(most, _tiles(empty) * _patches_per_tile(config.vision_config)))
-    return Image(size["shortest_edge"], size["longest_edge"], size["longest_edge"] // most)
-
-
-def _tiles(empty: VLM) -> int:
-    """Tiles of the image that has most, the whole one among them: of those that fill a canvas, or a square."""
-    processor, side = empty.processor.image_processor, empty.model.config.vision_config.image_size
-    longest = dict(processor.size).get("longest_edge", side)
+    most, vision = empty.most_image_tokens, config.vision_config
+    processor = empty.processor.image_processor
+    size = dict(processor.size)
+    if hasattr(vision, "spatial_merge_size"):
+        return ImageSize(size["shortest_edge"], size["longest_edge"], size["longest_edge"] // most)
+    side = vision.image_size
+    longest = size.get("longest_edge", side)
     canvases = getattr(processor, "image_grid_pinpoints", [(longest, longest)] if longest > side else [])
-    return 1 + max((-(-height // side) * -(-width // side) for height, width in canvases), default=0)
+    tiles = 1 + max((-(-height // side) * -(-width // side) for height, width in canvases), default=0)
+    return ImageSize(1, most, 1, tiled=(most, tiles * int((side // vision.patch_size) ** 2)))
 
 
-def _patches_per_tile(vision: Any) -> int:
-    return int((vision.image_size // vision.patch_size) ** 2)
-
-
-def _image_of(vlm: VLM, config: Any, shape: Shape) -> Image:
+def _image_of(vlm: VLM, config: Any, shape: Shape) -> ImageSize:
     """Areas of images without a processor: those that are set.
 
     Raises:
@@ -167,36 +160,25 @@ def _image_of(vlm: VLM, config: Any, shape: Shape) -> Image:
     if not hasattr(config.vision_config, "spatial_merge_size"):
         raise ValueError(f"path: {vlm.path!r} has no processor at hand, which alone knows the tiles of an image")
     token = config.vision_config.patch_size**2 * shape.patches_per_token
-    return Image(vlm.min_pixels or token, vlm.max_pixels, token)
-
-
-def _context(vlm: VLM, config: Any) -> int:
-    most = config.get_text_config().max_position_embeddings
-    return min(most, vlm.max_context_tokens or most)
+    return ImageSize(vlm.min_pixels or token, vlm.max_pixels, token)
 
 
 def _role(role: Role, ready: VLM | None) -> RolePlan:
     """A role with its prompt counted, exactly where there is a tokenizer."""
-    fields = dict.fromkeys(role.template.fields(), "")
+    template = role.template
     if ready is None:
-        tokens = _estimate(role.template)
+        tokens = int(len(template.user + (template.system or "")) / _CHARACTERS_PER_TOKEN) + 16
     else:
-        tokens = len(ready.encode("plan", role.template, None, **fields).token_ids) + 2  # around the image
+        fields = dict.fromkeys(template.fields(), "")
+        tokens = len(ready.encode("plan", template, None, **fields).token_ids) + 2  # around the image
     return RolePlan(role.name, role.config, tokens, _QUESTION_TOKENS if role.name == "reasoner" else 0)
 
 
-def _estimate(template: Template) -> int:
-    return int(len(template.user + (template.system or "")) / _CHARACTERS_PER_TOKEN) + 16
-
-
-def _engine(engine: RolloutEngine, precision: torch.dtype) -> EnginePlan:
+def _engine(engine: RolloutEngine, precision: torch.dtype) -> VLLMPlan | TransformersPlan | None:
     if isinstance(engine, VLLMRollout):
-        settings = engine.engine
-        dtype = precision if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        return EnginePlan("vllm", settings, dtype.itemsize, engine.sleep_in_update, settings.max_sequences)
-    if isinstance(engine, TransformersRollout):
-        return EnginePlan("transformers", weight_bytes=FLOAT, max_sequences=engine.max_sequences)
-    return EnginePlan("server")
+        dtype = precision if engine.engine.dtype == "auto" else getattr(torch, engine.engine.dtype)
+        return VLLMPlan(engine.engine, dtype.itemsize, engine.sleep_in_update)
+    return TransformersPlan(engine.max_sequences) if isinstance(engine, TransformersRollout) else None
 
 
 def _kept(writers: list[ModelCheckpoint], trainer: Any) -> int | None:

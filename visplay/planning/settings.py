@@ -6,22 +6,21 @@ from dataclasses import dataclass
 
 from visplay.callbacks.curation import Curation
 from visplay.callbacks.engines.vllm_engine import EngineSettings
-from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.learner.grpo import GRPOConfig
 from visplay.modules.voting import Voting
 from visplay.planning.activations import Precision
-from visplay.planning.memory import Shape
+from visplay.planning.memory import Residents, Shape
 
 
 @dataclass(frozen=True)
-class Image:
+class ImageSize:
     """How many tokens an image becomes.
 
     Args:
         least_pixels: A smaller image is scaled up to this area.
         most_pixels: A larger image is scaled down to this area.
         token_pixels: Area of one token.
-        tiled: Tokens and patches of the largest image of a family that cuts images into tiles, where no area says
-            them; None elsewhere.
+        tiled: Tokens and patches of the largest image of a family that cuts images into tiles; None elsewhere.
     """
 
     least_pixels: int
@@ -52,13 +51,13 @@ class RolePlan:
         name: "questioner" or "reasoner".
         grpo: Its settings.
         template_tokens: Tokens of its prompt without the image and without a question.
-        asks_of: Longest text that is put into its prompt, in tokens: a question, or nothing.
+        question_tokens: Most tokens of the question that is put into its prompt; 0 for none.
     """
 
     name: str
     grpo: GRPOConfig
     template_tokens: int
-    asks_of: int = 0
+    question_tokens: int = 0
 
     @property
     def prompts_per_update(self) -> int:
@@ -67,27 +66,30 @@ class RolePlan:
 
     @property
     def reference(self) -> bool:
-        """Whether a frozen policy measures the KL divergence."""
+        """Whether the KL is measured from a frozen policy."""
         return self.grpo.kl_weight > 0 and self.grpo.kl_reference != "old"
 
 
 @dataclass(frozen=True)
-class EnginePlan:
-    """The rollout engine.
+class VLLMPlan:
+    """vLLM in the training process.
 
     Args:
-        kind: "vllm" in the training process, "server" elsewhere, or "transformers".
-        settings: Of vLLM in the training process.
+        settings: Of the engine.
         weight_bytes: Bytes of a weight in it.
         sleeps: Whether it gives its memory back during an update.
-        max_sequences: Most sequences side by side.
     """
 
-    kind: str
-    settings: EngineSettings = EngineSettings()
+    settings: EngineSettings
     weight_bytes: int = 2
     sleeps: bool = True
-    max_sequences: int = 256
+
+
+@dataclass(frozen=True)
+class TransformersPlan:
+    """Sampling with the policies' own weights, at most ``max_sequences`` at a time."""
+
+    max_sequences: int
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ class Device:
         memory: Its bytes.
         process: Bytes that the process takes without a model: libraries, or the context of a GPU.
         count: Devices in all.
-        sharded: Whether weights, gradients and optimizer states are cut over them (FSDP), or each holds them whole.
+        sharded: Whether weights, gradients and optimizer states are cut over them (FSDP), or each has them whole.
         disk: Free bytes where the run is written; None if unknown.
-        host: Bytes of the host's memory beside a GPU; None if unknown.
+        host: Bytes of CPU memory next to a GPU; None if unknown.
     """
 
     kind: str
@@ -114,7 +116,7 @@ class Device:
 
     @property
     def shards(self) -> int:
-        """Devices that hold one copy of the weights together."""
+        """Devices that have one copy of the weights together."""
         return self.count if self.sharded else 1
 
 
@@ -128,53 +130,48 @@ class Settings:
         image: Tokens of images.
         context_tokens: Most tokens of a sequence.
         roles: Those that learn, in their turns.
-        policies: Those of both roles, or of a role and its jury; 1 where one policy is all.
+        policies: Those of both roles, or of a role and its frozen Reasoner; 1 where one policy is all.
         precision: What is computed in.
         checkpointed: Gradient checkpointing.
         frozen: Parts that do not learn.
-        engine: The rollout engine.
-        voting: How questions are voted on; None without a jury.
+        engine: The rollout engine; None where it runs on other devices.
+        voting: How questions are voted on; None where nobody votes.
         curation: Of the data set in between; None where none is generated.
         iterations: Of the loop.
         kept_checkpoints: Checkpoints that stay on the disk; None keeps all.
         device: One of those that train.
-        offload: Whether whole policies that do not learn lie in the host's memory, beside a GPU.
-        own_jury: Whether the idle policy is a jury's whole model, whatever the role learns into.
-        low_rank: The sizes with the adapters of ``configs/lora.yaml``; None where there are adapters already.
+        offload: Whether whole policies that do not learn are in CPU memory, next to a GPU.
+        own_judge: Whether the idle policy is a frozen Reasoner's whole model, whatever the role learns into.
+        with_adapters: The sizes with the adapters of ``configs/lora.yaml``; None where there are adapters already.
     """
 
     path: str
     shape: Shape
-    image: Image
+    image: ImageSize
     context_tokens: int
     roles: tuple[RolePlan, ...]
     policies: int
     precision: Precision
     checkpointed: bool
     frozen: frozenset[str]
-    engine: EnginePlan
+    engine: VLLMPlan | TransformersPlan | None
     voting: Voting | None
     curation: Curation | None
     iterations: int
     kept_checkpoints: int | None
     device: Device
     offload: bool = True
-    own_jury: bool = False
-    low_rank: Shape | None = None
+    own_judge: bool = False
+    with_adapters: Shape | None = None
 
     @property
-    def reference(self) -> bool:
-        """Whether any role keeps a frozen reference."""
-        return any(role.reference for role in self.roles)
+    def offloads_idle(self) -> bool:
+        """Whether the idle policy is in CPU memory; an adapter stays on its base."""
+        return self.offload and self.device.kind == "cuda" and (self.own_judge or not self.shape.adapters)
 
     @property
-    def hosts_idle(self) -> bool:
-        """Whether the idle policy lies in the host's memory; an adapter stays on its base."""
-        return self.offload and self.device.kind == "cuda" and (self.own_jury or not self.shape.adapters)
-
-    @property
-    def hosts_reference(self) -> bool:
-        """Whether references lie there."""
+    def offloads_reference(self) -> bool:
+        """Whether references are in CPU memory."""
         return self.offload and self.device.kind == "cuda" and not self.shape.adapters
 
     @property
@@ -185,9 +182,24 @@ class Settings:
     @property
     def idle_weights(self) -> int:
         """Number of weights of the policies that do not learn."""
-        return (self.policies - 1) * (self.shape.weights if self.own_jury else self.policy_weights)
+        return (self.policies - 1) * (self.shape.weights if self.own_judge else self.policy_weights)
 
     def reference_weights(self, role: RolePlan) -> int:
         """Number of weights of a role's frozen reference; the base of an adapter is there anyway."""
         alone = role.reference and not (self.shape.adapters and role.grpo.kl_reference == "base")
         return self.policy_weights if alone else 0
+
+    def longest_prompt(self, role: RolePlan) -> int:
+        """Tokens of a role's prompt with the largest image, without a question."""
+        return self.image.most_tokens + role.template_tokens
+
+    def residents(self, role: RolePlan | None = None, *, samples_idle: bool = False, scores: bool = False) -> Residents:
+        """What is on the device; an offloaded policy comes while it is sampled from, and a reference while it scores.
+
+        The engine of vLLM has a copy of its own, to which weights go one after another.
+        """
+        brought = samples_idle and isinstance(self.engine, TransformersPlan)
+        idle = self.idle_weights if brought or not self.offloads_idle else 0
+        there = role is not None and (scores or not self.offloads_reference)
+        reference = self.reference_weights(role) if role is not None and there else 0
+        return Residents(self.device.process, idle, reference, self.device.shards)

@@ -53,7 +53,14 @@ def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
     parts = {str(part): _count(modules) for part, modules in empty.parts().items()}
     merge = getattr(vision, "spatial_merge_size", 1)
     inputs = getattr(vision, "in_channels", 3) * getattr(vision, "temporal_patch_size", 1) * vision.patch_size**2
-    adapted = _adapted_weights(empty, tuning or empty.tuning)
+    tuning = tuning or empty.tuning
+    rank = 0 if tuning.lora is None else tuning.lora.rank
+    linear = [empty.model.get_submodule(name) for name in empty.adapted_layers(tuning)]
+    adapted = {layer: (rank, rank * (layer.in_features + layer.out_features)) for layer in linear}
+    adapters = {
+        str(part): sum(adapted[m][1] for top in modules for m in top.modules() if m in adapted)
+        for part, modules in empty.parts().items()
+    }
     return Shape(
         text=_block(layers, text, adapted),
         text_layers=len(layers),
@@ -65,27 +72,12 @@ def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
         patches_per_token=merge**2,
         patch_inputs=inputs,
         mergers=1 + len(getattr(vision, "deepstack_visual_indexes", ())),
-        adapters=_by_part(empty, adapted),
+        adapters={part: count for part, count in adapters.items() if count},
     )
 
 
-Low = Mapping[nn.Module, tuple[int, int]]
-"""Rank, and number of weights, of what is beside each linear layer that is adapted."""
-
-
-def _adapted_weights(empty: VLM, tuning: Tuning) -> Low:
-    rank = 0 if tuning.lora is None else tuning.lora.rank
-    layers = [empty.model.get_submodule(name) for name in empty.adapted_layers(tuning)]
-    return {layer: (rank, rank * (layer.in_features + layer.out_features)) for layer in layers}
-
-
-def _by_part(empty: VLM, adapted: Low) -> dict[str, int]:
-    """Number of an adapter's weights in each part that has any."""
-    counts = {
-        str(part): sum(adapted[m][1] for top in modules for m in top.modules() if m in adapted)
-        for part, modules in empty.parts().items()
-    }
-    return {part: count for part, count in counts.items() if count}
+AdapterSizes = Mapping[nn.Module, tuple[int, int]]
+"""Rank and number of weights of the adapter of each linear layer that has one."""
 
 
 def _longest_list(empty: VLM, part: Any) -> nn.ModuleList:
@@ -94,30 +86,31 @@ def _longest_list(empty: VLM, part: Any) -> nn.ModuleList:
     return max((module for module in modules if isinstance(module, nn.ModuleList)), key=len)
 
 
-def _block(layers: nn.ModuleList, config: Any, adapted: Low) -> Block:
+def _block(layers: nn.ModuleList, config: Any, adapted: AdapterSizes) -> Block:
     """A layer by its modules; heads are the configuration's."""
     layer: Any = layers[0]
-    width, heads = config.hidden_size, _first(config, "num_attention_heads", "num_heads")
+    width, heads = config.hidden_size, getattr(config, "num_attention_heads", None) or config.num_heads
     head = getattr(config, "head_dim", None) or width // heads
     keys = head * (getattr(config, "num_key_value_heads", None) or heads)
     matrices = [module.weight for module in layer.modules() if isinstance(module, nn.Linear)]
+    names = {name.rpartition(".")[2] for name, _ in layer.named_modules()}
     return Block(
         width=width,
         queries=head * heads,
         keys=keys,
         heads=heads,
         inner=config.intermediate_size,
-        gated=any(name.endswith("gate_proj") for name, _ in layer.named_modules()),
+        gated="gate_proj" in names,
         weights=_count([layer]),
         largest=max(weight.numel() for weight in matrices),
         adapters=_adapted(layer, config.intermediate_size, adapted),
-        head_norms=any(name.endswith("q_norm") for name, _ in layer.named_modules()),
-        joined=any(name.endswith("qkv") for name, _ in layer.named_modules()),
+        head_norms="q_norm" in names,
+        joined="qkv" in names,
         layer_norms=any(isinstance(module, nn.LayerNorm) for module in layer.modules()),
     )
 
 
-def _adapted(layer: nn.Module, inner: int, adapted: Low) -> Adapted | None:
+def _adapted(layer: nn.Module, inner: int, adapted: AdapterSizes) -> Adapted | None:
     """The adapted products of a layer, by where their inputs come from."""
     found: dict[str, Any] = {name: module for name, module in layer.named_modules() if module in adapted}
     if not found:
@@ -135,10 +128,6 @@ def _adapted(layer: nn.Module, inner: int, adapted: Low) -> Adapted | None:
         inner_output=len(last),
         weights=sum(adapted[module][1] for module in found.values()),
     )
-
-
-def _first(config: Any, *names: str) -> int:
-    return next(getattr(config, name) for name in names if hasattr(config, name))
 
 
 def _count(modules: Iterable[nn.Module]) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from visplay.planning.plan import Plan, Problem, make_plan
-from visplay.planning.settings import Settings
+from visplay.planning.run_plan import Plan, Problem, make_plan
+from visplay.planning.settings import Settings, TransformersPlan, VLLMPlan
 
-_DEVICES = (2, 4, 8, 16, 32)
+_VLM = "model.init_args.vlm.init_args"
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,15 @@ class Change:
     """One setting at another value.
 
     Args:
-        setting: Its key.
-        value: As it is written on the command line.
+        text: As it is written on the command line.
         settings: The plan's, with it.
     """
 
-    setting: str
-    value: str
+    text: str
     settings: Settings
 
     def __str__(self) -> str:
-        spaced = " " in self.setting.partition("=")[0]
-        return f"{self.setting} {self.value}" if spaced else f"--{self.setting}={self.value}"
+        return self.text
 
 
 Option = Callable[[Settings], Iterator[Change]]
@@ -36,40 +33,34 @@ Option = Callable[[Settings], Iterator[Change]]
 
 
 def suggestions(plan: Plan, problem: Problem) -> list[tuple[Change, ...]]:
-    """Changes of which each alone makes a problem go away; without any, several that do together, or more devices.
+    """Changes of which each alone makes a problem go away; without any, several that do together.
 
     Returns:
-        At most three; none where nothing here helps.
+        At most two; none where nothing here helps.
     """
-    options = _options(problem)
-    singles = [change for option in options if (change := _first(option(plan.settings), problem))]
-    devices = _first(_devices(plan.settings), problem)
-    ways: list[tuple[Change, ...]] = [(change,) for change in singles[:2]]
-    ways = ways or _fewest(plan.settings, problem, options)
-    if devices is not None:
-        ways.append((devices,))
-    return ways or _fewest(plan.settings, problem, (*options, _devices))
+    options, kind = _options(problem.kind), problem.kind
+    singles = [change for option in options if (change := _nearest(option(plan.settings), kind))]
+    if singles:
+        return [(change,) for change in singles[:2]]
+    found = _together(plan.settings, kind, options)
+    for option in options:  # leave out what the others do without
+        fewer = [other for other in options if other is not option]
+        shorter = _together(plan.settings, kind, fewer)
+        if shorter and len(shorter) < len(found):
+            options, found = fewer, shorter
+    return [found] if found else []
 
 
-def _fewest(settings: Settings, problem: Problem, options: Sequence[Option]) -> list[tuple[Change, ...]]:
-    found = _together(settings, problem, options)
-    return [_prune(settings, problem, options, found)] if found else []
+def _nearest(changes: Iterator[Change], kind: str) -> Change | None:
+    """The first change after which there is no problem of that kind."""
+    return next((c for c in changes if all(left.kind != kind for left in make_plan(c.settings).problems)), None)
 
 
-def _first(changes: Iterator[Change], problem: Problem) -> Change | None:
-    return next((change for change in changes if _solves(change.settings, problem)), None)
-
-
-def _solves(settings: Settings, problem: Problem) -> bool:
-    return all(left.kind != problem.kind for left in make_plan(settings).problems)
-
-
-def _together(settings: Settings, problem: Problem, options: Sequence[Option]) -> tuple[Change, ...]:
+def _together(settings: Settings, kind: str, options: Sequence[Option]) -> tuple[Change, ...]:
     """Each setting as far as it goes, in the order of the options, until the problem is gone; nothing if it stays."""
     taken: list[Change] = []
     for option in options:
-        change = _first(option(settings), problem)
-        if change is not None:
+        if (change := _nearest(option(settings), kind)) is not None:
             return (*taken, change)
         for farthest in list(option(settings))[-1:]:
             taken.append(farthest)
@@ -77,63 +68,47 @@ def _together(settings: Settings, problem: Problem, options: Sequence[Option]) -
     return ()
 
 
-def _prune(
-    settings: Settings, problem: Problem, options: Sequence[Option], found: tuple[Change, ...]
-) -> tuple[Change, ...]:
-    """Leave out what the others do without."""
-    for left_out in options:
-        fewer = [option for option in options if option is not left_out]
-        changes = _together(settings, problem, fewer)
-        if changes and len(changes) < len(found):
-            return _prune(settings, problem, fewer, changes)
-    return found
+def _options(kind: str) -> Sequence[Option]:
+    if kind.endswith("update"):
+        return (_checkpointing, _lora, _micro_batch, _no_reference, _max_new_tokens, _max_pixels, _sleep)
+    known: dict[str, Sequence[Option]] = {
+        "context": (_context, _max_pixels, _max_new_tokens),
+        "disk": (_checkpoints, _lora),
+        "cache": (_more_of_the_gpu, _shorter_context, _max_pixels),
+        "host": (_lora, _no_reference),
+    }
+    return known.get(kind, (_less_of_the_gpu, _max_sequences, _lora, _no_reference))
 
 
-def _options(problem: Problem) -> Sequence[Option]:
-    if problem.kind == "context":
-        return (_context, _max_pixels, _max_new_tokens)
-    if problem.kind == "disk":
-        return (_checkpoints, _low_rank)
-    if problem.kind == "cache":
-        return (_gpu_memory_utilization_up, _context_down, _max_pixels)
-    if problem.kind.endswith("update"):
-        return (_checkpointing, _low_rank, _micro_batch, _no_reference, _max_new_tokens, _max_pixels, _sleep)
-    if problem.kind == "host":
-        return (_low_rank, _no_reference)
-    return (_gpu_memory_utilization, _max_sequences, _low_rank, _no_reference)
+def _halved(value: int, least: int) -> Iterator[int]:
+    """A value halved again and again, down to the least."""
+    while (value := value // 2) >= least:
+        yield value
 
 
 def _checkpointing(settings: Settings) -> Iterator[Change]:
     if not settings.checkpointed:
-        yield Change(
-            "model.init_args.vlm.init_args.gradient_checkpointing", "true", replace(settings, checkpointed=True)
-        )
+        yield Change(f"--{_VLM}.gradient_checkpointing=true", replace(settings, checkpointed=True))
 
 
-def _low_rank(settings: Settings) -> Iterator[Change]:
-    if settings.low_rank is not None:
-        changed = replace(settings, shape=settings.low_rank, low_rank=None)
-        yield Change("config", "configs/lora.yaml", changed)
+def _lora(settings: Settings) -> Iterator[Change]:
+    if settings.with_adapters is not None:
+        changed = replace(settings, shape=settings.with_adapters, with_adapters=None)
+        yield Change("--config=configs/lora.yaml", changed)
 
 
 def _micro_batch(settings: Settings) -> Iterator[Change]:
-    yield from _grpo(settings, "tokens_per_micro_batch", 1024)
+    most = max(role.grpo.tokens_per_micro_batch for role in settings.roles)
+    return (_in_roles(settings, "tokens_per_micro_batch", value) for value in _halved(most, 1024))
 
 
 def _max_new_tokens(settings: Settings) -> Iterator[Change]:
-    yield from _grpo(settings, "max_new_tokens", 256)
-
-
-def _grpo(settings: Settings, name: str, least: int) -> Iterator[Change]:
-    """A setting of every role's learner, halved again and again."""
-    value = max(getattr(role.grpo, name) for role in settings.roles) // 2
-    while value >= least:
-        yield _in_roles(settings, name, value)
-        value //= 2
+    most = max(role.grpo.max_new_tokens for role in settings.roles)
+    return (_in_roles(settings, "max_new_tokens", value) for value in _halved(most, 256))
 
 
 def _no_reference(settings: Settings) -> Iterator[Change]:
-    if settings.reference:
+    if any(role.reference for role in settings.roles):
         yield _in_roles(settings, "kl_weight", 0.0)
 
 
@@ -145,84 +120,63 @@ def _in_roles(settings: Settings, name: str, value: Any) -> Change:
     )
     alone = len(settings.roles) == 1
     keys = ["model.init_args.grpo" if alone else f"model.init_args.{role.name}.init_args.grpo" for role in more]
-    setting = f"={value} --".join(f"{key}.{name}" for key in keys)
-    return Change(setting, str(value), replace(settings, roles=roles))
+    return Change(" ".join(f"--{key}.{name}={value}" for key in keys), replace(settings, roles=roles))
 
 
 def _max_pixels(settings: Settings) -> Iterator[Change]:
-    pixels = settings.image.most_pixels // 2
-    while pixels >= settings.image.least_pixels and not settings.image.tiled:
-        image = replace(settings.image, most_pixels=pixels)
-        yield Change("model.init_args.vlm.init_args.max_pixels", str(pixels), replace(settings, image=image))
-        pixels //= 2
+    image = settings.image
+    for pixels in () if image.tiled else _halved(image.most_pixels, image.least_pixels):
+        yield Change(f"--{_VLM}.max_pixels={pixels}", replace(settings, image=replace(image, most_pixels=pixels)))
 
 
 def _context(settings: Settings) -> Iterator[Change]:
-    needed = max(
-        settings.image.most_tokens + role.template_tokens + role.grpo.max_new_tokens for role in settings.roles
-    )
-    tokens = -(-needed // 1024) * 1024
-    yield Change("model.init_args.vlm.init_args.max_context_tokens", str(tokens), _with_context(settings, tokens))
+    needed = max(settings.longest_prompt(role) + role.grpo.max_new_tokens for role in settings.roles)
+    yield _with_context(settings, -(-needed // 1024) * 1024)
 
 
-def _context_down(settings: Settings) -> Iterator[Change]:
-    tokens = settings.context_tokens // 2
-    while tokens > settings.image.most_tokens:
-        yield Change("model.init_args.vlm.init_args.max_context_tokens", str(tokens), _with_context(settings, tokens))
-        tokens //= 2
+def _shorter_context(settings: Settings) -> Iterator[Change]:
+    least = settings.image.most_tokens + 1
+    return (_with_context(settings, tokens) for tokens in _halved(settings.context_tokens, least))
 
 
-def _with_context(settings: Settings, tokens: int) -> Settings:
-    return replace(settings, context_tokens=tokens)
+def _with_context(settings: Settings, tokens: int) -> Change:
+    return Change(f"--{_VLM}.max_context_tokens={tokens}", replace(settings, context_tokens=tokens))
 
 
-def _gpu_memory_utilization(settings: Settings) -> Iterator[Change]:
-    if settings.engine.kind == "vllm":
-        yield from _fractions(settings, [n / 20 for n in range(19, 1, -1)], larger=False)
+def _less_of_the_gpu(settings: Settings) -> Iterator[Change]:
+    if isinstance(settings.engine, VLLMPlan):
+        now = settings.engine.settings.gpu_memory_utilization
+        yield from _of_the_gpu(settings, settings.engine, [n / 20 for n in range(19, 1, -1) if n / 20 < now])
 
 
-def _gpu_memory_utilization_up(settings: Settings) -> Iterator[Change]:
-    if settings.engine.kind == "vllm" and settings.engine.settings.cache_gib is None:
-        yield from _fractions(settings, [n / 20 for n in range(2, 20)], larger=True)
+def _more_of_the_gpu(settings: Settings) -> Iterator[Change]:
+    if isinstance(settings.engine, VLLMPlan) and settings.engine.settings.cache_gib is None:
+        now = settings.engine.settings.gpu_memory_utilization
+        yield from _of_the_gpu(settings, settings.engine, [n / 20 for n in range(2, 20) if n / 20 > now])
 
 
-def _fractions(settings: Settings, shares: Sequence[float], larger: bool) -> Iterator[Change]:
-    """Shares that leave room for one sequence at least."""
-    now = settings.engine.settings.gpu_memory_utilization
-    for share in shares:
-        if share == now or (share > now) != larger:
-            continue
-        engine = replace(settings.engine, settings=replace(settings.engine.settings, gpu_memory_utilization=share))
-        changed = replace(settings, engine=engine)
+def _of_the_gpu(settings: Settings, engine: VLLMPlan, fractions: Sequence[float]) -> Iterator[Change]:
+    """Fractions that leave room for one sequence at least."""
+    for fraction in fractions:
+        given = replace(engine, settings=replace(engine.settings, gpu_memory_utilization=fraction))
+        changed = replace(settings, engine=given)
         if all(problem.kind != "cache" for problem in make_plan(changed).problems):
-            yield Change("rollout.init_args.engine.gpu_memory_utilization", str(share), changed)
+            yield Change(f"--rollout.init_args.engine.gpu_memory_utilization={fraction}", changed)
 
 
 def _max_sequences(settings: Settings) -> Iterator[Change]:
-    value = settings.engine.max_sequences // 2
-    while settings.engine.kind == "transformers" and value >= 1:
-        yield Change(
-            "rollout.init_args.max_sequences",
-            str(value),
-            replace(settings, engine=replace(settings.engine, max_sequences=value)),
-        )
-        value //= 2
+    if isinstance(settings.engine, TransformersPlan):
+        for most in _halved(settings.engine.max_sequences, 1):
+            changed = replace(settings, engine=TransformersPlan(most))
+            yield Change(f"--rollout.init_args.max_sequences={most}", changed)
 
 
 def _sleep(settings: Settings) -> Iterator[Change]:
-    if settings.engine.kind == "vllm" and not settings.engine.sleeps:
+    if isinstance(settings.engine, VLLMPlan) and not settings.engine.sleeps:
         engine = replace(settings.engine, sleeps=True)
-        yield Change("rollout.init_args.sleep_in_update", "true", replace(settings, engine=engine))
-
-
-def _devices(settings: Settings) -> Iterator[Change]:
-    if settings.device.kind == "cuda":
-        for count in _DEVICES:
-            if count > settings.device.shards:
-                device = replace(settings.device, count=count, sharded=True)
-                yield Change("trainer.strategy=fsdp --trainer.devices", str(count), replace(settings, device=device))
+        yield Change("--rollout.init_args.sleep_in_update=true", replace(settings, engine=engine))
 
 
 def _checkpoints(settings: Settings) -> Iterator[Change]:
-    if settings.kept_checkpoints != 1:  # without a measure to choose by, Lightning keeps all or the last
-        yield Change("ModelCheckpoint's save_top_k", "1", replace(settings, kept_checkpoints=1))
+    if settings.kept_checkpoints != 1:  # without a metric to choose by, Lightning keeps all or the last
+        yield Change("ModelCheckpoint's save_top_k 1", replace(settings, kept_checkpoints=1))

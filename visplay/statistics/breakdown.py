@@ -1,6 +1,6 @@
-"""Scores by what rows have in common: question pairs, figures, disciplines, capabilities.
+"""Scores by what items have in common: question pairs, figures, disciplines, capabilities.
 
-A breakdown needs the id of every row; where one is missing it is None, which is said as "unavailable".
+A breakdown needs the id of every item; where one is missing it is None, which is said as "unavailable".
 """
 
 from __future__ import annotations
@@ -34,20 +34,15 @@ _DISCIPLINE_OF = {subject: name for name, subjects in _MMMU_DISCIPLINES.items() 
 
 
 def mmmu_discipline(row_id: str) -> str | None:
-    """Read the discipline off an id of MMMU, for example validation_Art_Theory_12; None if it does not say.
-
-    Example:
-        >>> mmmu_discipline("validation_Art_Theory_12"), mmmu_discipline("17")
-        ('Art and Design', None)
-    """
+    """Read the discipline off an id of MMMU, for example validation_Art_Theory_12; None if it does not say."""
     match = re.fullmatch(r"(?:dev|validation|test)_(\w+)_\d+", row_id)
     return _DISCIPLINE_OF.get(match[1]) if match else None
 
 
 def link_rows(*columns: Sequence[str | None]) -> list[int]:
-    """Number the clusters of rows that are connected by shared ids.
+    """Number the clusters of items that are connected by shared ids.
 
-    Rows are linked where they agree in any column, and so are rows linked to the same row: the connected components.
+    Items are linked where they agree in any column, and so are items linked to the same item: the connected components.
 
     Args:
         columns: n ids each; None and the empty text link nothing.
@@ -65,18 +60,18 @@ def link_rows(*columns: Sequence[str | None]) -> list[int]:
     lengths = {len(column) for column in columns}
     if len(lengths) != 1:
         raise ValueError(f"columns: must have one length, got {[len(column) for column in columns]}")
-    rows = lengths.pop()
+    items = lengths.pop()
     nodes: dict[tuple[int, str], int] = {}
     edges = [
-        (row, nodes.setdefault((place, name), rows + len(nodes)))
-        for place, column in enumerate(columns)
-        for row, name in enumerate(column)
+        (item, nodes.setdefault((number, name), items + len(nodes)))
+        for number, column in enumerate(columns)
+        for item, name in enumerate(column)
         if name
     ]
     ends = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    shape = (rows + len(nodes),) * 2
+    shape = (items + len(nodes),) * 2
     _, labels = connected_components(coo_array((np.ones(len(edges)), (ends[0], ends[1])), shape=shape), directed=False)
-    return labels[:rows].tolist()
+    return labels[:items].tolist()
 
 
 def all_right_fraction(
@@ -85,23 +80,19 @@ def all_right_fraction(
     clusters: Sequence[Hashable] | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> Estimate | None:
-    """Fraction of units, such as pairs or figures, all of whose rows are right: (1/U) sum_u prod_{i in u} v_i.
+    """Fraction of units, such as pairs or figures, all of whose items are right: (1/U) sum_u prod_{i in u} v_i.
 
     Args:
         verdicts: n verdicts, 0 or 1.
-        units: n ids of units; None is not known, and rows of the empty one are left out.
-        clusters: n names of what is resampled together, the same for all rows of a unit; None: every unit by itself.
+        units: n ids of units; None is not known, and items of the empty one are left out.
+        clusters: n names of what is resampled together, the same for all items of a unit; None: every unit by itself.
         bootstrap: How the interval is found.
 
     Returns:
-        The share; None, unavailable, if a row's unit is not known or there is none.
+        The fraction; None, unavailable, if an item's unit is not known or there is none.
 
     Raises:
         ValueError: The lengths differ.
-
-    Example:
-        >>> all_right_fraction([1, 1, 1, 0], ["p", "p", "q", "q"]).value
-        0.5
     """
     if None in units:
         return None
@@ -123,7 +114,7 @@ def hallusion_accuracies(
     """Accuracy per question (aAcc), per question pair (qAcc) and per figure (fAcc) of HallusionBench.
 
     A pair is one question asked of several figures, a figure is asked several questions; either is right if all its
-    rows here are (Guan et al., 2024, arXiv 2310.14566). Pairs and figures of a set overlap, so whole sets are
+    items here are (Guan et al., 2024, arXiv 2310.14566). Pairs and figures of a set overlap, so whole sets are
     resampled: the clusters of ``link_rows``.
 
     Args:
@@ -157,33 +148,28 @@ def mean_by_group(
     clusters: Sequence[Hashable] | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> dict[str, Estimate] | None:
-    """Mean score of the rows of each group; a row may belong to several, as a question of MM-Vet to its capabilities.
+    """Mean score of the items of each group; one may belong to several, as a question of MM-Vet to its capabilities.
 
     Args:
         scores: n scores.
         groups: n collections of group names; None or empty is not known.
-        clusters: n names of what is resampled together; None: every row by itself.
+        clusters: n names of what is resampled together; None: every item by itself.
         bootstrap: How the intervals are found.
 
     Returns:
-        Groups in alphabetical order; None, unavailable, if a row's groups are not known or there is no row.
+        Groups in alphabetical order; None, unavailable, if an item's groups are not known or there is no item.
 
     Raises:
         ValueError: The lengths differ.
-
-    Example:
-        >>> means = mean_by_group([1.0, 0.5], [("math", "ocr"), ("ocr",)])
-        >>> {name: mean.value for name, mean in means.items()}
-        {'math': 1.0, 'ocr': 0.75}
     """
     if not all(groups) or not len(groups):
         return None
-    rows: dict[str, list[tuple[float, Hashable]]] = {}
+    items: dict[str, list[tuple[float, Hashable]]] = {}
     names = range(len(scores)) if clusters is None else clusters
     for score, members, cluster in zip(scores, groups, names, strict=True):
         for group in sorted(set(members or ())):
-            rows.setdefault(group, []).append((score, cluster))
+            items.setdefault(group, []).append((score, cluster))
     return {
-        group: estimate_mean([score for score, _ in rows[group]], [cluster for _, cluster in rows[group]], bootstrap)
-        for group in sorted(rows)
+        group: estimate_mean([score for score, _ in items[group]], [cluster for _, cluster in items[group]], bootstrap)
+        for group in sorted(items)
     }

@@ -1,6 +1,6 @@
-"""Bootstrap intervals of a mean, resampling rows or, where rows share a figure or a question, whole clusters of rows.
+"""Bootstrap intervals of a mean, resampling items or, where items share a figure or a question, whole clusters.
 
-Rows of one cluster are right or wrong together, so that resampling rows one by one would make intervals too narrow.
+Items of one cluster are right or wrong together, so that resampling items one by one would make intervals too narrow.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Estimate(NamedTuple):
         value: The mean; NaN of nothing.
         low: Lower end of the interval; NaN where fewer than two clusters say nothing of the spread.
         high: Upper end of the interval, or NaN.
-        size: How many rows, pairs or figures the value is the mean of.
+        size: How many items, pairs or figures the value is the mean of.
     """
 
     value: float
@@ -58,12 +58,7 @@ class Estimate(NamedTuple):
 
 
 def format_estimate(estimate: Estimate | None) -> str:
-    """Write a fraction in per cent with its interval.
-
-    Example:
-        >>> format_estimate(Estimate(0.5, 0.25, 0.75, size=8)), format_estimate(None)
-        ('50.0 [25.0, 75.0]', 'unavailable')
-    """
+    """Write a fraction in per cent with its interval."""
     if estimate is None:
         return "unavailable"
     return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
@@ -74,14 +69,14 @@ def bootstrap_means(
     clusters: Sequence[Hashable] | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> np.ndarray:
-    """Resample clusters with replacement and take the mean over their rows.
+    """Resample clusters with replacement and take the mean over their items.
 
-    Of C clusters with row sums S_c and sizes n_c, resample r draws c_1 .. c_C uniformly with replacement and its mean
+    Of C clusters with item sums S_c and sizes n_c, resample r draws c_1 .. c_C uniformly with replacement and its mean
     is (sum_j S_{c_j}) / (sum_j n_{c_j}) (Efron and Tibshirani, 1993, chapters 6 and 8).
 
     Args:
         scores: n scores.
-        clusters: n names; rows of one name are drawn together. None: every row is a cluster of its own.
+        clusters: n names; items of one name are drawn together. None: every item is a cluster of its own.
         bootstrap: How many resamples, and their seed.
 
     Returns:
@@ -89,18 +84,21 @@ def bootstrap_means(
 
     Raises:
         ValueError: The lengths differ.
-
-    Example:
-        >>> sorted(set(bootstrap_means([0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"]).tolist()))
-        [0.0, 0.5, 1.0]
     """
-    sums, sizes = _cluster_totals(scores, clusters)
+    sums: np.ndarray = np.asarray(scores, dtype=np.float64)  # (C,) of the clusters, in the order of their first items
+    sizes: np.ndarray = np.ones(len(sums))
+    if clusters is not None:
+        if len(clusters) != len(sums):
+            raise ValueError(f"clusters: need one name per score, got {len(clusters)} names and {len(sums)} scores")
+        numbers: dict[Hashable, int] = {}
+        codes = np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=np.int64)
+        sums, sizes = np.bincount(codes, weights=sums), np.bincount(codes).astype(np.float64)
     if len(sums) < 2:
         return np.full(bootstrap.resamples, np.nan)
     generator = np.random.default_rng(bootstrap.seed)
-    rows = max(1, _DRAWS_AT_ONCE // len(sums))
-    starts = range(0, bootstrap.resamples, rows)
-    shapes = [(min(rows, bootstrap.resamples - start), len(sums)) for start in starts]
+    items = max(1, _DRAWS_AT_ONCE // len(sums))
+    starts = range(0, bootstrap.resamples, items)
+    shapes = [(min(items, bootstrap.resamples - start), len(sums)) for start in starts]
     drawn = (generator.integers(len(sums), size=shape) for shape in shapes)
     if (sizes == sizes[0]).all():
         return np.concatenate([sums[picked].mean(axis=1) for picked in drawn]) / sizes[0]
@@ -113,8 +111,8 @@ def percentile_interval(means: np.ndarray, level: float = 0.95) -> tuple[float, 
     Of scores that are all equal the interval has no width: the percentile bootstrap cannot see beyond its sample.
 
     Args:
-        means: (R,) bootstrap means.
-        level: Confidence level, in (0, 1).
+        means: (R,) means.
+        level: In (0, 1).
     """
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -125,28 +123,7 @@ def estimate_mean(
     clusters: Sequence[Hashable] | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> Estimate:
-    """The mean of scores with its percentile bootstrap interval.
-
-    Args:
-        scores: n scores.
-        clusters: n names; rows of one name are resampled together. None: every row is a cluster of its own.
-        bootstrap: How the interval is found.
-
-    Raises:
-        ValueError: The lengths differ.
-    """
+    """The mean of n scores with its percentile bootstrap interval; arguments and errors as in ``bootstrap_means``."""
     value = float(np.mean(scores)) if len(scores) else float("nan")
     low, high = percentile_interval(bootstrap_means(scores, clusters, bootstrap), bootstrap.level)
     return Estimate(value, low, high, len(scores))
-
-
-def _cluster_totals(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) sums and (C,) sizes of the clusters, in the order of their first rows."""
-    values = np.asarray(scores, dtype=np.float64)
-    if clusters is None:
-        return values, np.ones(len(values))
-    if len(clusters) != len(values):
-        raise ValueError(f"clusters: need one name per score, got {len(clusters)} names and {len(values)} scores")
-    places: dict[Hashable, int] = {}
-    codes = np.array([places.setdefault(name, len(places)) for name in clusters], dtype=np.int64)
-    return np.bincount(codes, weights=values), np.bincount(codes).astype(np.float64)

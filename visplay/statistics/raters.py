@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-
-_HEADINGS = ("raters", "rows", "agreement", "kappa", "right by first only", "right by second only", "not rated by both")
 
 
 @dataclass(frozen=True)
@@ -15,13 +14,13 @@ class RaterAgreement:
     """How two raters rate the same answers.
 
     Args:
-        both_right: Number of rows that both call right.
-        both_wrong: Number of rows that both call wrong.
-        first_only: Keys of the rows that only the first calls right.
-        second_only: Keys of the rows that only the second calls right.
-        unrated: Keys of the rows that at least one has not rated; they count nowhere else.
-        agreement: Fraction of the rated rows on which both say the same; NaN without any.
-        kappa: Cohen's kappa over the rated rows; NaN where it is not defined.
+        both_right: Number of items that both call right.
+        both_wrong: Number of items that both call wrong.
+        first_only: Keys of the items that only the first calls right.
+        second_only: Keys of the items that only the second calls right.
+        unrated: Keys of the items that at least one has not rated; they count nowhere else.
+        agreement: Fraction of the rated items on which both say the same; NaN without any.
+        kappa: Cohen's kappa over the rated items; NaN where it is not defined.
     """
 
     both_right: int
@@ -33,43 +32,25 @@ class RaterAgreement:
     kappa: float
 
     @property
-    def rows(self) -> int:
-        """Number of rows that both have rated."""
+    def items(self) -> int:
+        """Number of items that both have rated."""
         return self.both_right + self.both_wrong + len(self.first_only) + len(self.second_only)
 
     @property
     def differing(self) -> tuple[str, ...]:
-        """Keys of the rows they differ on."""
+        """Keys of the items they differ on."""
         return self.first_only + self.second_only
 
 
 def judge_score(correct: bool | None, score: float | None = None) -> float | None:
-    """A judge's score of an answer: the one it gave, else its verdict; None where judging failed.
-
-    Args:
-        correct: Its verdict; None where judging failed.
-        score: In [0, 1]; None where none was wanted.
-
-    Example:
-        >>> judge_score(True), judge_score(True, 0.7), judge_score(None)
-        (1.0, 0.7, None)
-    """
+    """A judge's score in [0, 1] of an answer: the one it gave, else its verdict; None where judging failed."""
     if correct is None:
         return None
     return float(correct) if score is None else score
 
 
 def final_score(rule: bool, judged: float | None) -> float:
-    """What an answer is worth under a judge: where judging failed the rule's verdict stands.
-
-    Args:
-        rule: Whether the answer is right by rule.
-        judged: The judge's score, in [0, 1]; None where judging failed.
-
-    Example:
-        >>> final_score(True, 0.7), final_score(True, None)
-        (0.7, 1.0)
-    """
+    """What an answer is worth under a judge, in [0, 1]: where judging failed, None, the rule's verdict stands."""
     return float(rule) if judged is None else judged
 
 
@@ -80,10 +61,10 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 
     Args:
         first: (n,) labels by one rater.
-        second: (n,) labels by the other, of the same rows in the same order.
+        second: (n,) labels by the other, of the same items in the same order.
 
     Returns:
-        At most 1; NaN without a row, and where both always give one and the same label.
+        At most 1; NaN without an item, and where both always give one and the same label.
 
     Raises:
         ValueError: The lengths differ.
@@ -104,23 +85,14 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 
 
 def compare_raters(first: Mapping[str, bool | None], second: Mapping[str, bool | None]) -> RaterAgreement:
-    """Compare two raters row by row.
-
-    Args:
-        first: By row key, whether the answer is right; None where the rater has no verdict.
-        second: The same of the other rater.
+    """Compare two raters item by item: by key, whether the answer is right; None where a rater has no verdict.
 
     Raises:
-        ValueError: They have not rated the same rows.
-
-    Example:
-        >>> report = compare_raters({"a": True, "b": False, "c": True}, {"c": False, "b": False, "a": True})
-        >>> report.first_only, round(report.agreement, 3), report.kappa
-        (('c',), 0.667, 0.4)
+        ValueError: They have not rated the same items.
     """
     if first.keys() != second.keys():
-        strangers = sorted(first.keys() ^ second.keys())
-        raise ValueError(f"first, second: must have the same rows; {len(strangers)} differ, such as {strangers[:3]}")
+        unknown = sorted(first.keys() ^ second.keys())
+        raise ValueError(f"first, second: must have the same items; {len(unknown)} differ, such as {unknown[:3]}")
     rated = [key for key in first if first[key] is not None and second[key] is not None]
     pairs = Counter((bool(first[key]), bool(second[key])) for key in rated)
     return RaterAgreement(
@@ -135,30 +107,19 @@ def compare_raters(first: Mapping[str, bool | None], second: Mapping[str, bool |
 
 
 def compare_all_raters(raters: Mapping[str, Mapping[str, bool | None]]) -> dict[tuple[str, str], RaterAgreement]:
-    """Compare every two raters, by name, such as the rule and several judges.
-
-    Raises:
-        ValueError: Two have not rated the same rows.
-    """
+    """Compare every two raters, by name, such as the rule and several judges; errors as in ``compare_raters``."""
     return {(one, other): compare_raters(raters[one], raters[other]) for one, other in combinations(raters, 2)}
 
 
 def agreement_table(reports: Mapping[tuple[str, str], RaterAgreement]) -> str:
-    """Write comparisons as a Markdown table, a line per pair of raters.
-
-    Example:
-        >>> print(agreement_table({("rule", "judge"): compare_raters({"a": True, "b": False}, {"a": True, "b": None})}))
-        | raters | rows | agreement | kappa | right by first only | right by second only | not rated by both |
-        |---|---|---|---|---|---|---|
-        | rule, judge | 1 | 100.0 % | undefined | 0 | 0 | 1 |
-    """
-    lines = [_HEADINGS, *(_cells(names, report) for names, report in reports.items())]
+    """Write comparisons as a Markdown table, a line per pair of raters."""
+    lines: list[tuple[str, ...]] = [
+        ("raters", "items", "agreement", "kappa", "right by first only", "right by second only", "not rated by both")
+    ]
+    for names, report in reports.items():
+        agreement = "undefined" if math.isnan(report.agreement) else f"{100 * report.agreement:.1f} %"
+        kappa = "undefined" if math.isnan(report.kappa) else f"{report.kappa:.3f}"
+        counts = map(str, map(len, (report.first_only, report.second_only, report.unrated)))
+        lines.append((", ".join(names), str(report.items), agreement, kappa, *counts))
     table = ["| " + " | ".join(cells) + " |" for cells in lines]
-    return "\n".join([table[0], "|" + "---|" * len(_HEADINGS), *table[1:]])
-
-
-def _cells(names: tuple[str, str], report: RaterAgreement) -> tuple[str, ...]:
-    share = "undefined" if report.agreement != report.agreement else f"{100 * report.agreement:.1f} %"
-    kappa = "undefined" if report.kappa != report.kappa else f"{report.kappa:.3f}"
-    counts = (len(report.first_only), len(report.second_only), len(report.unrated))
-    return ", ".join(names), str(report.rows), share, kappa, *map(str, counts)
+    return "\n".join([table[0], "|" + "---|" * len(lines[0]), *table[1:]])

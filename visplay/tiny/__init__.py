@@ -1,7 +1,7 @@
 """The embedded default: a small visual world, a small Qwen2.5-VL and the cold start that makes it a base model.
 
-Only what a command line or a configuration needs is named here. Self-play gets images from ``visplay.tiny.images``;
-the truth about them stays with the cold start and the evaluation.
+Only what a command line or a configuration needs is named here. Self-play gets images from ``self_play_images``; the
+truth about them stays with the cold start and the evaluation.
 """
 
 from __future__ import annotations

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.generated import write_examples
 from visplay.data.module import EvaluationStage, LabelledSource, SelfPlayData
-from visplay.data.tables import Columns
-from visplay.tiny.images import labelled_examples, silver_accuracy, write_images
+from visplay.data.table_collections import Columns
+from visplay.tiny.self_play_images import labelled_examples, silver_accuracy, write_images
 from visplay.tiny.splits import write_splits
 from visplay.types import Example
 
@@ -30,6 +30,14 @@ class TinyWorld(SelfPlayData):
         heldout_questions: Number of held-out questions; each of the other splits has half of it.
         **data: Arguments of ``SelfPlayData``; its benchmarks come after the small world's own.
     """
+
+    summary_scores: ClassVar[dict[str, str]] = {
+        "heldout_greedy": "val/heldout/rule_accuracy",
+        "heldout_sampled": "val/heldout/pass@1",
+        "heldout_majority": "val/heldout/majority",
+        "compositional_greedy": "val/compositional/rule_accuracy",
+        "hallucination_rate": "val/hallucination/wrong_claims",
+    }
 
     def __init__(
         self,
@@ -80,7 +88,7 @@ class LabelledTinyWorld(TinyWorld):
     Args:
         questions_per_image: Labelled questions about each image.
         silver: A data set that an earlier run generated, to mix in.
-        silver_fraction: Its share.
+        silver_fraction: Its fraction of what is drawn.
         **tiny_world: Arguments of ``TinyWorld``.
     """
 

@@ -11,7 +11,7 @@ from visplay.tiny.world import COLOURS, KINDS, SEEN, SIZES, Scene, Shape
 PATTERN = rf"((?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)}|shape)s?)"
 _ONE = (("size",), ("colour",), ("kind",))
 _TWO = (("colour", "kind"), ("colour", "kind"), ("colour", "kind"), ("size", "kind"), ("size", "colour"))
-_PRESENT_SHARE = 0.7
+_PRESENT_FRACTION = 0.7
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Noun:
         return all(want in (None, has) for want, has in wanted)
 
     def cells(self, scene: Scene) -> tuple[str, ...]:
-        """The cells that hold one, in raster order."""
+        """The cells that have one, in raster order."""
         return tuple(shape.cell for shape in scene.shapes if self.fits(shape))
 
 
@@ -65,7 +65,7 @@ def read_noun(phrase: str) -> Noun:
 def pick_noun(scene: Scene, rng: np.random.Generator, attributes: int) -> Noun:
     """Draw a phrase with one or two attributes, usually of a shape in the scene, never a held-out combination."""
     shapes = [shape for shape in scene.shapes if (shape.colour, shape.kind) in SEEN]
-    if shapes and rng.random() < _PRESENT_SHARE:
+    if shapes and rng.random() < _PRESENT_FRACTION:
         shape = shapes[rng.integers(len(shapes))]
     else:
         shape = Shape("a1", tuple(SIZES)[rng.integers(len(SIZES))], *SEEN[rng.integers(len(SEEN))])

@@ -97,7 +97,7 @@ def work_out(scene: Scene, question_text: str) -> Posed | None:
 
 def pose(scene: Scene, rng: np.random.Generator) -> Posed:
     """Write a question of a random family about a scene, with its truth."""
-    family = FAMILIES[rng.choice(len(FAMILIES), p=_SHARES)]
+    family = FAMILIES[rng.choice(len(FAMILIES), p=_FREQUENCIES)]
     posed = work_out(scene, family.pose(scene, rng))
     assert posed is not None, "a family writes questions of its own grammar"
     return posed
@@ -156,7 +156,7 @@ def _pick_two(scene: Scene, rng: np.random.Generator, attributes: int) -> tuple[
 
 def _options(names: list[str], rng: np.random.Generator) -> str:
     order = rng.permutation(len(names))
-    return " ".join(f"{letter}) {names[place]}" for letter, place in zip(_LETTERS, order, strict=False))
+    return " ".join(f"{letter}) {names[index]}" for letter, index in zip(_LETTERS, order, strict=False))
 
 
 def _list(cells: tuple[str, ...]) -> str:
@@ -237,4 +237,4 @@ FAMILIES = (
     Family("sum", _NUMERICAL, _pattern(r"How many NOUN and NOUN are there in total\?"), _pose_sum, _solve_sum, _FEW),
     Family("choice", _CHOICE, _pattern(_WHICH), _pose_choice, _solve_choice, tuple("ABC")),
 )
-_SHARES = np.full(len(FAMILIES), 1 / len(FAMILIES))
+_FREQUENCIES = np.full(len(FAMILIES), 1 / len(FAMILIES))

@@ -13,7 +13,7 @@ from visplay.tiny.questions import Posed, pose, work_out
 from visplay.tiny.world import CELLS, HELD_OUT, SEEN, Scene, render, sample_scene
 from visplay.types import Example, derive_seed
 
-_BLANK_SHARE = 0.25
+_BLANK_FRACTION = 0.25
 
 
 def heldout(n: int = 640) -> list[Example]:
@@ -26,7 +26,7 @@ def heldout(n: int = 640) -> list[Example]:
 
 
 def compositional(n: int = 320) -> list[Example]:
-    """Questions about combinations of colour and shape that no image of the cold start or of self-play holds.
+    """Questions about combinations of colour and shape that no image of the cold start or of self-play has.
 
     Args:
         n: Number of examples; the first ones do not depend on it.
@@ -67,23 +67,15 @@ def _split(
     for index in range(n):
         rng = np.random.default_rng(derive_seed("tiny", "split", name, index))
         scene = sample(rng)
-        examples.append(_example(f"{name}/{index}", scene, write(scene, rng), rng))
+        key, posed = f"{name}/{index}", write(scene, rng)
+        image = render(scene, rng)  # after the question: both draw from one generator
+        answer, kind = posed.solution.answer, posed.family.kind
+        examples.append(Example(key, image, posed.text, answer, problem_type=kind, image_id=key))
     return examples
 
 
-def _example(key: str, scene: Scene, posed: Posed, rng: np.random.Generator) -> Example:
-    return Example(
-        key=key,
-        image=render(scene, rng),
-        problem=posed.text,
-        answer=posed.solution.answer,
-        problem_type=posed.family.kind,
-        image_id=key,
-    )
-
-
 def _sample_sparse(rng: np.random.Generator) -> Scene:
-    return Scene(()) if rng.random() < _BLANK_SHARE else sample_scene(rng, held_out=False)
+    return Scene(()) if rng.random() < _BLANK_FRACTION else sample_scene(rng, held_out=False)
 
 
 def _pose_compositional(scene: Scene, rng: np.random.Generator) -> Posed:
@@ -104,7 +96,7 @@ def _pose_compositional(scene: Scene, rng: np.random.Generator) -> Posed:
 
 def _pose_absent(scene: Scene, rng: np.random.Generator) -> Posed:
     absent = [pair for pair in SEEN if pair not in scene.pairs()]
-    first, second = (Noun(None, *absent[place]) for place in rng.choice(len(absent), size=2, replace=False))
+    first, second = (Noun(None, *absent[index]) for index in rng.choice(len(absent), size=2, replace=False))
     empty = [cell for cell in CELLS if scene.at(cell) is None]
     texts = (
         f"Is there a {first.singular}?",

@@ -73,8 +73,8 @@ def sample_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
     cells = sorted(rng.choice(len(CELLS), size=int(rng.integers(2, 8)), replace=False))
     pairs = [SEEN[rng.integers(len(SEEN))] for _ in cells]
     if held_out:
-        for place in rng.choice(len(cells), size=int(rng.integers(1, 3)), replace=False):
-            pairs[place] = HELD_OUT[rng.integers(len(HELD_OUT))]
+        for index in rng.choice(len(cells), size=int(rng.integers(1, 3)), replace=False):
+            pairs[index] = HELD_OUT[rng.integers(len(HELD_OUT))]
     sizes = [tuple(SIZES)[rng.integers(len(SIZES))] for _ in cells]
     return Scene(tuple(Shape(CELLS[c], size, *pair) for c, size, pair in zip(cells, sizes, pairs, strict=True)))
 

@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers import plain_image
 from visplay.callbacks import TransformersRollout
 from visplay.callbacks.engines.transformers import _cut_batches
-from visplay.modules.policy.prefill import find_fronts
+from visplay.modules.policy.prefill import find_shared_prefixes
 from visplay.prompts import ANSWER as LONG_ANSWER
 from visplay.tiny import ANSWER
 from visplay.types import Sampling
@@ -52,8 +52,8 @@ def test_prompts_about_one_image_sample_what_each_alone_does(base, monkeypatch):
     monkeypatch.setattr(type(base), "language_model", noted)
     together = TransformersRollout().generate(base, prompts, sampling)
     by_image = sorted(prompts, key=lambda p: p.key)
-    fronts = find_fronts(base, by_image)
-    assert read[:2] == [(6, max(fronts.tokens)), (12, fronts.rest_tokens)]  # 2 images, 4 prompts without
+    prefixes = find_shared_prefixes(base, by_image)
+    assert read[:2] == [(6, max(prefixes.tokens)), (12, prefixes.rest_tokens)]  # 2 images, 4 prompts without
     for again in (together, TransformersRollout(max_sequences=12).generate(base, prompts, sampling)):
         assert _tokens(again) == _tokens(alone)
         for mine, theirs in zip(again, alone, strict=True):

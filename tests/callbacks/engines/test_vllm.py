@@ -12,7 +12,7 @@ from PIL import Image
 from visplay.callbacks import EngineSettings, RolloutError, VLLMRollout, WrongWeightsError
 from visplay.callbacks.engines.process_state import ProcessState
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.policy.prefill import find_fronts
+from visplay.modules.policy.prefill import find_shared_prefixes
 from visplay.prompts import ANSWER as LONG_ANSWER
 from visplay.prompts import Template
 from visplay.tiny import ANSWER, BASE
@@ -75,7 +75,7 @@ def perturb(policy, scale=0.02):
 def test_the_process_is_left_as_it_was(rollout, policy):
     before = ProcessState.take()
     first = (random.random(), float(np.random.rand()), float(torch.rand(())))
-    before._restore_random_states()
+    before.restore()
     rollout.generate(policy, asked(policy), SAMPLING)
     after = ProcessState.take()
     for name in ("environment", "functions", "threads", "affinity", "default_dtype", "process_group"):
@@ -94,7 +94,7 @@ def test_it_samples_from_the_trainers_weights_whichever_policy_is_asked(rollout,
         for each in (policy, other):
             perturb(each)
             groups = rollout.generate(each, repeated, SAMPLING)
-            assert rollout.held == (each.name, each.version)
+            assert rollout.loaded == (each.name, each.version)
             assert gap(each, repeated, groups) < 1e-4
 
 
@@ -133,7 +133,7 @@ def test_what_prompts_about_one_image_begin_with_is_computed_once(rollout, polic
     template = Template(system=LONG_ANSWER.system, user="Answer this question about the image in a word: {question}")
     image = asked(policy)[0].images[0]
     prompts = [policy.encode(q, template, image, question=q) for q in ("Where?", "Is it red?", "How many are there?")]
-    (front,) = find_fronts(policy, prompts).tokens
+    (front,) = find_shared_prefixes(policy, prompts).tokens
     rollout.load(policy)
     answer, outputs = rollout._running.generate, []
     monkeypatch.setattr(rollout._running, "generate", lambda *asked: outputs.extend(answer(*asked)) or outputs)
@@ -189,7 +189,7 @@ def test_a_load_that_skips_a_part_is_caught(rollout, policy, monkeypatch, skippe
     monkeypatch.setattr(rollout._running, "load", lambda weights: load(w for w in weights if skipped not in w[0]))
     with pytest.raises(WrongWeightsError, match=r"holds other weights than .* in \d+ of \d+ tensors"):
         rollout.generate(policy, asked(policy), SAMPLING)
-    assert rollout.held != (policy.name, policy.version)
+    assert rollout.loaded != (policy.name, policy.version)
     monkeypatch.undo()
     assert gap(policy, asked(policy), rollout.generate(policy, asked(policy), SAMPLING)) < 1e-4
 
@@ -197,7 +197,7 @@ def test_a_load_that_skips_a_part_is_caught(rollout, policy, monkeypatch, skippe
 def test_a_head_that_stays_packed_as_it_was_is_caught(rollout, policy, monkeypatch):
     rollout.load(policy)
     learn(policy)
-    monkeypatch.setattr("visplay.callbacks.engines.vllm_engine.repack", lambda model: None)
+    monkeypatch.setattr("visplay.callbacks.engines.vllm_weights.repack", lambda model: None)
     with pytest.raises(WrongWeightsError, match="lm_head"):
         rollout.generate(policy, asked(policy), SAMPLING)
 
@@ -241,7 +241,7 @@ def test_one_that_fails_again_ends_the_run_and_leaves_the_policy(rollout, policy
     with pytest.raises(RolloutError, match=r"failed while .* no kernel image.*weights are untouched"):
         rollout.generate(policy, asked(policy), SAMPLING)
     assert policy.fingerprint() == weights
-    assert rollout.held is None
+    assert rollout.loaded is None
     assert rollout._running is None
 
 
@@ -282,7 +282,7 @@ def test_an_engine_that_cannot_start_says_what_to_change(policy):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization: 1.5 must lie above 0 and at most at 1"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization: 1.5 must be above 0 and at most 1"),
         ({"cache_gib": 0}, "cache_gib: 0 must be above 0, or null"),
         ({"max_sequences": 0}, "max_sequences: 0 must be at least 1"),
         ({"tensor_parallel_size": 0}, "tensor_parallel_size: 0 must be at least 1"),
@@ -340,5 +340,5 @@ def test_an_engine_that_does_not_sleep_is_dropped(policy, caplog):
     rollout.load(policy)
     rollout.sleep()
     assert engine.told[-1] == "close"
-    assert rollout.held is None
+    assert rollout.loaded is None
     assert "the next rollout builds it anew" in caplog.text

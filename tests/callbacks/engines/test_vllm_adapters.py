@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from callbacks.test_vllm_rollout import SAMPLING, SETTINGS, asked, gap
 
+from callbacks.engines.test_vllm import SAMPLING, SETTINGS, asked, gap
 from visplay.callbacks import VLLMRollout, WrongWeightsError
 from visplay.modules import LoRA, Qwen2_5_VL, Tuning
 from visplay.tiny import BASE
 
 
-def make_policy(name, seed, beside=None):
+def make_policy(name, seed, shares_with=None):
     policy = Qwen2_5_VL(str(BASE), tuning=Tuning((), LoRA(rank=4, alpha=8)))
     policy.name = name
-    policy.load(beside)
+    policy.load(shares_with)
     _move(policy, seed)
     return policy.eval()
 
@@ -27,7 +27,7 @@ def _move(policy, seed):
 
 def test_it_samples_from_whichever_adapter_is_asked(monkeypatch):
     reasoner = make_policy("reasoner", 0)
-    questioner = make_policy("questioner", 1, beside=reasoner)
+    questioner = make_policy("questioner", 1, shares_with=reasoner)
     prompts = asked(reasoner, questions=3)
     rollout = VLLMRollout(SETTINGS)
     for seed in (2, 3):

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from visplay.callbacks import VLLMRollout
 from visplay.cli import run
-from visplay.evaluation import RowStore
+from visplay.evaluation import AnswerStore
 
 pytestmark = pytest.mark.timeout(900)  # a test fits or evaluates twice
 
@@ -72,12 +72,12 @@ def test_base_and_evolved_are_tested_with_one_engine(fit, root, monkeypatch):
         ]
         questions = ["--data.heldout_questions=96", "--data.heldout_votes=2"]
         run(["test", *configs, *options, *questions, f"--trainer.logger.save_dir={root / 'tested'}"])
-        stores = {path.name.partition("-")[0]: RowStore(path) for path in directory.iterdir() if path.is_dir()}
+        stores = {path.name.partition("-")[0]: AnswerStore(path) for path in directory.iterdir() if path.is_dir()}
         return {
             (name, row.key): row.greedy.text
             for name, store in stores.items()
             for benchmark in store.benchmarks()
-            for row in store.rows(benchmark)
+            for row in store.items(benchmark)
         }
 
     answers, others = evaluate("vllm"), evaluate()

@@ -19,8 +19,7 @@ from helpers import plain_image
 from visplay.callbacks.engines import vllm_server as module
 from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.engines.vllm_server import VLLMServerRollout
-from visplay.callbacks.engines.vllm_server_client import RequestLimits, Server
-from visplay.callbacks.engines.vllm_server_transfer import TransferSettings
+from visplay.callbacks.engines.vllm_server_client import RequestLimits, Server, TransferSettings
 from visplay.callbacks.engines.vllm_server_worker import RequireToken, open_weights
 from visplay.tiny import ANSWER
 from visplay.types import Prompt, Sampling, derive_seed
@@ -38,7 +37,6 @@ def url(tmp_path_factory):
     arguments = [
         *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
         *("--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--mm-processor-kwargs", json.dumps({"size": size})),
-        *("--weight-transfer-config", '{"backend": "visplay_file"}'),
         *("--worker-extension-cls", f"{worker}.ServerWorker", "--middleware", f"{worker}.RequireToken"),
     ]
     weights = str(directory / "weights")
@@ -120,7 +118,7 @@ def test_two_policies_take_turns_and_every_weight_arrives(engine, policy):
     for turn in range(2):
         for each in (policy, other):
             groups = engine.generate(each, prompts, sampling)
-            assert engine.held == (each.name, each.version)
+            assert engine.loaded == (each.name, each.version)
             assert _gap(each, prompts, groups) <= 1e-4
             texts.append(_tokens(groups))
         assert _gap(other, prompts, groups) <= 1e-4
@@ -168,10 +166,10 @@ def test_a_load_that_breaks_off_can_be_made_again(engine, policy, monkeypatch):
     prompts = _prompts(policy)
     _perturb(policy, 6)
     with monkeypatch.context() as patch:
-        patch.setattr("visplay.callbacks.engines.vllm_server_transfer.save_file", lambda part, path: None)
-        with pytest.raises(RolloutError, match=r"/update_weights, failed: status 500"):
+        patch.setattr("visplay.callbacks.engines.vllm_server_client.save_file", lambda part, path: None)
+        with pytest.raises(RolloutError, match=r"/collective_rpc, failed: status 500"):
             engine.generate(policy, prompts, Sampling(1, 2))
-    assert engine.held is None
+    assert engine.loaded is None
     assert _gap(policy, prompts, engine.generate(policy, prompts, Sampling(1, 4))) <= 1e-4
 
 
@@ -197,7 +195,7 @@ def test_a_server_that_does_not_fit(url, connect, policy, monkeypatch):
         connect(url, token_variable=VARIABLE, model="another").load(policy)
     with pytest.raises(RolloutError, match="VISPLAY_WEIGHTS_DIR=/elsewhere"):
         connect(url, token_variable=VARIABLE, transfer=TransferSettings(directory="/elsewhere")).load(policy)
-    with pytest.raises(RolloutError, match=r"'backend': 'visplay_file'.*vllm serve"):
+    with pytest.raises(RolloutError, match=r"'backend': None.*vllm serve"):
         connect(url, token_variable=VARIABLE, transfer=TransferSettings("nccl")).load(policy)
     with monkeypatch.context() as patch:
         patch.setattr(type(policy), "context_tokens", 4096)
@@ -300,7 +298,7 @@ class NoSender:
 
 
 def _generate(connect, monkeypatch, base, script, **limits):
-    monkeypatch.setattr(VLLMServerRollout, "_make_sender", lambda self, server: NoSender())
+    monkeypatch.setattr(VLLMServerRollout, "_make_sender", lambda self, server, directory: NoSender())
     limits = RequestLimits(**{"retries": 2, "wait_seconds": 0} | limits)
     prompts = [Prompt(key, (3, 4, 5), ()) for key in "ab"]
     with scripted(script) as url:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from visplay.callbacks.engines.vllm_weights import Held, checksum, checksums, differing, held, repack
+from visplay.callbacks.engines.vllm_weights import LoadedWeights, checksum, checksums, differing, loaded_weights, repack
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -33,10 +33,10 @@ def test_zeros_of_either_sign_count_nothing():
     assert checksum(torch.tensor([0.0, -0.0])) == checksum(torch.empty(0)) == 0
 
 
-def test_pieces_add_up(monkeypatch):
+def test_chunks_add_up(monkeypatch):
     tensor = torch.randn(1000)
     whole = checksum(tensor)
-    monkeypatch.setattr("visplay.callbacks.engines.vllm_weights._PIECE", 7)
+    monkeypatch.setattr("visplay.callbacks.engines.vllm_weights._CHUNK", 7)
     assert checksum(tensor) == whole
 
 
@@ -59,11 +59,11 @@ SOURCES = {"qkv": ["q", "k"], "norm": ["norm"]}
     ],
 )
 def test_differing(workers, wrong):
-    assert differing({"q": 1, "k": 2, "norm": 7}, [Held(worker, SOURCES) for worker in workers]) == wrong
+    assert differing({"q": 1, "k": 2, "norm": 7}, [LoadedWeights(worker, SOURCES) for worker in workers]) == wrong
 
 
 def test_a_tensor_that_nothing_was_sent_for_differs():
-    assert differing({}, [Held({"bias": 5}, {"bias": []})]) == ["bias"]
+    assert differing({}, [LoadedWeights({"bias": 5}, {"bias": []})]) == ["bias"]
 
 
 class Layer(nn.Module):
@@ -89,15 +89,15 @@ class Engine(nn.Module):
         self.lm_head = Layer(head, keep=True)
 
 
-def test_what_is_held_is_what_a_layer_multiplies_by():
+def test_what_is_loaded_is_what_a_layer_multiplies_by():
     q, k, head = torch.randn(2, 3), torch.randn(1, 3), torch.randn(5, 3)
     model = Engine(q, k, head)
     names = ["attn.q_proj.weight", "attn.k_proj.weight", "lm_head.weight"]
     sent = checksums(zip(names, (q, k, head), strict=True), torch.float32)
-    assert differing(sent, [held(model, names)]) == []
-    assert held(model, names).sources["attn.qkv_proj.weight"] == names[:2]
+    assert differing(sent, [loaded_weights(model, names)]) == []
+    assert loaded_weights(model, names).sources["attn.qkv_proj.weight"] == names[:2]
     model.lm_head.copy[0, 0] += 1  # a packed copy that was not renewed
-    assert differing(sent, [held(model, names)]) == ["lm_head.weight (packed)"]
+    assert differing(sent, [loaded_weights(model, names)]) == ["lm_head.weight (packed)"]
 
 
 class Mapper:
@@ -120,17 +120,17 @@ def test_models_within_the_model_map_names_too():
     inner.packed_modules_mapping = {}
     inner.hf_to_vllm_mapper = Mapper(q_proj="qkv_proj", k_proj="qkv_proj", unused=None)
     names = [f"visual.{name}.weight" for name in ("attn.q_proj", "attn.k_proj", "lm_head", "unused.norm")]
-    sources = held(model, names).sources
+    sources = loaded_weights(model, names).sources
     assert sources["tower.attn.qkv_proj.weight"] == names[:2]
     assert not any(names[3] in parts for parts in sources.values())
-    with pytest.raises(ValueError, match=r"no place for \['visual.other.weight'\]"):
-        held(model, ["visual.other.weight"])
+    with pytest.raises(ValueError, match=r"no tensor for \['visual.other.weight'\]"):
+        loaded_weights(model, ["visual.other.weight"])
 
 
-def test_a_weight_without_a_place_is_an_error():
+def test_a_weight_without_a_tensor_of_the_engine_is_an_error():
     model = Engine(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2))
-    with pytest.raises(ValueError, match=r"Engine of vLLM has no place for \['attn.v_proj.weight'\]"):
-        held(model, ["attn.v_proj.weight"])
+    with pytest.raises(ValueError, match=r"Engine of vLLM has no tensor for \['attn.v_proj.weight'\]"):
+        loaded_weights(model, ["attn.v_proj.weight"])
 
 
 def test_only_layers_that_keep_their_weight_are_packed_again(monkeypatch):

@@ -77,7 +77,7 @@ def test_roles_and_the_hub(tmp_path, monkeypatch, caplog):
         pushed.append((place.name, target.repo, message))
         raise UploadError("no network")
 
-    monkeypatch.setattr("visplay.callbacks.export.export.push_to_hub", push)
+    monkeypatch.setattr("visplay.callbacks.export.export_callback.push_to_hub", push)
     export = Export(str(tmp_path / "out"), roles=["reasoner"], hub=HubTarget("me/x"))
     export_run(tmp_path, export, iterations=1)
     assert [path.name for path in (tmp_path / "out" / "iteration-1").iterdir()] == ["reasoner"]
@@ -108,7 +108,7 @@ def test_a_metric_that_fails_to_appear_later_does_not_end_the_run(caplog):
     trainer.sanity_checking = True
     with pytest.raises(ValueError, match="metric: 'val/x/judge' is not measured"):
         export.on_validation_end(trainer, SimpleNamespace(scores={"val/x/rule": 0.5}))
-    alone = SimpleNamespace(turns=("questioner",), validated=None)
+    alone = SimpleNamespace(roles={"questioner": None}, validated=None)
     with pytest.raises(ValueError, match="metric: 'val/x/judge', but a SimpleNamespace alone is not validated"):
         export.on_fit_start(trainer, alone)
 
@@ -117,7 +117,7 @@ def test_only_the_first_rank_writes(tmp_path):
     """Whatever the others are asked to write would fail: there is nothing but a barrier."""
     met = []
     trainer = SimpleNamespace(is_global_zero=False, strategy=SimpleNamespace(barrier=lambda: met.append(1)))
-    Export(str(tmp_path / "out")).on_train_epoch_end(trainer, SimpleNamespace(role=None, turns=()))
+    Export(str(tmp_path / "out")).on_train_epoch_end(trainer, SimpleNamespace(role=None, roles={}))
     assert met == [1]
     assert not (tmp_path / "out").exists()
 
@@ -153,7 +153,7 @@ def finished(tmp_path):
     for iteration, value in ((1, 0.9), (2, 0.4)):
         path = run / "evaluation" / f"iteration-{iteration}" / "scores.json"
         found = json.loads(path.read_text())
-        found["scores"]["mine"]["measures"]["rule_accuracy"]["value"] = value
+        found["scores"]["mine"]["metrics"]["rule_accuracy"]["value"] = value
         path.write_text(json.dumps(found))
     return module, run
 

@@ -112,12 +112,12 @@ class Hub:
     def repo_info(self, repo):
         return SimpleNamespace(private=self.repos[repo])
 
-    def upload_directory(self, **settings):
+    def upload_folder(self, **settings):
         self.calls.append(settings)
 
 
 def test_an_upload_is_private_unless_told_otherwise(tmp_path):
-    hub, upload = Hub(), {"directory_path": str(tmp_path), "commit_message": "why"}
+    hub, upload = Hub(), {"folder_path": str(tmp_path), "commit_message": "why"}
     assert push_to_hub(tmp_path, HubTarget("me/visplay-{role}"), "reasoner", "why", hub) == "me/visplay-reasoner"
     push_to_hub(tmp_path, HubTarget("me/mine", private=False), "reasoner", "why", hub)
     assert hub.repos == {"me/visplay-reasoner": True, "me/mine": False}

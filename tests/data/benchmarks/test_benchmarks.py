@@ -40,7 +40,7 @@ EXPECTED = {
 }
 SKIPPED = {
     "mmmu/validation_Art_2": "no image",
-    "mmmu/validation_Art_3": "the problem names 2 images, the row holds 1",
+    "mmmu/validation_Art_3": "the problem names 2 images, the row has 1",
     "mmmu/validation_Art_6": "image 1 of 1: 40 bytes: ",
     "mm_vet/p5": "no image",
     "realworldqa/p6": "image 1 of 1: text 'iVBORw0KGgo=': ",

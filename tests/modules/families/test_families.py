@@ -11,7 +11,7 @@ from families import FAMILIES, plain_logps, processed
 from visplay.callbacks import TransformersRollout
 from visplay.modules import Tuning
 from visplay.modules.policy.attention import GROUPED_SDPA
-from visplay.modules.policy.hidden_states import padded_predictors
+from visplay.modules.policy.hidden_states import padded_hidden_states
 from visplay.prompts import Template
 from visplay.types import Sampling
 
@@ -151,10 +151,10 @@ def test_a_shared_front_equals_each_prompt_alone(vlm, monkeypatch):
         type(vlm), "language_model", lambda self, e, *rest: (read.append(tuple(e.shape[:2])), run(self, e, *rest))[1]
     )
     with torch.no_grad():
-        padded = padded_predictors(vlm, prompts, token_ids, mask)
+        padded = padded_hidden_states(vlm, prompts, token_ids, mask)
         assert read[0][0] == 1
         assert read[1][0] == 3
-        alone = [padded_predictors(vlm, prompts[i : i + 1], token_ids[i : i + 1], mask[i : i + 1]) for i in range(3)]
+        alone = [padded_hidden_states(vlm, prompts[i : i + 1], token_ids[i : i + 1], mask[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(padded, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 

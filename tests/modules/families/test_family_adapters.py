@@ -128,7 +128,7 @@ def test_samples_are_of_the_adapter_that_is_asked(tiny):
     for role, other in ((module.questioner, module.reasoner), (module.reasoner, module.questioner)) * 2:
         policy = role.vlm
         group = rollout.generate(policy, ask(policy)[:1], Sampling(n=2, max_new_tokens=6))[0]
-        assert rollout.held == (role.name, policy.version)
+        assert rollout.loaded == (role.name, policy.version)
         for completion in group:
             ids = torch.tensor(completion.token_ids)[None, None]
             own, others = (

@@ -7,11 +7,10 @@ from helpers import Scripted, plain_image
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.modules import GRPOConfig, Reasoner
-from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GroupBatch
 from visplay.modules.learner.mismatch import MismatchConfig
-from visplay.modules.role import Judgement
 from visplay.tiny import ANSWER
-from visplay.types import Completion, Example, Prompt, Rollout
+from visplay.types import Completion, Example, Judgement, Prompt, Rollout
 
 CONFIG = GRPOConfig(
     steps=4,
@@ -82,10 +81,10 @@ def test_micro_batches_respect_the_limit_and_lose_nothing():
     )
     prompts = tuple(Prompt(str(i), (7,) * (3 + i), ()) for i in range(5))
     tokens = [103, 104, 105, 106, 107]  # with an image of 100 tokens each
-    batch = GroupBatch.collate(Rollout(prompts, completions), tokens).with_advantages(torch.arange(10.0).view(5, 2))
-    (mini,) = batch.split(None)
+    batch = replace(GroupBatch.collate(Rollout(prompts, completions), tokens), advantages=torch.arange(10.0).view(5, 2))
+    (mini,) = batch.mini_batches(None)
     for limit in (1, 106, 108, 230, 350, 10_000):
-        micros = list(mini.micro_batches(limit))
+        micros = [micro for _, micro in mini.micro_batches(limit)]
         assert list(dict.fromkeys(p.key for m in micros for p in m.prompts)) == list("01234")
         assert [a for m in micros for a in m.advantages.flatten().tolist()] == list(range(10))
         assert sum(float(m.weights.sum()) for m in micros) == pytest.approx(1.0)
@@ -100,14 +99,14 @@ def test_micro_batches_respect_the_limit_and_lose_nothing():
                 for c in completions[int(p.key)][first : first + micro.mask.shape[1]]
                 for t in c.token_ids
             ]
-    assert [m.mask.shape[:2] for m in mini.micro_batches(1)] == [(1, 1)] * 10
-    halves = [tuple(m.mask.shape[:2]) for m in mini.micro_batches(104 + 2 + 3)]
+    assert [m.mask.shape[:2] for _, m in mini.micro_batches(1)] == [(1, 1)] * 10
+    halves = [tuple(m.mask.shape[:2]) for _, m in mini.micro_batches(104 + 2 + 3)]
     assert halves == [(1, 2), (1, 2), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1)]
     exactly = 105 + 106 + (3 + 4) + (4 + 5)  # prompts 2 and 3, each once, and their completions
-    assert [len(m.prompts) for m in mini.micro_batches(exactly)] == [2, 2, 1]
-    assert [len(m.prompts) for m in mini.micro_batches(exactly - 1)] == [2, 1, 1, 1]
-    assert [len(m.prompts) for m in batch.split(2)] == [2, 2, 1]
-    assert all(float(m.weights.sum()) == pytest.approx(1.0) for m in batch.split(2))
+    assert [len(m.prompts) for _, m in mini.micro_batches(exactly)] == [2, 2, 1]
+    assert [len(m.prompts) for _, m in mini.micro_batches(exactly - 1)] == [2, 1, 1, 1]
+    assert [len(m.prompts) for m in batch.mini_batches(2)] == [2, 2, 1]
+    assert all(float(m.weights.sum()) == pytest.approx(1.0) for m in batch.mini_batches(2))
 
 
 def test_a_step_without_any_difference_in_reward_moves_nothing(fresh_base):
@@ -189,7 +188,7 @@ def test_weights_that_are_not_float32_are_rejected(fresh_base):
         ({"group_size": 1}, "group_size: 1 must be at least 2"),
         ({"steps": 0}, "steps: 0 must be at least 1"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
-        ({"prompts_per_update": 9}, "prompts_per_update: 9 must lie between 1 and prompts_per_step=4"),
+        ({"prompts_per_update": 9}, "prompts_per_update: 9 must be between 1 and prompts_per_step=4"),
     ],
 )
 def test_bad_settings(change, message):

@@ -23,11 +23,10 @@ from visplay.functional import (
     token_truncated_weights,
 )
 from visplay.modules import GRPOConfig, Reasoner
-from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GroupBatch
 from visplay.modules.learner.mismatch import MismatchConfig
-from visplay.modules.role import Judgement
 from visplay.tiny import ANSWER
-from visplay.types import Completion, Example, Prompt, Rollout
+from visplay.types import Completion, Example, Judgement, Prompt, Rollout
 
 CONFIG = GRPOConfig(
     steps=4,
@@ -202,9 +201,9 @@ def test_cut_off_completions_are_counted_or_left_out(base):
     assert not _same(counted, masked, 1e-2)
     completions = tuple(Completion((1, 2)[: i + 1], (0.0,) * (i + 1), "", finished=i > 0) for i in range(2))
     batch = GroupBatch.collate(Rollout((Prompt("a", (1,), ()),), (completions,)), [1])
-    (mini,) = batch.split(None, token_mean_weights, mask_truncated=True)
+    (mini,) = batch.mini_batches(None, token_mean_weights, mask_truncated=True)
     assert mini.weights.tolist() == [[[0.0, 0.0], [0.5, 0.5]]]
-    (mini,) = batch.split(None, token_mean_weights)
+    (mini,) = batch.mini_batches(None, token_mean_weights)
     torch.testing.assert_close(mini.weights, torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]) / 3)
 
 
@@ -315,7 +314,7 @@ def test_off_policy_the_correction_is_that_before_the_first_update(fresh_base):
         ({"max_refills": 2}, "max_refills: 2 refills nothing unless filter_zero_variance is true"),
         ({"kl_in": "reward", "kl_reference": "old"}, "kl_reference: 'old' sampled the step"),
         ({"policy_loss": cispo_loss, "dual_clip": 3.0}, "dual_clip"),
-        ({"clip_low": 1.5}, r"clip_low: must lie in \[0, 1\], got 1.5"),
+        ({"clip_low": 1.5}, r"clip_low: must be in \[0, 1\], got 1.5"),
         ({"advantage": lambda rewards: rewards.mean()}, r"advantage: must give \(1, 2\) for \(1, 2\)"),
         ({"correction": lambda log_ratios, mask, cap: log_ratios}, "correction: must give weights and kept tokens"),
         ({"correction": token_truncated_weights, "correction_cap": 0.5}, "correction_cap: 0.5 must be at least 1"),

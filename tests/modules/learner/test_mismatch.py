@@ -11,9 +11,8 @@ from visplay.clock import Clock
 from visplay.functional import sequence_sum_weights
 from visplay.modules import GRPOConfig, Reasoner
 from visplay.modules.learner.mismatch import MismatchCheck, MismatchConfig, PolicyMismatchError, precision
-from visplay.modules.role import Judgement
 from visplay.tiny import ANSWER
-from visplay.types import Example
+from visplay.types import Example, Judgement
 
 CONFIG = GRPOConfig(
     steps=4,

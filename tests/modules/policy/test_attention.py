@@ -3,11 +3,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shapes import Shapes
-from visplay.modules.policy import packed_attention as module
+from visplay.modules.policy import attention as module
 from visplay.modules.policy.attention import grouped_sdpa
-from visplay.modules.policy.packing import LONE_TOKENS, Packing
+from visplay.modules.policy.packing import Packing
 
-LONG = LONE_TOKENS + 7
+LONG = 135
 CASES = {
     "one group": Packing([5], [[3, 3]]),
     "one answer": Packing([4], [[6]]),
@@ -34,7 +34,7 @@ def _visible(packing):
     """(L, L) bool, written out token by token."""
     owner = [("prompt", n) for n, tokens in enumerate(packing.prompts) for _ in range(tokens)]
     owner += [
-        (n, j) for n, group in enumerate(packing.answers) for j, tokens in enumerate(group) for _ in range(tokens)
+        (n, j) for n, group in enumerate(packing.completions) for j, tokens in enumerate(group) for _ in range(tokens)
     ]
     mask = [
         [(read == reader and j <= i) or read == ("prompt", reader[0]) for j, read in enumerate(owner)]
@@ -52,7 +52,7 @@ def _dense(query, key, value, packing, scale):
 
 def _states(packing, heads, key_heads, dtype=torch.float64, dimension=8):
     generator = torch.Generator().manual_seed(0)
-    tokens = packing.prompt_tokens + packing.answer_tokens
+    tokens = packing.prompt_tokens + packing.completion_tokens
     return [
         torch.randn(1, tokens, h, dimension, generator=generator, dtype=torch.float64)
         .to(dtype)
@@ -121,7 +121,7 @@ def test_deterministic_and_in_autocast():
 def test_half_precision_is_computed_in_float32_where_the_processor_has_no_such_products(
     fresh_caches, monkeypatch, native
 ):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
     used = torch.bfloat16 if native else torch.float32
     cpu = torch.device("cpu")
     assert module.many_token_dtype(cpu, torch.bfloat16) == used
@@ -197,7 +197,7 @@ def test_the_kernels_are_tried_before_they_are_relied_on(dtype, fresh_caches, mo
 def test_the_kernels_of_cuda_take_what_they_are_given():
     """Shapes and signatures only, from torch's own descriptions of them: nothing is computed."""
     packing = Packing([5, 3], [[2, 1], [4, 0]])
-    tokens = packing.prompt_tokens + packing.answer_tokens
+    tokens = packing.prompt_tokens + packing.completion_tokens
     with FakeTensorMode():
         states = tuple(torch.empty(tokens, h, 64, device="cuda", dtype=torch.bfloat16) for h in (4, 2, 2))
         for segments in (packing.within, packing.across):

@@ -122,8 +122,3 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"path: '.*run.ckpt' is no checkpoint of a run"):
             read_policy(str(path), "reasoner")
-
-
-def test_unknown_role():
-    with pytest.raises(ValueError, match="role: must be one of .*'reasoner'.* got 'judge'"):
-        ModelSource(role="judge")

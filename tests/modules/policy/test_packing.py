@@ -1,16 +1,20 @@
 import logging
+import traceback
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+import visplay
 from shapes import Shapes
 from visplay.modules import Qwen2_5_VL, Tuning
-from visplay.modules.policy import hidden_states as predictors
+from visplay.modules.policy import attention, hidden_states
 from visplay.modules.policy.packing import Packing, Segments
 from visplay.tiny import ANSWER, BASE
 
+PACKAGE = Path(visplay.__file__).parent
 NOISE = {size: Image.effect_noise(size, 90).convert("RGB") for size in [(56, 56), (80, 40), (30, 90)]}
 
 
@@ -188,7 +192,7 @@ def test_no_tensor_of_all_pairs_of_tokens_is_made(base):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_another_attention_takes_padded_rows_and_says_so_once(ragged, attention, caplog):
-    predictors._say_padded.cache_clear()
+    hidden_states._warn_padded.cache_clear()
     expected, _ = ragged[0].logps(*ragged[1:])
     policy = Qwen2_5_VL(str(BASE), attn_implementation=attention)
     policy.load()
@@ -204,7 +208,7 @@ def test_another_attention_takes_padded_rows_and_says_so_once(ragged, attention,
 
 
 def test_a_family_that_cannot_be_packed_takes_padded_rows(ragged, caplog, monkeypatch):
-    predictors._say_padded.cache_clear()
+    hidden_states._warn_padded.cache_clear()
     monkeypatch.setattr(Qwen2_5_VL, "packs", False)
     assert ragged[0].why_not_packed() == "Qwen2_5_VL does not say that it can be"
     _assert_equal(*ragged)
@@ -237,27 +241,46 @@ def test_the_patch_embedding_is_the_convolution_it_was(fresh_base):
 
 def test_where_a_packed_row_has_what():
     packing = Packing([3, 2], [[1, 0], [2, 2]])
-    assert (packing.prompt_tokens, packing.answer_tokens) == (5, 5)
+    assert (packing.prompt_tokens, packing.completion_tokens) == (5, 5)
     assert packing.within == Segments([3, 2, 1, 0, 2, 2], [3, 2, 1, 0, 2, 2], causal=True)
     assert packing.across == Segments([1, 4], [3, 2], causal=False)
 
 
-def test_short_stretches_become_few_batches():
+def test_segments_that_are_causal_become_few_batches():
     segments = Segments([2, 0, 3], [2, 0, 3], causal=True)
-    assert segments.lone == []
     (batch,) = segments.batches
     assert batch.size == 2
-    assert batch.sources.tolist() == [0, 1, 0, 2, 3, 4]
-    assert batch.targets.tolist() == [0, 1, 5, 2, 3, 4]
+    assert [sources.tolist() for sources in batch.sources] == [[0, 1, 0, 2, 3, 4]] * 2
+    assert [targets.tolist() for targets in batch.targets] == [[0, 1, 5, 2, 3, 4]] * 2
+    long = Segments([200, 5, 300, 0], [200, 5, 300, 0], causal=True)
+    assert [(batch.size, len(batch.sources[0])) for batch in long.batches] == [(1, 5), (2, 600)]
+    assert torch.cat([batch.targets[0] for batch in long.batches]).unique().tolist() == list(range(506))
 
 
-def test_long_stretches_and_those_on_a_prompt_are_computed_in_place():
-    long = Segments([200, 5, 300], [200, 5, 300], causal=True)
-    assert long.lone == [(slice(0, 200), slice(0, 200)), (slice(205, 505), slice(205, 505))]
-    assert [batch.sources.tolist() for batch in long.batches] == [[200, 201, 202, 203, 204]]
-    across = Segments([2, 0, 5], [3, 4, 1], causal=False)
-    assert across.lone == [(slice(0, 2), slice(0, 3)), (slice(2, 7), slice(7, 8))]
-    assert across.batches == []
+def test_segments_on_a_prompt_are_computed_one_by_one():
+    segments = Segments([2, 0, 5], [3, 4, 1], causal=False)
+    assert [batch.size for batch in segments.batches] == [1, 1]
+    for batch in segments.batches:
+        assert all(map(torch.equal, batch.sources, batch.targets))
+    indices = [[index.tolist() for index in batch.sources] for batch in segments.batches]
+    assert indices == [[[0, 1], [0, 1, 2]], [[2, 3, 4, 5, 6], [7]]]
+    assert segments.unread == [slice(3, 7)]
+    assert Segments([0], [4], causal=False).batches == []
+
+
+def test_at_most_five_frames_of_ours_lead_from_logps_to_the_kernel(ragged, monkeypatch):
+    policy, *batch = ragged
+    kernel, seen = attention._cpu_forward, []
+
+    def noted(*arguments, **settings):
+        frames = [frame for frame in traceback.extract_stack() if PACKAGE in Path(frame.filename).parents]
+        seen.append([frame.name for frame in frames])
+        return kernel(*arguments, **settings)
+
+    monkeypatch.setattr(attention, "_cpu_forward", noted)
+    policy.logps(*batch)
+    assert seen
+    assert all(names[0] == "logps" and len(names) <= 5 for names in seen)
 
 
 def test_cumulative_lengths_for_a_ragged_kernel():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from visplay.modules import LoRA, Qwen2_5_VL, Tuning
-from visplay.modules.policy.placement import HOST, move, placed
+from visplay.modules.policy.placement import CPU, move, placed
 from visplay.tiny import BASE
 
 META = torch.device("meta")
@@ -37,7 +37,7 @@ def test_they_come_home_after_an_error(fresh_base):
 
 def test_nothing_is_copied_where_they_are_already(fresh_base):
     before = tensors(fresh_base)
-    with placed(fresh_base, HOST):
+    with placed(fresh_base, CPU):
         assert tensors(fresh_base) == before
 
 
@@ -46,9 +46,9 @@ def test_adapters_stay_on_the_model_they_fraction():
     policy.load()
     move(policy, META)
     with placed(policy, META):
-        assert devices(policy) == {HOST}
+        assert devices(policy) == {CPU}
 
 
 def test_weights_are_given_where_an_engine_wants_them(fresh_base):
     assert {weight.device for _, weight in fresh_base.weights(META)} == {META}
-    assert {weight.device for _, weight in fresh_base.weights()} == {HOST}
+    assert {weight.device for _, weight in fresh_base.weights()} == {CPU}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from helpers import plain_image
-from visplay.modules.policy.prefill import Fronts, find_fronts, group_by_images
+from visplay.modules.policy.prefill import SharedPrefixes, find_shared_prefixes, group_by_images
 from visplay.prompts import ANSWER, ASK
 from visplay.types import Prompt
 
@@ -32,9 +32,9 @@ def _mixed(vlm):
 
 
 def _by_hand(vlm):
-    image, image = vlm.image_token_id, plain_image(0)  # 16 tokens
-    ids = [(5, image, 7, 8, 9), (6, image, 7, 8), (5, image, 7, 10), (5, 6, 7), (5,)]
-    return [Prompt(str(i), row, (image,) if image in row else ()) for i, row in enumerate(ids)]
+    token, image = vlm.image_token_id, plain_image(0)  # 16 tokens
+    ids = [(5, token, 7, 8, 9), (6, token, 7, 8), (5, token, 7, 10), (5, 6, 7), (5,)]
+    return [Prompt(str(i), row, (image,) if token in row else ()) for i, row in enumerate(ids)]
 
 
 def _completions(n, g, t):
@@ -43,12 +43,14 @@ def _completions(n, g, t):
     return ids, torch.arange(t) < torch.randint(1, t + 1, (n, g), generator=generator)[..., None]
 
 
-def test_fronts_by_hand(base):
+def test_prefixes_by_hand(base):
     prompts = _by_hand(base)
     assert group_by_images(base, prompts) == [[0, 2], [1], [3], [4]]
-    fronts = find_fronts(base, prompts)
-    assert fronts == Fronts(tokens=[18, 17, 1, 0], sources=[0, 1, 3, 4], of_prompts=[0, 1, 0, 2, 3], rest_tokens=2)
-    assert fronts.read_tokens == 4 * 18 + 5 * 2
+    prefixes = find_shared_prefixes(base, prompts)
+    assert prefixes == SharedPrefixes(
+        tokens=[18, 17, 1, 0], sources=[0, 1, 3, 4], of_prompts=[0, 1, 0, 2, 3], rest_tokens=2
+    )
+    assert prefixes.read_tokens == 4 * 18 + 5 * 2
 
 
 def test_images_are_the_same_by_identity_and_order(base):
@@ -56,25 +58,25 @@ def test_images_are_the_same_by_identity_and_order(base):
     pairs = [(one, other), (other, one), (one, one), (one, other)]
     prompts = [Prompt(str(i), (image, image, i), pair) for i, pair in enumerate(pairs)]
     assert group_by_images(base, prompts) == [[0, 3], [1], [2]]
-    assert find_fronts(base, prompts[:3]) is None
-    assert find_fronts(base, prompts).tokens == [32, 32, 32]
+    assert find_shared_prefixes(base, prompts[:3]) is None
+    assert find_shared_prefixes(base, prompts).tokens == [32, 32, 32]
 
 
 def test_every_prompt_keeps_a_token_of_its_own_and_no_image_is_cut(base):
-    image, image = base.image_token_id, plain_image(0)
-    ending = [Prompt(key, (5, 6, image), (image,)) for key in "ab"]
-    assert find_fronts(base, ending) == Fronts([2], [0], [0, 0], rest_tokens=16)
-    nested = [Prompt("a", (image, 5), (image,)), Prompt("b", (image, 5, 6, 7), (image,))]
-    assert find_fronts(base, nested) == Fronts([16], [0], [0, 0], rest_tokens=3)
+    token, image = base.image_token_id, plain_image(0)
+    ending = [Prompt(key, (5, 6, token), (image,)) for key in "ab"]
+    assert find_shared_prefixes(base, ending) == SharedPrefixes([2], [0], [0, 0], rest_tokens=16)
+    nested = [Prompt("a", (token, 5), (image,)), Prompt("b", (token, 5, 6, 7), (image,))]
+    assert find_shared_prefixes(base, nested) == SharedPrefixes([16], [0], [0, 0], rest_tokens=3)
 
 
 @torch.no_grad()
 def test_a_shared_prefill_and_its_extension_are_those_of_each_prompt_alone(base, read):
     prompts = _mixed(base)
-    fronts = find_fronts(base, prompts)
+    prefixes = find_shared_prefixes(base, prompts)
     hidden, context = base.prefill(prompts)
-    assert read == [(5, max(fronts.tokens)), (len(prompts), fronts.rest_tokens)]
-    assert sum(rows * tokens for rows, tokens in read) == fronts.read_tokens
+    assert read == [(5, max(prefixes.tokens)), (len(prompts), prefixes.rest_tokens)]
+    assert sum(rows * tokens for rows, tokens in read) == prefixes.read_tokens
     more = torch.arange(3 * len(prompts)).view(-1, 3) + 20
     extended, longer = base.extend(context.take(torch.arange(len(prompts)).flip(0)), more.flip(0))
     extended, _ = base.extend(longer, more.flip(0))

@@ -23,6 +23,11 @@ def _prompts(vlm):
     return [*asked, vlm.encode("again", ANSWER, images[0], question="other")]
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
 def _completions(vlm, n, g, t, seed=0):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, vlm.tokenizer.vocab_size - 40, (n, g, t), generator=generator)
@@ -125,11 +130,11 @@ def test_placeholders_must_match_images(base):
 
 
 def test_directory_without_processor(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no config.json and no tokenizer_config.json"):
+    with pytest.raises(FileNotFoundError, match="has no config.json and no tokenizer_config.json"):
         Qwen2_5_VL(str(tmp_path)).load()
     for name in ("config.json", "model.safetensors", "generation_config.json"):
         (tmp_path / name).write_bytes((BASE / name).read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer_config.json; save model AND processor"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer_config.json; save model AND processor"):
         Qwen2_5_VL(str(tmp_path)).load()
 
 

@@ -1,16 +1,17 @@
-"""The rollout engine as a callback: its lifetime, and which policy at which version it holds."""
+"""The rollout engine as a callback: its lifetime, and which policy at which version it has loaded."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from visplay.modules.policy.vlm import VLM
-from visplay.types import Completion, Prompt, Sampling
+from visplay.types import Completion, Engine, Prompt, Sampling
 
 _HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -30,24 +31,28 @@ class RolloutError(RuntimeError):
 
 
 class WrongWeightsError(RuntimeError):
-    """The engine holds other weights than the policy it was asked to sample from."""
+    """The engine computes with other weights than those of the policy it was asked to sample from."""
 
 
-class RolloutEngine(Callback, ABC):
+class RolloutEngine(Callback, Engine):
     """Serves every policy from one engine, started at the first ``generate`` and closed with the trainer.
 
-    Subclasses implement ``sample`` and, where weights are copied, ``load_weights``, ``sleep``, ``wake`` and ``close``.
-    Modules see this object as the ``visplay.types.Engine`` protocol.
+    A new engine implements ``sample`` and ``load_weights`` and, where it has resources to give back, ``sleep``,
+    ``wake`` and ``close``; what they promise is in ``docs/rollouts.md``.
+
+    Attributes:
+        loaded: Name and version of the policy whose weights the engine has; None if it has none.
+        trainer: The run's trainer; None outside of a run.
     """
 
     def __init__(self) -> None:
-        self.held: tuple[str, int] | None = None
+        self.loaded: tuple[str, int] | None = None
         self.trainer: Trainer | None = None
         self._kept = False
 
     @property
-    def shared(self) -> bool:
-        """Whether other ranks wait for this one even where it has nothing to ask."""
+    def collective(self) -> bool:
+        """Whether other ranks wait for this one even where it has no prompts."""
         return False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -56,8 +61,8 @@ class RolloutEngine(Callback, ABC):
         pl_module.attach_engine(self)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the engine with the run, or within ``kept`` let it forget what it holds."""
-        self.held = None
+        """Close the engine with the run; within ``kept`` only have the next policy loaded afresh."""
+        self.loaded = None
         if not self._kept:
             self.close()
 
@@ -72,24 +77,33 @@ class RolloutEngine(Callback, ABC):
             self.close()
 
     def device_for(self, policy: VLM) -> torch.device:
-        """Where the trainer computes; the weights of a policy may lie elsewhere."""
+        """Where the trainer computes; the weights of a policy may be elsewhere."""
         return policy.device if self.trainer is None else self.trainer.strategy.root_device
 
     @torch.no_grad()
-    def generate(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """Sample ``sampling.n`` completions for each prompt from the policy as it is now.
+    def generate(self, policy: Any, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """Sample, each completion from a seed of its own: of ``sampling.seed``, the prompt's key and its own number.
 
-        Every sample is drawn from a seed of its own, derived from ``sampling.seed``, the prompt's key and the sample's
-        number; so the result does not depend on the order or the batching of the prompts.
+        So the result does not depend on the order or the batching of the prompts.
 
-        Returns:
-            One list of ``sampling.n`` completions per prompt, in the order of the prompts.
+        Args:
+            policy: A ``VLM``; modules know no more of it than ``visplay.types.Engine`` says.
+            prompts: With keys that differ.
+            sampling: How it samples.
 
         Raises:
             ValueError: Two prompts share a key, or the token limit leaves no room in the context.
         """
-        _check(policy, prompts, sampling)
-        if not prompts and not self.shared:
+        keys = [prompt.key for prompt in prompts]
+        if len(set(keys)) != len(keys):
+            twice = sorted({key for key in keys if keys.count(key) > 1})
+            raise ValueError(f"prompts: keys must differ, got {twice[:5]} twice")
+        if sampling.n < 1 or not 0 < sampling.max_new_tokens < policy.context_tokens:
+            raise ValueError(
+                f"sampling: n={sampling.n} must be at least 1 and max_new_tokens={sampling.max_new_tokens} between "
+                f"1 and the context of {policy.context_tokens} tokens"
+            )
+        if not prompts and not self.collective:
             return []
         self.wake()
         self.load(policy)
@@ -100,12 +114,13 @@ class RolloutEngine(Callback, ABC):
         finally:
             policy.train(training)
 
-    def load(self, policy: VLM) -> None:
-        """Hold this policy at its present version; nothing happens if it is held already."""
+    def load(self, policy: Any) -> None:
+        """Load the policy's weights, unless they are loaded at its present version."""
         wanted = (policy.name, policy.version)
-        if self.held != wanted:
+        if self.loaded != wanted:
+            self.loaded = None  # whatever happens from here on
             self.load_weights(policy)
-            self.held = wanted
+            self.loaded = wanted
 
     @abstractmethod
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
@@ -115,26 +130,6 @@ class RolloutEngine(Callback, ABC):
     def load_weights(self, policy: VLM) -> None:
         """Bring the policy's weights into the engine."""
 
-    def sleep(self) -> None:
-        """Give memory back while a policy is being updated."""
-        return
-
-    def wake(self) -> None:
-        """Undo ``sleep``."""
-        return
-
     def close(self) -> None:
-        """End the engine and forget what it held."""
-        self.held = None
-
-
-def _check(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> None:
-    if len({prompt.key for prompt in prompts}) != len(prompts):
-        keys = [prompt.key for prompt in prompts]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"prompts: keys must differ, got {twice[:5]} twice")
-    if sampling.n < 1 or not 0 < sampling.max_new_tokens < policy.context_tokens:
-        raise ValueError(
-            f"sampling: n={sampling.n} must be at least 1 and max_new_tokens={sampling.max_new_tokens} between "
-            f"1 and the context of {policy.context_tokens} tokens"
-        )
+        """End the engine; the next policy is loaded afresh."""
+        self.loaded = None

@@ -64,9 +64,6 @@ class ProcessState:
             os.sched_setaffinity(0, self.affinity)
         torch.set_default_dtype(self.default_dtype)
         torch.distributed.GroupMember.WORLD = self.process_group
-        self._restore_random_states()
-
-    def _restore_random_states(self) -> None:
         python, numpy, cpu, cuda = self.random_states
         random.setstate(python)
         np.random.set_state(numpy)
@@ -75,7 +72,7 @@ class ProcessState:
             torch.cuda.set_rng_state_all(cuda)
 
 
-class Guest:
+class StateSwap:
     """Gives a library a state of the process of its own, in force while it runs."""
 
     def __init__(self) -> None:
@@ -83,12 +80,12 @@ class Guest:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Run the library; before and after, the process is as it was."""
-        host = ProcessState.take()
+        """Run the library; afterwards the process is as it was before."""
+        before = ProcessState.take()
         if self._own is not None:
             self._own.restore()
         try:
             yield
         finally:
             self._own = ProcessState.take()
-            host.restore()
+            before.restore()

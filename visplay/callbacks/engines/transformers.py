@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ class TransformersRollout(RolloutEngine):
     What the prompts about one image begin with is read once for all of them.
 
     Args:
-        max_sequences: Most sequences decoded side by side.
+        max_sequences: Most sequences in a batch.
     """
 
     def __init__(self, max_sequences: int = 512) -> None:
@@ -41,8 +40,8 @@ class TransformersRollout(RolloutEngine):
         results: dict[int, list[Completion]] = {}
         device = self.device_for(policy)
         with placed(policy, device), self._compute_precision(policy, device.type):
-            for rows in batches:
-                results |= zip(rows, _sample_batch(policy, [prompts[row] for row in rows], sampling), strict=True)
+            for batch in batches:
+                results |= zip(batch, _sample_batch(policy, [prompts[i] for i in batch], sampling), strict=True)
         return [results[index] for index in range(len(prompts))]
 
     @contextmanager
@@ -71,75 +70,60 @@ class TransformersRollout(RolloutEngine):
 
 
 def _cut_batches(policy: VLM, prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    """Cut the numbers of prompts into batches; the prompts about one image stay together where they fit."""
+    """Cut the indices of prompts into batches; the prompts about one image stay together where they fit."""
     lengths = [policy.prompt_tokens(prompt) for prompt in prompts]
-    groups = sorted(group_by_images(policy, prompts), key=lambda group: max(lengths[row] for row in group))
+    groups = sorted(group_by_images(policy, prompts), key=lambda group: max(lengths[i] for i in group))
     batches: list[list[int]] = [[]]
     for group in groups:
         for start in range(0, len(group), size):
-            piece = group[start : start + size]
-            if len(batches[-1]) + len(piece) > size:
+            chunk = group[start : start + size]
+            if len(batches[-1]) + len(chunk) > size:
                 batches.append([])
-            batches[-1] += piece
+            batches[-1] += chunk
     return batches
 
 
-@dataclass
-class _Decoded:
-    """What B sequences have sampled so far: (B, T) ids and log-probabilities, (B,) lengths, (B,) whether stopped."""
-
-    token_ids: Tensor
-    logps: Tensor
-    lengths: Tensor
-    finished: Tensor
-
-    @classmethod
-    def empty(cls, rows: int, tokens: int, device: torch.device) -> _Decoded:
-        return cls(
-            torch.zeros(rows, tokens, dtype=torch.long, device=device),
-            torch.zeros(rows, tokens, device=device),
-            torch.zeros(rows, dtype=torch.long, device=device),
-            torch.zeros(rows, dtype=torch.bool, device=device),
-        )
-
-    def append(self, rows: Tensor, tokens: Tensor, logps: Tensor, stopped: Tensor) -> None:
-        place = self.lengths[rows]
-        self.token_ids[rows, place] = tokens
-        self.logps[rows, place] = logps
-        self.lengths[rows] += 1
-        self.finished[rows] = stopped
-
-
 def _sample_batch(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-    """Read N prompts once, then sample n completions of each, token by token."""
-    keys = [(prompt.key, sample) for prompt in prompts for sample in range(sampling.n)]
-    uniforms = uniform_stream([derive_seed(sampling.seed, *key) for key in keys], sampling.max_new_tokens)
-    uniforms = uniforms.to(policy.device) if policy.device.type != "mps" else uniforms.float().to(policy.device)
-    decoded = _Decoded.empty(len(keys), sampling.max_new_tokens, policy.device)
-    _decode(policy, prompts, sampling, uniforms, decoded)
-    done = _completions(policy, decoded)
-    return [done[start : start + sampling.n] for start in range(0, len(done), sampling.n)]
+    """Read N prompts once, then sample B = N n completions, token by token.
 
+    A sequence that has stopped leaves the batch once a quarter of it has.
+    """
+    device, limit = policy.device, sampling.max_new_tokens
+    seeds = [derive_seed(sampling.seed, prompt.key, i) for prompt in prompts for i in range(sampling.n)]
+    uniforms = uniform_stream(seeds, limit)
+    uniforms = uniforms.to(device) if device.type != "mps" else uniforms.float().to(device)
+    sampled_ids = torch.zeros(len(seeds), limit, dtype=torch.long, device=device)
+    sampled_logps = torch.zeros(len(seeds), limit, device=device)
+    lengths = torch.zeros(len(seeds), dtype=torch.long, device=device)
+    finished = torch.zeros(len(seeds), dtype=torch.bool, device=device)
+    stop_ids = torch.tensor(policy.stop_token_ids, device=device)
 
-def _decode(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling, uniforms: Tensor, decoded: _Decoded) -> None:
-    """Fill ``decoded``; a sequence that has stopped leaves the batch once a quarter of it has."""
-    stop_ids = torch.tensor(policy.stop_token_ids, device=policy.device)
     first, context = policy.prefill(prompts)
-    rows = torch.arange(len(uniforms), device=policy.device)
-    hidden, context = first[rows // sampling.n], context.take(rows // sampling.n, to_sample=True)
-    for step in range(sampling.max_new_tokens):
-        tokens, logps = _next_tokens(policy.logits(hidden, sampling.temperature), uniforms[rows, step], sampling)
-        alive = ~decoded.finished[rows]
-        decoded.append(rows[alive], tokens[alive], logps[alive], torch.isin(tokens, stop_ids)[alive])
-        alive = ~decoded.finished[rows]
+    batch = torch.arange(len(seeds), device=device)  # the sequences that are still in it
+    hidden, context = first[batch // sampling.n], context.take(batch // sampling.n, to_sample=True)
+    for step in range(limit):
+        tokens, logps = _next_tokens(policy.logits(hidden, sampling.temperature), uniforms[batch, step], sampling)
+        alive = ~finished[batch]
+        sequences = batch[alive]
+        sampled_ids[sequences, step], sampled_logps[sequences, step] = tokens[alive], logps[alive]
+        lengths[sequences] += 1
+        finished[sequences] = torch.isin(tokens, stop_ids)[alive]
+        alive = ~finished[batch]
         remaining = int(alive.sum())
-        if remaining == 0 or step + 1 == sampling.max_new_tokens:
-            return
-        if remaining <= 0.75 * len(rows):
+        if remaining == 0 or step + 1 == limit:
+            break
+        if remaining <= 0.75 * len(batch):
             kept = alive.nonzero().squeeze(1)
-            context, rows, tokens = context.take(kept, to_sample=True), rows[kept], tokens[kept]
+            context, batch, tokens = context.take(kept, to_sample=True), batch[kept], tokens[kept]
         extended, context = policy.extend(context, tokens[:, None])
         hidden = extended[:, -1]
+
+    columns = (sampled_ids.tolist(), sampled_logps.tolist(), lengths.tolist(), finished.tolist())
+    completions = [
+        Completion(tuple(ids[:length]), tuple(logps[:length]), policy.decode(ids[:length]), done)
+        for ids, logps, length, done in zip(*columns, strict=True)
+    ]
+    return [completions[start : start + sampling.n] for start in range(0, len(completions), sampling.n)]
 
 
 def _next_tokens(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -149,17 +133,3 @@ def _next_tokens(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[
     else:
         tokens = draw_tokens(truncate_logits(logits, sampling.top_p, sampling.top_k), uniforms)
     return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
-
-
-def _completions(policy: VLM, decoded: _Decoded) -> list[Completion]:
-    columns = zip(
-        decoded.token_ids.tolist(),
-        decoded.logps.tolist(),
-        decoded.lengths.tolist(),
-        decoded.finished.tolist(),
-        strict=True,
-    )
-    return [
-        Completion(tuple(ids[:length]), tuple(logps[:length]), policy.decode(ids[:length]), finished)
-        for ids, logps, length, finished in columns
-    ]

@@ -10,10 +10,16 @@ from typing import Any, TypeVar
 import torch
 from lightning import LightningModule, Trainer
 
-from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError, compute_dtype
-from visplay.callbacks.engines.vllm_engine import EngineSettings, VLLMEngine, ranks
-from visplay.callbacks.engines.vllm_requests import FINISHED, check_length, prompt_seed, sampling_parameters
-from visplay.callbacks.engines.vllm_weights import Held, checksums, differing
+from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, compute_dtype
+from visplay.callbacks.engines.vllm_engine import (
+    FINISHED,
+    EngineSettings,
+    VLLMEngine,
+    check_length,
+    ranks,
+    sampling_parameters,
+)
+from visplay.callbacks.engines.vllm_weights import LoadedWeights, verify
 from visplay.modules.policy.vlm import VLM
 from visplay.types import Completion, Prompt, Sampling
 
@@ -27,7 +33,7 @@ class VLLMRollout(RolloutEngine):
 
     Args:
         engine: What vLLM is started with.
-        verify: Whether, after every load, a checksum of each tensor held is compared with the policy's.
+        verify: Whether, after every load, a checksum of each loaded tensor is compared with the policy's.
         sleep_in_update: Whether the engine gives its memory back while a policy is updated (CUDA).
         timeout_seconds: A step that takes longer means that the engine hangs; it is built anew, once.
     """
@@ -59,11 +65,11 @@ class VLLMRollout(RolloutEngine):
             raise ImportError("VLLMRollout needs vLLM: install visplay[vllm], or use TransformersRollout")
 
     @property
-    def shared(self) -> bool:
-        """True where several ranks share one copy of the weights."""
+    def collective(self) -> bool:
+        """Whether several ranks share one copy of the weights, and answer the prompts of all of them together."""
         return self.engine.tensor_parallel_size > 1
 
-    def generate(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+    def generate(self, policy: Any, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample as ``RolloutEngine.generate`` does; an engine that fails or hangs is built anew, once.
 
         The engines of several ranks start together, so there one that fails is not built anew.
@@ -75,21 +81,25 @@ class VLLMRollout(RolloutEngine):
         for attempt in range(1 if ranks() > 1 else 2):
             try:
                 return super().generate(policy, prompts, sampling)
-            except _EngineFault as error:
-                fault = error
+            except _EngineFailure as error:
+                failure = error
                 self._drop()
-                logger.warning("vLLM failed%s: %s", " again" if attempt else "; it is built anew", fault)
+                logger.warning("vLLM failed%s: %s", " again" if attempt else "; it is built anew", failure)
+        callback = None if self.trainer is None else self.trainer.checkpoint_callback
+        last = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "") or "there is none"
         raise RolloutError(
-            f"vLLM failed while it sampled from {policy.name!r} at version {policy.version}: {fault}. The policy's "
-            f"weights are untouched; go on from the last checkpoint ({self._last_checkpoint()}) with fewer "
+            f"vLLM failed while it sampled from {policy.name!r} at version {policy.version}: {failure}. The policy's "
+            f"weights are untouched; go on from the last checkpoint ({last}) with fewer "
             "max_sequences, a smaller gpu_memory_utilization or a longer timeout_seconds, or with TransformersRollout"
-        ) from fault.__cause__
+        ) from failure.__cause__
 
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Ask for every prompt's completions at once; vLLM reads each prompt, and each image, one time."""
-        requests = [_request(prompt) for prompt in prompts]
-        shared = sampling_parameters(policy, sampling) | {"flat_logprobs": True}
-        parameters = [shared | {"seed": prompt_seed(prompt, sampling)} for prompt in prompts]
+        requests: list[dict[str, Any]] = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts]
+        for prompt, request in zip(prompts, requests, strict=True):
+            if prompt.images:  # one placeholder each, which vLLM expands itself
+                request["multi_modal_data"] = {"image": list(prompt.images)}
+        parameters = [each | {"flat_logprobs": True} for each in sampling_parameters(policy, prompts, sampling)]
         outputs = self._call(lambda engine: _ask(engine, requests, parameters))
         advice = f"check {type(policy).__name__}.processor_settings"
         for prompt, output in zip(prompts, outputs, strict=True):
@@ -97,8 +107,8 @@ class VLLMRollout(RolloutEngine):
         groups = [[_completion(policy, each) for each in output.outputs] for output in outputs]
         return [group * (sampling.n // len(group)) for group in groups]  # greedy: one stands for all
 
-    def load(self, policy: VLM) -> None:
-        """Hold this policy at its present version, and make room for the cache."""
+    def load(self, policy: Any) -> None:
+        """Load the policy, unless it is loaded at its present version, and make room for the cache."""
         super().load(policy)
         self._call(lambda engine: engine.wake("kv_cache"))
 
@@ -110,9 +120,14 @@ class VLLMRollout(RolloutEngine):
         """
         if self._running is None:
             self._running = self._start(policy)
-        self._call(lambda engine: engine.load(policy.weights(self.device_for(policy))))
+        device = self.device_for(policy)
+        self._call(lambda engine: engine.load(policy.weights(device)))
         if self.verify:
-            self._compare(policy)
+
+            def ask_workers(names: list[str]) -> list[LoadedWeights]:
+                return self._call(lambda engine: engine.loaded_weights(names))
+
+            verify(policy, policy.weights(device), self._dtype(), ask_workers, "vLLM")
 
     def sleep(self) -> None:
         """Give the GPU's memory back; the next policy is loaded afresh."""
@@ -120,9 +135,9 @@ class VLLMRollout(RolloutEngine):
             return
         try:
             if self._call(lambda engine: engine.sleep()):
-                self.held = None
-        except _EngineFault as fault:
-            logger.warning("vLLM does not sleep; the next rollout builds it anew: %s", fault)
+                self.loaded = None
+        except _EngineFailure as failure:
+            logger.warning("vLLM does not sleep; the next rollout builds it anew: %s", failure)
             self._drop()
 
     def wake(self) -> None:
@@ -131,7 +146,7 @@ class VLLMRollout(RolloutEngine):
             self._call(lambda engine: engine.wake("weights"))
 
     def close(self) -> None:
-        """End the engine and forget what it held."""
+        """End the engine."""
         super().close()
         engine, self._running = self._running, None
         if engine is not None:
@@ -141,28 +156,24 @@ class VLLMRollout(RolloutEngine):
         try:
             return VLLMEngine(policy, self.engine, self._dtype(), self.timeout_seconds)
         except Exception as error:  # whatever vLLM raises, a person has to change a setting
+            text = str(error)
+            if "KV cache" in text or "max_model_len" in text or "max seq len" in text:
+                advice = "Lower the policy's max_context_tokens, or raise gpu_memory_utilization or cache_gib"
+            elif "emory" in text:
+                advice = "Lower gpu_memory_utilization or cache_gib, or end what else uses the device"
+            else:
+                advice = "See the settings of `rollout.init_args.engine`; TransformersRollout works without vLLM"
             raise RolloutError(
                 f"vLLM does not start with {self.engine} and a context of {policy.context_tokens} tokens: {error}. "
-                f"{_advice(str(error))}"
+                f"{advice}"
             ) from error
-
-    def _compare(self, policy: VLM) -> None:
-        sent = checksums(policy.weights(self.device_for(policy)), self._dtype())
-        workers: list[Held] = self._call(lambda engine: engine.held(list(sent)))
-        wrong = differing(sent, workers)
-        if wrong:
-            raise WrongWeightsError(
-                f"vLLM holds other weights than {policy.name!r} at version {policy.version} in {len(wrong)} of "
-                f"{len(workers[0].sources)} tensors: {', '.join(wrong[:5])}; nothing was sampled. Check the names that "
-                f"{type(policy).__name__}.weights() gives them, and that nothing else writes to the engine"
-            )
 
     def _call(self, act: Callable[[VLLMEngine], T]) -> T:
         assert self._running is not None, "it is started by load_weights"
         try:
             return act(self._running)
         except Exception as error:  # whatever vLLM raises, the state it is left in is unknown
-            raise _EngineFault(f"{type(error).__name__}: {error}") from error
+            raise _EngineFailure(f"{type(error).__name__}: {error}") from error
 
     def _drop(self) -> None:
         """End an engine that failed, whatever it says to that."""
@@ -176,37 +187,26 @@ class VLLMRollout(RolloutEngine):
             return getattr(torch, self.engine.dtype)
         return torch.float32 if self.trainer is None else compute_dtype(str(self.trainer.precision))
 
-    def _last_checkpoint(self) -> str:
-        callback = None if self.trainer is None else self.trainer.checkpoint_callback
-        return getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "") or "there is none"
 
-
-class _EngineFault(Exception):
+class _EngineFailure(Exception):
     """vLLM raised, or gave no answer."""
 
 
 def _ask(engine: VLLMEngine, requests: Sequence[dict[str, Any]], parameters: Sequence[dict[str, Any]]) -> list[Any]:
-    """Answers to all requests; one that was aborted is asked again, once."""
+    """What vLLM gives for all requests; one that was aborted is made again, once."""
+
+    def reasons(output: Any) -> set[str]:
+        return {each.finish_reason for each in output.outputs}
+
     outputs = engine.generate(requests, parameters)
-    lost = [index for index, output in enumerate(outputs) if not _is_whole(output)]
+    lost = [index for index, output in enumerate(outputs) if not reasons(output) <= FINISHED.keys()]
     if lost:
         again = engine.generate([requests[index] for index in lost], [parameters[index] for index in lost])
         for index, output in zip(lost, again, strict=True):
-            if not _is_whole(output):
-                reasons = {each.finish_reason for each in output.outputs}
-                raise RuntimeError(f"request {index} was aborted twice ({', '.join(map(str, reasons))})")
+            if not reasons(output) <= FINISHED.keys():
+                raise RuntimeError(f"request {index} was aborted twice ({', '.join(map(str, reasons(output)))})")
             outputs[index] = output
     return outputs
-
-
-def _is_whole(output: Any) -> bool:
-    return all(each.finish_reason in FINISHED for each in output.outputs)
-
-
-def _request(prompt: Prompt) -> dict[str, Any]:
-    """Token ids with one placeholder per image, and the images; vLLM expands them itself."""
-    images = {"multi_modal_data": {"image": list(prompt.images)}} if prompt.images else {}
-    return {"prompt_token_ids": list(prompt.token_ids)} | images
 
 
 def _completion(policy: VLM, output: Any) -> Completion:
@@ -215,12 +215,3 @@ def _completion(policy: VLM, output: Any) -> Completion:
     if len(logps) != len(ids):
         raise RuntimeError(f"vLLM reports {len(logps)} log-probabilities for {len(ids)} tokens")
     return Completion(tuple(ids), logps, policy.decode(ids), FINISHED[output.finish_reason])
-
-
-def _advice(error: str) -> str:
-    """Which setting to change."""
-    if "KV cache" in error or "max_model_len" in error or "max seq len" in error:
-        return "Lower the policy's max_context_tokens, or raise gpu_memory_utilization or cache_gib"
-    if "emory" in error:
-        return "Lower gpu_memory_utilization or cache_gib, or end what else uses the device"
-    return "See the settings of `rollout.init_args.engine`; TransformersRollout works without vLLM"

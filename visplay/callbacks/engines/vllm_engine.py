@@ -1,4 +1,4 @@
-"""vLLM in the training process: started, loaded, asked, put to sleep, and ended, with the process left as it was."""
+"""vLLM in the training process, which is left as it was; and what vLLM is asked, here and of a server."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from visplay.callbacks.engines.process_state import Guest
-from visplay.callbacks.engines.vllm_weights import Held, held, repack
+from visplay.callbacks.engines.engine import RolloutError
+from visplay.callbacks.engines.process_state import StateSwap
+from visplay.callbacks.engines.vllm_weights import LoadedWeights, load, loaded_weights
 from visplay.modules.policy.vlm import VLM
+from visplay.types import Prompt, Sampling, derive_seed
 
 T = TypeVar("T")
+
+FINISHED = {"stop": True, "length": False}
+"""Reasons why vLLM ends a completion, and whether it is finished then; all others are failures."""
+_NEVER = -1e9  # added to the logits of tokens that must not be sampled
 _SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # its sampler has no place for log-probabilities before truncation
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # its sampler cannot report log-probabilities before truncation
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
@@ -39,8 +45,8 @@ class EngineSettings:
         dtype: Of the engine's weights; "auto" is what the trainer's precision computes in.
         gpu_memory_utilization: Fraction of a GPU's memory that weights and cache may take while the engine is awake.
         cache_gib: Key-value cache in GiB; null takes what ``gpu_memory_utilization`` leaves (on a CPU, 1 GiB).
-        max_sequences: Most sequences decoded side by side.
-        max_batched_tokens: Most tokens of one forward pass; with CUDA a longer prompt is read in pieces.
+        max_sequences: Most sequences decoded concurrently.
+        max_batched_tokens: Most tokens of one forward pass; with CUDA a longer prompt is read in chunks.
         images_per_prompt: Most images of a prompt.
         tensor_parallel_size: Ranks that share one copy of the weights; divides the number of ranks.
         eager: Whether CUDA graphs and compilation are left out; slower, starts sooner. A CPU is always eager.
@@ -58,7 +64,7 @@ class EngineSettings:
     def __post_init__(self) -> None:
         """Reject what cannot be started."""
         if not 0 < self.gpu_memory_utilization <= 1:
-            raise ValueError(f"gpu_memory_utilization: {self.gpu_memory_utilization} must lie above 0 and at most at 1")
+            raise ValueError(f"gpu_memory_utilization: {self.gpu_memory_utilization} must be above 0 and at most 1")
         if self.cache_gib is not None and self.cache_gib <= 0:
             raise ValueError(f"cache_gib: {self.cache_gib} must be above 0, or null")
         for name in ("max_sequences", "max_batched_tokens", "images_per_prompt", "tensor_parallel_size"):
@@ -66,23 +72,19 @@ class EngineSettings:
                 raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
 
 
-class EngineTimeoutError(RuntimeError):
-    """The engine made no step within the time limit."""
-
-
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise when the body takes longer: wherever Python runs or waits, not within a call that never returns to it.
 
     Raises:
-        EngineTimeoutError: The time is over. Outside the main thread there is no limit.
+        TimeoutError: The time is over. Outside the main thread there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(signum: int, frame: Any) -> None:
-        raise EngineTimeoutError(f"no step within {seconds:g} s (timeout_seconds)")
+        raise TimeoutError(f"no step within {seconds:g} s (timeout_seconds)")
 
     start, previous = time.monotonic(), signal.signal(signal.SIGALRM, stop)
     remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -108,52 +110,54 @@ class VLLMEngine:
     def __init__(self, policy: VLM, settings: EngineSettings, dtype: torch.dtype, timeout_seconds: float) -> None:
         self.dtype = dtype
         self.timeout_seconds = timeout_seconds
-        self._guest = Guest()
-        self._cuda = policy.device.type == "cuda"
-        self._eager = settings.eager or not self._cuda
+        self._state = StateSwap()
+        self._cuda = cuda = policy.device.type == "cuda"
+        self._eager = settings.eager or not cuda
         self._asleep: set[str] = set()
+        dtype_name: Any = str(dtype).removeprefix("torch.")
+        gib = settings.cache_gib if settings.cache_gib or cuda else _CPU_CACHE_GIB
         with self._running():
             os.environ.update(_SETTINGS)
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-            _name_ranks()
+            if ranks() > 1:  # Lightning's launcher sets only a part of what vLLM reads
+                rank = str(torch.distributed.get_rank())
+                os.environ.update(RANK=rank, WORLD_SIZE=str(ranks()))
+                os.environ.setdefault("LOCAL_RANK", rank)
             from vllm import LLM
 
-            self._llm: Any = LLM(**self._arguments(policy, settings))
+            self._llm: Any = LLM(
+                model=policy.path,
+                revision=policy.revision,
+                dtype=dtype_name,
+                enforce_eager=self._eager,
+                distributed_executor_backend="external_launcher" if ranks() > 1 else "uni",
+                tensor_parallel_size=settings.tensor_parallel_size,
+                gpu_memory_utilization=settings.gpu_memory_utilization,
+                kv_cache_memory_bytes=None if gib is None else int(gib * 2**30),
+                block_size=None if cuda else 32,  # 128 by default there, longer than many a prompt
+                max_model_len=policy.context_tokens,
+                max_num_seqs=settings.max_sequences,
+                max_num_batched_tokens=max(
+                    settings.max_batched_tokens, policy.most_image_tokens if cuda else policy.context_tokens
+                ),
+                enable_chunked_prefill=cuda,  # on a CPU a request with a seed cannot be read in chunks
+                limit_mm_per_prompt={"image": settings.images_per_prompt, "video": 0},
+                mm_processor_kwargs=policy.processor_settings,
+                logprobs_mode="processed_logprobs",
+                enable_prefix_caching=True,
+                enable_sleep_mode=cuda,
+                generation_config="vllm",
+                disable_log_stats=True,
+                seed=0,
+            )
             report_before_truncation(self._runner)
         atexit.register(self.close)  # before vLLM's own exit, which needs its state of the process
-
-    def _arguments(self, policy: VLM, settings: EngineSettings) -> dict[str, Any]:
-        longest = policy.most_image_tokens if self._cuda else policy.context_tokens
-        gib = settings.cache_gib if settings.cache_gib or self._cuda else _CPU_CACHE_GIB
-        return {
-            "model": policy.path,
-            "revision": policy.revision,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "enforce_eager": self._eager,
-            "distributed_executor_backend": "external_launcher" if ranks() > 1 else "uni",
-            "tensor_parallel_size": settings.tensor_parallel_size,
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
-            "kv_cache_memory_bytes": None if gib is None else int(gib * 2**30),
-            "block_size": None if self._cuda else 32,  # 128 by default there, longer than many a prompt
-            "max_model_len": policy.context_tokens,
-            "max_num_seqs": settings.max_sequences,
-            "max_num_batched_tokens": max(settings.max_batched_tokens, longest),
-            "enable_chunked_prefill": self._cuda,  # on a CPU a request with a seed cannot be read in pieces
-            "limit_mm_per_prompt": {"image": settings.images_per_prompt, "video": 0},
-            "mm_processor_kwargs": policy.processor_settings,
-            "logprobs_mode": "processed_logprobs",
-            "enable_prefix_caching": True,
-            "enable_sleep_mode": self._cuda,
-            "generation_config": "vllm",
-            "disable_log_stats": True,
-            "seed": 0,
-        }
 
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Within it the process is vLLM's; functions that it would compile on a CPU run as they are."""
         without_autocast = torch.autocast("cuda" if self._cuda else "cpu", enabled=False)  # the trainer's
-        with self._guest(), warnings.catch_warnings(), without_autocast:
+        with self._state(), warnings.catch_warnings(), without_autocast:
             for kind in (DeprecationWarning, FutureWarning):  # of what vLLM and its libraries call
                 warnings.simplefilter("ignore", kind)
             with torch.compiler.set_stance("force_eager" if self._eager else "default"):
@@ -164,18 +168,14 @@ class VLLMEngine:
         return self._llm.llm_engine.model_executor.driver_worker.worker.model_runner
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take these weights, tensor by tensor, and forget what was computed with others."""
-        typed = ((name, weight.to(self.dtype)) for name, weight in weights)
+        """Load these weights, see ``visplay.callbacks.engines.vllm_weights.load``."""
         with self._running():
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": typed})
-            repack(self._runner.model)
-            self._llm.reset_prefix_cache()
-            self._llm.llm_engine.engine_core.reset_encoder_cache()
+            load(self._llm, weights, self.dtype)
 
-    def held(self, names: Sequence[str]) -> list[Held]:
-        """What every rank that shares the weights holds, see ``visplay.callbacks.engines.vllm_weights.held``."""
+    def loaded_weights(self, names: Sequence[str]) -> list[LoadedWeights]:
+        """What every rank that shares the weights computes with, in the order of the ranks."""
         with self._running(), torch.no_grad():
-            return _gather(held(self._runner.model, names))
+            return _gather(loaded_weights(self._runner.model, names))[0]
 
     def generate(self, requests: Sequence[dict[str, Any]], parameters: Sequence[dict[str, Any]]) -> list[Any]:
         """Answer every request with vLLM's ``RequestOutput``, in the order of the requests.
@@ -183,25 +183,21 @@ class VLLMEngine:
         Ranks that share the weights answer the requests of all of them together; each gets its own back.
 
         Raises:
-            EngineTimeoutError: A step takes longer than the time limit.
+            TimeoutError: A step takes longer than the time limit.
         """
         with self._running():
-            asked = _gather((list(requests), list(parameters)))
-            first = sum(len(each) for each, _ in asked[: _place_among_ranks()])
-            outputs = self._answer([r for each, _ in asked for r in each], [p for _, each in asked for p in each])
-        return outputs[first : first + len(requests)]
+            from vllm import SamplingParams
 
-    def _answer(self, requests: list[dict[str, Any]], parameters: list[dict[str, Any]]) -> list[Any]:
-        from vllm import SamplingParams
-
-        sampling = [SamplingParams(**each) for each in parameters]
-        ids = self._llm.enqueue(requests, sampling, use_tqdm=False)
-        done: dict[str, Any] = {}
-        while self._llm.llm_engine.has_unfinished_requests():
-            with time_limit(self.timeout_seconds):
-                outputs = self._llm.llm_engine.step()
-            done |= {output.request_id: output for output in outputs if output.finished}
-        return [done[request_id.rpartition("-")[0]] for request_id in ids]
+            asked, rank = _gather((list(requests), list(parameters)))
+            sampling = [SamplingParams(**each) for _, of_rank in asked for each in of_rank]
+            ids = self._llm.enqueue([each for of_rank, _ in asked for each in of_rank], sampling, use_tqdm=False)
+            done: dict[str, Any] = {}
+            while self._llm.llm_engine.has_unfinished_requests():
+                with time_limit(self.timeout_seconds):
+                    outputs = self._llm.llm_engine.step()
+                done |= {output.request_id: output for output in outputs if output.finished}
+            first = sum(len(of_rank) for of_rank, _ in asked[:rank])
+            return [done[each.rpartition("-")[0]] for each in ids[first : first + len(requests)]]
 
     def sleep(self) -> bool:
         """Give weights and cache back to the GPU; they are not kept. Returns whether there was anything to give."""
@@ -221,7 +217,7 @@ class VLLMEngine:
             self._asleep.remove(part)
 
     def close(self) -> None:
-        """End the engine and free what it held."""
+        """End the engine and free its memory."""
         atexit.unregister(self.close)
         with self._running():
             if ranks() > 1:
@@ -239,30 +235,16 @@ def ranks() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def _name_ranks() -> None:
-    """Set what vLLM reads where several ranks were launched; Lightning's launcher sets only a part of it."""
-    if ranks() > 1:
-        rank = torch.distributed.get_rank()
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks()))
-        os.environ.setdefault("LOCAL_RANK", str(rank))
-
-
-def _gather(value: T) -> list[T]:
-    """The values of all ranks that share the weights, in their order."""
+def _gather(value: T) -> tuple[list[T], int]:
+    """The values of all ranks that share the weights, in their order, and which of them this rank is."""
     from vllm.distributed.parallel_state import get_tp_group
 
     group = get_tp_group()
-    if group.world_size == 1:
-        return [value]
-    values: list[Any] = [None] * group.world_size
-    torch.distributed.all_gather_object(values, value, group=group.cpu_group)
-    return values
-
-
-def _place_among_ranks() -> int:
-    from vllm.distributed.parallel_state import get_tp_group
-
-    return get_tp_group().rank_in_group
+    values: list[Any] = [value]
+    if group.world_size > 1:
+        values = [None] * group.world_size
+        torch.distributed.all_gather_object(values, value, group=group.cpu_group)
+    return values, group.rank_in_group
 
 
 class _BeforeTruncation(torch.nn.Module):
@@ -281,3 +263,36 @@ class _BeforeTruncation(torch.nn.Module):
 def report_before_truncation(runner: Any) -> None:
     """Have vLLM's model runner report log-probabilities before top-k and top-p cut the distribution."""
     runner.sampler.topk_topp_sampler = _BeforeTruncation(runner.sampler.topk_topp_sampler)
+
+
+def sampling_parameters(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[dict[str, Any]]:
+    """How vLLM draws for each prompt; greedy completions are all the same, so one is asked for.
+
+    Sample i has the prompt's seed plus i.
+    """
+    common = {
+        "n": sampling.n if sampling.temperature else 1,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "max_tokens": sampling.max_new_tokens,
+        "logprobs": 0,  # of the sampled token alone
+        "logit_bias": dict.fromkeys(policy.banned_token_ids.tolist(), _NEVER),
+        "stop_token_ids": list(policy.stop_token_ids),
+        "ignore_eos": True,  # they are among the stop tokens
+        "detokenize": False,
+    }
+    return [common | {"seed": derive_seed(sampling.seed, prompt.key) >> 1} for prompt in prompts]
+
+
+def check_length(policy: VLM, prompt: Prompt, tokens: int, advice: str) -> None:
+    """See that vLLM reads a prompt as the policy does, images expanded.
+
+    Raises:
+        RolloutError: It does not; ``advice`` ends the message.
+    """
+    if tokens != policy.prompt_tokens(prompt):
+        raise RolloutError(
+            f"prompt {prompt.key!r}: vLLM reads {tokens} tokens and the policy {policy.prompt_tokens(prompt)}; the two "
+            f"cut its images differently, {advice}"
+        )

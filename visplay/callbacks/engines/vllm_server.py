@@ -19,10 +19,18 @@ from PIL.Image import Image
 from torch import Tensor
 
 from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
-from visplay.callbacks.engines.vllm_requests import FINISHED, check_length, prompt_seed, sampling_parameters
-from visplay.callbacks.engines.vllm_server_client import RequestLimits, Server, ServerFault, check_url, is_loopback
-from visplay.callbacks.engines.vllm_server_transfer import FileSender, NCCLSender, TransferSettings
-from visplay.callbacks.engines.vllm_weights import Held, checksums, differing
+from visplay.callbacks.engines.vllm_engine import FINISHED, check_length, sampling_parameters
+from visplay.callbacks.engines.vllm_server_client import (
+    FileSender,
+    NCCLSender,
+    RequestFailure,
+    RequestLimits,
+    Server,
+    TransferSettings,
+    check_url,
+    is_loopback,
+)
+from visplay.callbacks.engines.vllm_weights import LoadedWeights, verify
 from visplay.modules.policy.vlm import VLM
 from visplay.types import Completion, Prompt, Sampling
 
@@ -43,7 +51,7 @@ class VLLMServerRollout(RolloutEngine):
         model: Name that the server gives its model; null expects the last part of the policy's path.
         transfer: How weights travel.
         limits: How long and how often the server is asked.
-        verify: Whether, after every load, a checksum of each tensor held is compared with the policy's.
+        verify: Whether, after every load, a checksum of each loaded tensor is compared with the policy's.
     """
 
     def __init__(
@@ -82,10 +90,10 @@ class VLLMServerRollout(RolloutEngine):
             answers |= zip(missing, asked, strict=True)
             missing = [index for index in missing if _versions(answers[index]) != {self._label}]
             if not missing:
-                return [_group(policy, prompts[i], answers[i], sampling) for i in range(len(prompts))]
+                return [_group(policy, prompt, answers[i], sampling) for i, prompt in enumerate(prompts)]
             logger.warning("the vLLM server lost the weights it was sent; they are sent again")
             self._drop_sender()
-            self.held = None
+            self.loaded = None
             self.load(policy)
         raise WrongWeightsError(
             f"url: the vLLM server at {self._connected.url} answers with weights "
@@ -100,21 +108,24 @@ class VLLMServerRollout(RolloutEngine):
             RolloutError: The server cannot be reached, or does not fit the policy.
             WrongWeightsError: A tensor that it holds is not the policy's.
         """
-        self.held = None  # whatever happens from here on
-        server = self._connected
-        dtype = self._inspect(policy, server)
+        server, device = self._connected, self.device_for(policy)
+        dtype, directory = self._inspect(policy, server)
         server.tell("/pause?mode=abort&clear_cache=true")  # prefix and encoder caches too
         if self._sender is None:
-            self._sender = self._make_sender(server)
-        self._sender.send(lambda: _typed(policy, dtype, self.device_for(policy)))
+            self._sender = self._make_sender(server, directory)
+        self._sender.send(lambda: _typed(policy, dtype, device))
         if self.verify:
-            self._compare(policy, dtype, server)
+
+            def ask_workers(names: list[str]) -> list[LoadedWeights]:
+                return [LoadedWeights(**each) for each in server.call_workers("visplay_loaded_weights", names)]
+
+            verify(policy, policy.weights(device), dtype, ask_workers, f"the vLLM server at {server.url}")
         self._label = f"{policy.name}/{policy.version}/{uuid4().hex}"
         server.tell("/update_weight_version", {"new_version": self._label})
         server.tell("/resume")
 
     def close(self) -> None:
-        """Leave the server as it is, and forget what it held."""
+        """Leave the server as it is; the next policy is loaded afresh."""
         super().close()
         self._drop_sender()
         server, self._server = self._server, None
@@ -135,27 +146,33 @@ class VLLMServerRollout(RolloutEngine):
             self._server = Server(self.urls[rank], self.token_variable, self.limits)
         return self._server
 
-    def _inspect(self, policy: VLM, server: Server) -> torch.dtype:
-        """See that the server fits the policy; returns the type of its weights."""
+    def _inspect(self, policy: VLM, server: Server) -> tuple[torch.dtype, Path]:
+        """See that the server fits the policy; returns the type of its weights and its directory of files."""
+        start = f"Start it with: {self.start_command(policy)}"
         try:
-            served = server.get("/v1/models")["data"][0]
-            self._check_model(policy, server, served)
-            _check_guarded(server)
-            workers = server.call_workers("visplay_describe")
+            self._check_model(policy, server)
+            if not is_loopback(server.url) and server.is_open("/weight_info"):
+                raise RolloutError(
+                    f"url: the vLLM server at {server.url} lets anybody change its weights: VLLM_API_KEY alone does "
+                    f"not guard those paths, --middleware {_WORKER}.RequireToken does"
+                )
+            described = server.call_workers("visplay_describe")[0]
         except RolloutError as error:
-            raise RolloutError(f"{error}\nStart it with: {self.start_command(policy)}") from error
-        described = workers[0]
-        wanted = {"logprobs_mode": "processed_logprobs", "backend": self.transfer.name, "can_report": True}
+            raise RolloutError(f"{error}\n{start}") from error
+        wanted = {"logprobs_mode": "processed_logprobs", "can_report": True}
+        wanted |= {"backend": "nccl"} if self.transfer.backend == "nccl" else {}
         wrong = {name: described[name] for name, value in wanted.items() if described[name] != value}
         if wrong:
+            raise RolloutError(f"url: the vLLM server at {server.url} has {wrong} in place of {wanted}. {start}")
+        directory, chosen = Path(described["directory"]), self.transfer.directory
+        if self.transfer.backend == "file" and chosen is not None and Path(chosen).absolute() != directory:
             raise RolloutError(
-                f"url: the vLLM server at {server.url} has {wrong} in place of {wanted}. "
-                f"Start it with: {self.start_command(policy)}"
+                f"directory: {chosen!r} is not the server's '{directory}'; start it with VISPLAY_WEIGHTS_DIR={chosen}"
             )
-        self._check_directory(described["directory"])
-        return getattr(torch, described["dtype"])
+        return getattr(torch, described["dtype"]), directory
 
-    def _check_model(self, policy: VLM, server: Server, served: dict[str, Any]) -> None:
+    def _check_model(self, policy: VLM, server: Server) -> None:
+        served = server.get("/v1/models")["data"][0]
         names = {served["id"], served.get("root") or served["id"]}
         wanted = self.model or Path(policy.path).name
         if wanted not in (names if self.model else {Path(name).name for name in names}):
@@ -167,85 +184,53 @@ class VLLMServerRollout(RolloutEngine):
                 f"{policy.context_tokens}, or lower the policy's max_context_tokens"
             )
 
-    def _check_directory(self, directory: str) -> None:
-        wanted = self.transfer.directory
-        if self.transfer.backend == "file" and wanted is not None and Path(wanted).absolute() != Path(directory):
-            raise RolloutError(
-                f"directory: {wanted!r} is not the server's {directory!r}; start it with VISPLAY_WEIGHTS_DIR={wanted}"
-            )
-        self._directory = Path(directory)
-
-    def _make_sender(self, server: Server) -> FileSender | NCCLSender:
+    def _make_sender(self, server: Server, directory: Path) -> FileSender | NCCLSender:
         if self.transfer.backend == "nccl":
             return NCCLSender(server, self.transfer)
-        return FileSender(server, self._directory, self.transfer.part_mib << 20)
+        return FileSender(server, directory, self.transfer.part_mib << 20)
 
     def _drop_sender(self) -> None:
         sender, self._sender = self._sender, None
         if sender is not None:
             sender.close()
 
-    def _compare(self, policy: VLM, dtype: torch.dtype, server: Server) -> None:
-        sent = checksums(policy.weights(self.device_for(policy)), dtype)
-        workers = [Held(**each) for each in server.call_workers("visplay_held", list(sent))]
-        wrong = differing(sent, workers)
-        if wrong:
-            raise WrongWeightsError(
-                f"the vLLM server at {server.url} holds other weights than {policy.name!r} at version "
-                f"{policy.version} in {len(wrong)} of {len(workers[0].sources)} tensors: {', '.join(wrong[:5])}; "
-                "nothing was sampled"
-            )
-
     def _ask_all(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[Any]:
-        server, shared = self._connected, sampling_parameters(policy, sampling)
+        server = self._connected
 
-        def ask(prompt: Prompt) -> Any:
-            parameters = shared | {"seed": prompt_seed(prompt, sampling)}
-            return server.ask(_GENERATE, _request(prompt, parameters), _check_whole)
+        def ask(prompt: Prompt, parameters: dict[str, Any]) -> Any:
+            body = {
+                "token_ids": list(prompt.token_ids),  # one placeholder per image
+                "content_parts": [{"type": "image_url", "url": _as_png(image)} for image in prompt.images] or None,
+                "sampling_params": parameters,
+            }
+            return server.request("POST", _GENERATE, body, retries=self.limits.retries, check=_check_whole)
 
         with ThreadPoolExecutor(self.limits.concurrent_requests) as pool:
-            return list(pool.map(ask, prompts))
+            return list(pool.map(ask, prompts, sampling_parameters(policy, prompts, sampling)))
 
     def start_command(self, policy: VLM) -> str:
         """The command that starts a server that fits a policy, for a POSIX shell."""
         parts = urlsplit(self.urls[0])
-        address = ["--host", parts.hostname or "" if is_loopback(self.urls[0]) else "0.0.0.0"]
-        address += ["--port", str(parts.port or 8000)]
-        extension = ["--worker-extension-cls", f"{_WORKER}.ServerWorker"]
-        images = ["--limit-mm-per-prompt", json.dumps({"image": 1, "video": 0})]
-        images += ["--mm-processor-kwargs", json.dumps(policy.processor_settings)]
-        backend = ["--weight-transfer-config", json.dumps({"backend": self.transfer.name})]
-        guard = ["--middleware", f"{_WORKER}.RequireToken"] if self.token_variable else []
-        context = ["--max-model-len", str(policy.context_tokens), "--generation-config", "vllm"]
-        flags = ["--enable-scale-out", "--logprobs-mode", "processed_logprobs", *context]
-        command = ["vllm", "serve", policy.path, *address, *flags, *images, *extension, *backend, *guard]
+        command = [
+            *("vllm", "serve", policy.path),
+            *("--host", parts.hostname or "" if is_loopback(self.urls[0]) else "0.0.0.0"),
+            *("--port", str(parts.port or 8000), "--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
+            *("--max-model-len", str(policy.context_tokens), "--generation-config", "vllm"),
+            *("--limit-mm-per-prompt", json.dumps({"image": 1, "video": 0})),
+            *("--mm-processor-kwargs", json.dumps(policy.processor_settings)),
+            *("--worker-extension-cls", f"{_WORKER}.ServerWorker"),
+            *(("--weight-transfer-config", '{"backend": "nccl"}') if self.transfer.backend == "nccl" else ()),
+            *(("--middleware", f"{_WORKER}.RequireToken") if self.token_variable else ()),
+        ]
         return f"VLLM_SERVER_DEV_MODE=1 VLLM_USE_V2_MODEL_RUNNER=0 {shlex.join(command)}"
-
-
-def _check_guarded(server: Server) -> None:
-    if not is_loopback(server.url) and server.is_open("/weight_info"):
-        raise RolloutError(
-            f"url: the vLLM server at {server.url} lets anybody change its weights: VLLM_API_KEY alone does not guard "
-            f"those paths, --middleware {_WORKER}.RequireToken does"
-        )
 
 
 def _typed(policy: VLM, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
     return ((name, weight.to(dtype)) for name, weight in policy.weights(device))
 
 
-def _request(prompt: Prompt, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Token ids with one placeholder per image, and the images."""
-    images = [{"type": "image_url", "url": _as_png(image)} for image in prompt.images]
-    return {
-        "token_ids": list(prompt.token_ids),
-        "content_parts": images or None,
-        "sampling_params": parameters,
-    }
-
-
 def _as_png(image: Image) -> str:
-    """The image without loss, as an address that holds it."""
+    """The image without loss, as a data URL."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -254,7 +239,7 @@ def _as_png(image: Image) -> str:
 def _check_whole(answer: dict[str, Any]) -> None:
     reasons = {choice["finish_reason"] for choice in answer["choices"]}
     if not answer["choices"] or reasons - set(FINISHED):
-        raise ServerFault(f"it ended a request early ({', '.join(map(str, reasons)) or 'no completions'})")
+        raise RequestFailure(f"it ended a request early ({', '.join(map(str, reasons)) or 'no completions'})")
 
 
 def _versions(answer: dict[str, Any]) -> set[str]:
@@ -269,12 +254,11 @@ def _group(policy: VLM, prompt: Prompt, answer: dict[str, Any], sampling: Sampli
     repeats = 1 if sampling.temperature else sampling.n  # greedy: one stands for all
     if [choice["index"] for choice in choices] != list(range(sampling.n // repeats)):
         raise RolloutError(f"prompt {prompt.key!r}: {len(choices)} of {sampling.n} completions came back")
-    return [_completion(policy, choice) for choice in choices] * repeats
-
-
-def _completion(policy: VLM, choice: dict[str, Any]) -> Completion:
-    ids, reported = choice["token_ids"], choice["logprobs"]["content"]
-    logps = [each["logprob"] for each in reported]
-    if [each["token_id"] for each in reported] != ids:
-        raise RolloutError(f"the server reports log-probabilities of other tokens than the {len(ids)} it sampled")
-    return Completion(tuple(ids), tuple(logps), policy.decode(ids), FINISHED[choice["finish_reason"]])
+    completions = []
+    for choice in choices:
+        ids, reported = choice["token_ids"], choice["logprobs"]["content"]
+        if [each["token_id"] for each in reported] != ids:
+            raise RolloutError(f"the server reports log-probabilities of other tokens than the {len(ids)} it sampled")
+        logps = tuple(each["logprob"] for each in reported)
+        completions.append(Completion(tuple(ids), logps, policy.decode(ids), FINISHED[choice["finish_reason"]]))
+    return completions * repeats

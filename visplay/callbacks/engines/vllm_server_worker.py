@@ -1,4 +1,4 @@
-"""What runs inside ``vllm serve``: weights taken from files, checksums of what is held, a token for every path.
+"""What runs inside ``vllm serve``: weights taken from files, checksums of what is loaded, a token for every path.
 
 vLLM loads these by their import paths (``--worker-extension-cls``, ``--middleware``); see ``docs/external_engine.md``.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import hmac
 import os
 import stat
-import sys
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from visplay.callbacks.engines.vllm_engine import report_before_truncation
-from visplay.callbacks.engines.vllm_weights import held, repack
+from visplay.callbacks.engines.vllm_weights import loaded_weights, repack
 
-FILE_BACKEND = "visplay_file"
-DIRECTORY_VARIABLE = "VISPLAY_WEIGHTS_DIR"
 TOKEN_VARIABLE = "VLLM_API_KEY"
 
 
 def weights_directory() -> Path:
     """Where files of weights are exchanged: ``VISPLAY_WEIGHTS_DIR``, or a directory in memory of this user's own."""
-    return Path(os.environ.get(DIRECTORY_VARIABLE) or f"/dev/shm/visplay-{os.getuid()}").absolute()
+    return Path(os.environ.get("VISPLAY_WEIGHTS_DIR") or f"/dev/shm/visplay-{os.getuid()}").absolute()
 
 
 def open_weights(directory: Path, name: str) -> Path:
@@ -45,73 +41,12 @@ def open_weights(directory: Path, name: str) -> Path:
     return path
 
 
-@dataclass
-class FileInit:
-    """Nothing has to be agreed on beforehand."""
-
-
-@dataclass
-class FileUpdate:
-    """One part of the weights.
-
-    Args:
-        file: Name of a safetensors file in ``weights_directory()``.
-    """
-
-    file: str
-
-
-class FileTransfer:
-    """vLLM's weight transfer over files in a directory that trainer and server share.
-
-    ``register`` joins it with vLLM's own base class, which parses the requests and calls these methods.
-    """
-
-    init_info_cls = FileInit
-    update_info_cls = FileUpdate
-    model: Any
-    model_config: Any
-
-    def init_transfer_engine(self, init_info: FileInit) -> None:
-        """Nothing to connect."""
-
-    def start_weight_update(self) -> None:
-        """Make the layers ready to take weights of a checkpoint again."""
-        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
-
-        initialize_layerwise_reload(self.model)
-
-    def receive_weights(self, update_info: FileUpdate) -> None:
-        """Take the weights of one file.
-
-        Raises:
-            ValueError: It is no file of the directory.
-        """
-        weights = load_file(open_weights(weights_directory(), update_info.file))
-        self.model.load_weights(weights.items())
-
-    def finish_weight_update(self) -> None:
-        """Put the layers in order, and renew the copies that vLLM keeps of some weights on a CPU."""
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-
-        finalize_layerwise_reload(self.model, self.model_config)
-        repack(self.model)
-
-    def shutdown(self) -> None:
-        """Nothing to close."""
-
-
-def register() -> None:
-    """Make the file backend known to vLLM's own factory, once a process."""
-    from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
-
-    if FILE_BACKEND not in WeightTransferEngineFactory._registry:
-        engine = type("FileWeightTransferEngine", (FileTransfer, WeightTransferEngine), {})
-        WeightTransferEngineFactory.register_engine(FILE_BACKEND, engine)
-
-
 class ServerWorker:
-    """What vLLM adds to its worker (``--worker-extension-cls``); a client calls it over the collective RPC."""
+    """What vLLM adds to its worker (``--worker-extension-cls``); a client calls it over the collective RPC.
+
+    Weights come in files of the directory that trainer and server share: ``visplay_start_load``, ``visplay_load_file``
+    for each, ``visplay_finish_load``; or by vLLM's own transfer from GPU to GPU.
+    """
 
     vllm_config: Any
     model_runner: Any
@@ -130,10 +65,41 @@ class ServerWorker:
             "directory": str(weights_directory()),
         }
 
+    def visplay_start_load(self) -> None:
+        """Make the layers ready to take weights of a checkpoint again."""
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        with set_current_vllm_config(self.vllm_config):
+            initialize_layerwise_reload(self.model_runner.get_model())
+
+    def visplay_load_file(self, name: str) -> None:
+        """Take the weights of one file.
+
+        Raises:
+            ValueError: It is no file of the directory.
+        """
+        from vllm.config import set_current_vllm_config
+
+        weights = load_file(open_weights(weights_directory(), name))
+        with set_current_vllm_config(self.vllm_config):
+            self.model_runner.get_model().load_weights(weights.items())
+
+    def visplay_finish_load(self) -> None:
+        """Put the layers in order, and renew the copies that vLLM keeps of some weights on a CPU."""
+        from vllm.config import set_current_vllm_config
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        model = self.model_runner.get_model()
+        with set_current_vllm_config(self.vllm_config):
+            finalize_layerwise_reload(model, self.vllm_config.model_config)
+            repack(model)
+        self.model_runner.reset_lora_state()
+
     @torch.no_grad()
-    def visplay_held(self, names: Sequence[str]) -> dict[str, Any]:
-        """Checksums of what this worker computes with, see ``visplay.callbacks.engines.vllm_weights.held``."""
-        return held(self.model_runner.get_model(), names)._asdict()
+    def visplay_loaded_weights(self, names: Sequence[str]) -> dict[str, Any]:
+        """What this worker computes with, see ``visplay.callbacks.engines.vllm_weights.loaded_weights``."""
+        return loaded_weights(self.model_runner.get_model(), names)._asdict()
 
 
 Message = MutableMapping[str, Any]
@@ -159,23 +125,15 @@ class RequireToken:
         self._expected = f"Bearer {token}".encode()
 
     async def __call__(
-        self,
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
+        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
     ) -> None:
         """Pass the request on, or answer 401."""
         given = dict(scope.get("headers", ())).get(b"authorization", b"")
         is_open = scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] == "/health")
         if is_open or hmac.compare_digest(given, self._expected):
             await self._app(scope, receive, send)
-            return
-        if scope["type"] == "websocket":
+        elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
-            return
-        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"text/plain")]})
-        await send({"type": "http.response.body", "body": b"Unauthorized"})
-
-
-if "vllm" in sys.modules:  # vLLM imports this file before it makes its transfer engine; others need not import vLLM
-    register()
+        else:
+            await send({"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"Unauthorized"})

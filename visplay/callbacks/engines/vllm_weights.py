@@ -1,24 +1,53 @@
-"""What vLLM holds, tensor by tensor: exact checksums that prove it, and copies that a reload leaves stale.
+"""Where weights reach vLLM: ``load`` brings them in, ``verify`` proves by exact checksums that they have arrived.
 
-These functions run beside vLLM's model, in whatever process it lives; they import vLLM only where they need it.
+A server is sent them by ``vllm_server_client`` and takes them in ``vllm_server_worker.ServerWorker``; its checksums are
+those of this file. ``load``, ``repack`` and ``loaded_weights`` run next to vLLM's model, in whatever process it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-_PIECE = 1 << 22  # elements hashed at a time, so that the integers take little memory
+from visplay.callbacks.engines.engine import WrongWeightsError
+from visplay.modules.policy.vlm import VLM
+
+_CHUNK = 1 << 22  # elements hashed at a time, so that the integers take little memory
 _FIRST, _SECOND = -7046029254386353131, -4658895280553007687  # odd, as 64-bit integers
 _PACKED = " (packed)"
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Held(NamedTuple):
-    """What one worker holds.
+def load(llm: Any, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> None:
+    """Load weights into a ``vllm.LLM`` in this process, tensor by tensor, and forget what was computed with others.
+
+    Args:
+        llm: The engine.
+        weights: Whole tensors under the names of released checkpoints.
+        dtype: Of the engine's weights.
+    """
+    typed = ((name, weight.to(dtype)) for name, weight in weights)
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": typed})
+    repack(llm.llm_engine.model_executor.driver_worker.worker.model_runner.model)
+    llm.reset_prefix_cache()
+    llm.llm_engine.engine_core.reset_encoder_cache()  # both halves; the reload has emptied the worker's alone
+
+
+def repack(model: nn.Module) -> None:
+    """Renew the packed copies that a reload leaves as they were: those of layers that keep their weight, on a CPU."""
+    layers: Iterable[Any] = filter(_is_packed, model.modules())
+    for layer in layers:
+        if layer.weight.numel():
+            from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+
+
+class LoadedWeights(NamedTuple):
+    """What one worker computes with.
 
     Args:
         checksums: Of every tensor, by the engine's name.
@@ -29,77 +58,123 @@ class Held(NamedTuple):
     sources: dict[str, list[str]]
 
 
+def verify(
+    policy: VLM,
+    weights: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype,
+    ask_workers: Callable[[list[str]], list[LoadedWeights]],
+    engine: str,
+) -> None:
+    """Compare every tensor that an engine computes with with the policy's.
+
+    Args:
+        policy: Whose weights were sent.
+        weights: Its weights, whole.
+        dtype: Of the engine's weights.
+        ask_workers: Gives what each worker of the engine has loaded for the trainer's names, see ``loaded_weights``.
+        engine: The engine in the error's words.
+
+    Raises:
+        WrongWeightsError: A tensor differs.
+    """
+    sent = checksums(weights, dtype)
+    workers = ask_workers(list(sent))
+    wrong = differing(sent, workers)
+    if wrong:
+        raise WrongWeightsError(
+            f"{engine} holds other weights than {policy.name!r} at version {policy.version} in {len(wrong)} of "
+            f"{len(workers[0].sources)} tensors: {', '.join(wrong[:5])}; nothing was sampled. Check the names that "
+            f"{type(policy).__name__}.weights() gives them, and that nothing else writes to the engine"
+        )
+
+
 def checksum(tensor: Tensor) -> int:
     """Sum of a hash of every element's bits, modulo 2**64.
 
     Exact, whatever the order of the elements, and additive: the checksum of a fused tensor is the sum of its parts'.
-    Zeros count nothing, so padding rows leave it as it is; 0.0 and -0.0 are one.
+    Zeros count nothing, so padding leaves it as it is; 0.0 and -0.0 are one.
 
     Example:
         >>> parts = torch.tensor([1.0, 2.0]), torch.tensor([3.0])
         >>> checksum(torch.cat(parts)) == (checksum(parts[0]) + checksum(parts[1])) % 2**64
         True
     """
-    flat = tensor.detach().reshape(-1)
-    return sum(_hash(piece) for piece in flat.split(_PIECE)) % 2**64 if len(flat) else 0
-
-
-def _hash(piece: Tensor) -> int:
-    bits = (piece + 0.0).view(_BITS[piece.element_size()]).long() * _FIRST
-    bits = (bits ^ (bits >> 31)) * _SECOND
-    return int((bits ^ (bits >> 29)).sum())
+    total = 0
+    for chunk in tensor.detach().reshape(-1).split(_CHUNK) if tensor.numel() else ():
+        bits = (chunk + 0.0).view(_BITS[chunk.element_size()]).long() * _FIRST
+        bits = (bits ^ (bits >> 31)) * _SECOND
+        total += int((bits ^ (bits >> 29)).sum())
+    return total % 2**64
 
 
 def checksums(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> dict[str, int]:
-    """Checksums of named weights as an engine of this dtype should hold them."""
+    """Checksums of named weights as an engine of this dtype should have them."""
     return {name: checksum(weight.to(dtype)) for name, weight in weights}
 
 
-def held(model: nn.Module, names: Sequence[str]) -> Held:
-    """What vLLM's model computes with, and which of the trainer's tensors (``names``) each tensor is made of."""
-    sums = dict(_checksums_of(model))
-    return Held(sums, _sources(model, sums, names))
+def differing(sent: Mapping[str, int], workers: Sequence[LoadedWeights]) -> list[str]:
+    """Names of the engine's tensors that are not what the trainer sent.
+
+    Args:
+        sent: Checksums of the trainer's tensors.
+        workers: What each rank of a tensor-parallel group has: a part of a tensor, or a copy of all of it.
+
+    Example:
+        >>> sources = {"qkv": ["q", "k", "v"], "norm": ["norm"]}
+        >>> sent = {"q": 1, "k": 2, "v": 3, "norm": 7}
+        >>> differing(sent, [LoadedWeights({"qkv": 6, "norm": 8}, sources)])
+        ['norm']
+    """
+    found = []
+    for name, parts in workers[0].sources.items():
+        wanted = sum(sent[part] for part in parts) % 2**64
+        values = [worker.checksums[name] for worker in workers]
+        if not parts or (sum(values) % 2**64 != wanted and any(value != wanted for value in values)):
+            found.append(name)
+    return found
 
 
-def _checksums_of(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """Of every parameter, and of the packed copy that a layer multiplies by; a tied weight may have one of its own."""
+def loaded_weights(model: nn.Module, names: Sequence[str]) -> LoadedWeights:
+    """What vLLM's model computes with, and which of the trainer's tensors (``names``) each tensor is made of.
+
+    A layer with a packed copy multiplies by that; a tied weight may have one besides itself.
+
+    Raises:
+        ValueError: The model has no tensor for a name.
+    """
+    sums: dict[str, int] = {}
     for prefix, module in model.named_modules():
         for name, tensor in module.named_parameters(prefix, recurse=False):
             if tensor.numel():
-                yield name, checksum(tensor)
-            if name.endswith(".weight") and _packed(module):
-                packed = sum(checksum(rows) for rows in _unpack(module, tensor)) % 2**64
-                yield name + _PACKED if tensor.numel() else name, packed
+                sums[name] = checksum(tensor)
+            if name.endswith(".weight") and _is_packed(module):
+                sums[name + _PACKED if tensor.numel() else name] = _packed_checksum(module, tensor)
+    sources: dict[str, list[str]] = {name.removesuffix(_PACKED): [] for name in sums}
+    unknown = []
+    for name in names:
+        mapped = _mapped(model, name)
+        fused = mapped and _fused_name(model, mapped, sources)
+        if fused:
+            sources[fused].append(name)
+        elif mapped:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"weights: {type(model).__name__} of vLLM has no tensor for {unknown[:5]}")
+    for name in (name for name, parts in sources.items() if not parts and name.endswith("lm_head.weight")):
+        sources[name] = next((parts for other, parts in sources.items() if "embed_tokens.weight" in other), [])
+    return LoadedWeights(sums, {name: sources[name.removesuffix(_PACKED)] for name in sums})
 
 
-def _packed(module: nn.Module) -> bool:
+def _is_packed(module: nn.Module) -> bool:
     """Whether the layer multiplies by a re-packed copy of its weight, as vLLM does on a CPU."""
     return hasattr(module, "cpu_linear")
 
 
-def _unpack(module: Any, weight: Tensor) -> Iterator[Tensor]:
-    """Columns of the weight that the layer multiplies by: its products with the unit vectors, which are exact."""
+def _packed_checksum(module: Any, weight: Tensor) -> int:
+    """Checksum of the weight that a layer multiplies by: of its products with the unit vectors, which are exact."""
     inputs = getattr(module, "input_size_per_partition", None) or getattr(module, "input_size", None)
     unit = torch.eye(int(inputs or module.embedding_dim), dtype=weight.dtype)
-    for rows in unit.split(256):
-        yield module.cpu_linear(rows, weight, None)
-
-
-def _sources(model: Any, engine_names: Collection[str], names: Sequence[str]) -> dict[str, list[str]]:
-    sources: dict[str, list[str]] = {name.removesuffix(_PACKED): [] for name in engine_names}
-    strangers = []
-    for name in names:
-        mapped = _mapped(model, name)
-        place = mapped and _place(model, mapped, sources)
-        if place:
-            sources[place].append(name)
-        elif mapped:
-            strangers.append(name)
-    if strangers:
-        raise ValueError(f"weights: {type(model).__name__} of vLLM has no place for {strangers[:5]}")
-    for name in (name for name, parts in sources.items() if not parts and name.endswith("lm_head.weight")):
-        sources[name] = next((parts for other, parts in sources.items() if "embed_tokens.weight" in other), [])
-    return {name: sources[name.removesuffix(_PACKED)] for name in engine_names}
+    return sum(checksum(module.cpu_linear(vectors, weight, None)) for vectors in unit.split(256)) % 2**64
 
 
 def _mapped(model: Any, name: str) -> str | None:
@@ -113,8 +188,8 @@ def _mapped(model: Any, name: str) -> str | None:
     return None if rest is None else f"{child}.{rest}"
 
 
-def _place(model: Any, mapped: str, engine_names: Mapping[str, Any]) -> str | None:
-    """The engine's name of the tensor that holds a tensor of the trainer, whose name is mapped."""
+def _fused_name(model: Any, mapped: str, engine_names: Mapping[str, Any]) -> str | None:
+    """The engine's name of the tensor that a tensor of the trainer, whose name is mapped, is stored in."""
     if mapped in engine_names:
         return mapped
     for fused, parts in getattr(model, "packed_modules_mapping", {}).items():
@@ -123,35 +198,3 @@ def _place(model: Any, mapped: str, engine_names: Mapping[str, Any]) -> str | No
             if candidate != mapped and candidate in engine_names:
                 return candidate
     return None
-
-
-def differing(sent: Mapping[str, int], workers: Sequence[Held]) -> list[str]:
-    """Names of the engine's tensors that are not what the trainer sent.
-
-    Args:
-        sent: Checksums of the trainer's tensors.
-        workers: What each rank of a tensor-parallel group holds: a part of a tensor, or a copy of all of it.
-
-    Example:
-        >>> sources = {"qkv": ["q", "k", "v"], "norm": ["norm"]}
-        >>> sent = {"q": 1, "k": 2, "v": 3, "norm": 7}
-        >>> differing(sent, [Held({"qkv": 6, "norm": 8}, sources)])
-        ['norm']
-    """
-    found = []
-    for name, parts in workers[0].sources.items():
-        wanted = sum(sent[part] for part in parts) % 2**64
-        values = [worker.checksums[name] for worker in workers]
-        if not parts or (sum(values) % 2**64 != wanted and any(value != wanted for value in values)):
-            found.append(name)
-    return found
-
-
-def repack(model: nn.Module) -> None:
-    """Renew the packed copies that a reload leaves as they were: those of layers that keep their weight, on a CPU."""
-    layers: Iterable[Any] = filter(_packed, model.modules())
-    for layer in layers:
-        if layer.weight.numel():
-            from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-
-            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)

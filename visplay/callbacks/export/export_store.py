@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from visplay.data.files import force_to_disk, replacing
-from visplay.functional.phases import RoleName
 
 _GIB = 1 << 30
 
@@ -27,7 +26,7 @@ class Retention:
 
     Args:
         last: Latest iterations that stay.
-        metric: Measure of the validation that decides which iteration is the best, which stays too, such as
+        metric: Metric of the validation that decides which iteration is the best, which stays too, such as
             ``val/heldout/rule_accuracy``; null keeps no best one.
         highest: Whether the highest value is the best, or the lowest.
         max_gib: Most that all exports may take, in GiB; null leaves it to the disk.
@@ -50,7 +49,7 @@ class Retention:
 
     @property
     def most(self) -> int:
-        """Most iterations that lie on the disk at a time: those that stay, and the one being written."""
+        """Most iterations that are on the disk at a time: those that stay, and the one being written."""
         return self.last + (self.metric is not None) + 1
 
 
@@ -72,15 +71,15 @@ class ExportStore:
         path = self.directory / "exports.json"
         found = json.loads(path.read_text(encoding="utf-8"))["scores"] if path.is_file() else {}
         scores = {int(iteration): score for iteration, score in found.items()}
-        return {iteration: score for iteration, score in scores.items() if self.place(iteration).is_dir()}
+        return {iteration: score for iteration, score in scores.items() if self.path(iteration).is_dir()}
 
     @property
     def best(self) -> int | None:
         """The best iteration, the first of equals; None where none has a score."""
         return best_of(self.scores, self.keep.highest)
 
-    def place(self, iteration: int, role: RoleName | None = None) -> Path:
-        """Where an iteration, or a role's export of it, lies."""
+    def path(self, iteration: int, role: str | None = None) -> Path:
+        """Of an iteration, or of a role's export of it."""
         directory = self.directory / f"iteration-{iteration}"
         return directory if role is None else directory / role
 
@@ -109,8 +108,8 @@ class ExportStore:
             )
         check_disk(self.directory, most - directory_bytes(self.directory))
 
-    def write(self, iteration: int, role: RoleName, needed_bytes: int, write: Callable[[Path], None]) -> Path:
-        """Write an export in the place of an earlier one of the same iteration and role.
+    def write(self, iteration: int, role: str, needed_bytes: int, write: Callable[[Path], None]) -> Path:
+        """Write an export, instead of an earlier one of the same iteration and role.
 
         Args:
             iteration: After which it was learned.
@@ -121,14 +120,20 @@ class ExportStore:
         Raises:
             DiskBudgetError: It does not fit; nothing was written.
         """
-        place, scores = self.place(iteration, role), self.scores
+        path, scores = self.path(iteration, role), self.scores
         for left in self.directory.glob("iteration-*/.*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        self._check_room(needed_bytes, place)
-        write_whole(place, write)
+        there = directory_bytes(self.directory) - directory_bytes(path)
+        if self.keep.max_gib is not None and there + needed_bytes > self.keep.max_gib * _GIB:
+            raise DiskBudgetError(
+                f"max_gib: {there / _GIB:.2f} GiB are there and {needed_bytes / _GIB:.2f} GiB are needed, more than "
+                f"{self.keep.max_gib:g} GiB; raise it, or lower keep.last or the dtype"
+            )
+        check_disk(self.directory, needed_bytes)
+        write_whole(path, write)
         scores.setdefault(iteration, None)
         self._note(scores)
-        return place
+        return path
 
     def finish(self, iteration: int, score: float | None) -> None:
         """Note the score of an iteration that is complete, and let go what does not stay."""
@@ -138,7 +143,7 @@ class ExportStore:
         best = best_of(scores, self.keep.highest) if self.keep.metric is not None else None
         for gone in sorted(scores)[: -self.keep.last]:
             if gone != best:
-                shutil.rmtree(self.place(gone), ignore_errors=True)
+                shutil.rmtree(self.path(gone), ignore_errors=True)
                 del scores[gone]
         self._note(scores)
 
@@ -147,15 +152,6 @@ class ExportStore:
         facts["scores"] = {str(each): scores[each] for each in sorted(scores)}
         with replacing(self.directory / "exports.json") as file:
             file.write(json.dumps(facts, indent=2).encode())
-
-    def _check_room(self, needed_bytes: int, replaced: Path) -> None:
-        there = directory_bytes(self.directory) - directory_bytes(replaced)
-        if self.keep.max_gib is not None and there + needed_bytes > self.keep.max_gib * _GIB:
-            raise DiskBudgetError(
-                f"max_gib: {there / _GIB:.2f} GiB are there and {needed_bytes / _GIB:.2f} GiB are needed, more than "
-                f"{self.keep.max_gib:g} GiB; raise it, or lower keep.last or the dtype"
-            )
-        check_disk(self.directory, needed_bytes)
 
 
 def best_of(scores: dict[int, float | None], highest: bool = True) -> int | None:

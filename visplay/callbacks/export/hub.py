@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
+
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -57,16 +59,13 @@ def push_to_hub(directory: Path, target: HubTarget, role: str, message: str, api
         UploadError: The Hub rejects or is not reached, or the repository is there and public where a private one is
             asked for.
     """
-    if api is None:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
+    api = HfApi() if api is None else api
     repo = target.name(role)
     try:
         api.create_repo(repo, private=target.private, exist_ok=True)
         is_private = api.repo_info(repo).private
         if is_private or not target.private:
-            api.upload_directory(repo_id=repo, directory_path=str(directory), commit_message=message)
+            api.upload_folder(repo_id=repo, folder_path=str(directory), commit_message=message)
     except Exception as error:  # whatever the network or the Hub does, the export is on the disk
         raise UploadError(f"{str(directory)!r} is complete, and was not uploaded to {repo}: {error}") from error
     if target.private and not is_private:

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from visplay.functional.phases import RoleName
 from visplay.modules.policy.saving import ExportFormat
 
 
@@ -26,10 +25,10 @@ class CardFacts:
         iteration: After which iteration of self-play; None where that is not known.
         data: What it learned from, by kind.
         settings: Of its learning, as plain values.
-        scores: What ``Evaluation`` measured (``scores`` of its scores.json): benchmark, "measures", measure, estimate.
+        scores: What ``Evaluation`` measured (``scores`` of its scores.json): benchmark, "metrics", metric, estimate.
     """
 
-    role: RoleName
+    role: str
     base: str
     form: ExportFormat
     iteration: int | None = None
@@ -71,15 +70,15 @@ def read_scores(run: Path, iteration: int) -> dict[str, Any]:
 
 
 def score_of(scores: Mapping[str, Any], metric: str) -> float | None:
-    """The value of ``val/benchmark/measure`` in what ``read_scores`` found; None where it is not there.
+    """The value of ``val/benchmark/metric`` in what ``read_scores`` found; None where it is not there.
 
     Example:
-        >>> score_of({"mmmu": {"measures": {"rule_accuracy": {"value": 0.5}}}}, "val/mmmu/rule_accuracy")
+        >>> score_of({"mmmu": {"metrics": {"rule_accuracy": {"value": 0.5}}}}, "val/mmmu/rule_accuracy")
         0.5
     """
     _, _, rest = metric.partition("/")
     benchmark, _, measure = rest.partition("/")
-    estimate = scores.get(benchmark, {}).get("measures", {}).get(measure)
+    estimate = scores.get(benchmark, {}).get("metrics", {}).get(measure)
     return None if estimate is None else estimate["value"]
 
 
@@ -91,40 +90,31 @@ def model_card(facts: CardFacts) -> str:
     head |= {"base_model": base} if "/" in base else {}
     after = "" if facts.iteration is None else f" after iteration {facts.iteration} of self-play"
     kind = "A LoRA adapter for" if facts.form.adapter_only else "Learned from"
-    sections = [
+    texts = {
+        "Data": "\n".join(f"- {name}: {value}" for name, value in facts.data.items()),
+        "Scores": _score_table(facts.scores),
+        "Use": _usage(facts.form),
+        "Settings": f"```yaml\n{yaml.safe_dump(plain(facts.settings))}```" if facts.settings else "",
+    }
+    parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {facts.role.capitalize()}{after}",
         f"{kind} {base} with VisPlay (arXiv 2511.15661). Weights in {facts.form.dtype}, cast once from float32.",
-        _section("Data", _lines(facts.data)),
-        _section("Scores", _score_table(facts.scores)),
-        _section("Use", _usage(facts.form)),
-        _section("Settings", f"```yaml\n{yaml.safe_dump(plain(facts.settings))}```" if facts.settings else ""),
+        *(f"## {title}\n\n{text}" for title, text in texts.items() if text),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _section(title: str, text: str) -> str:
-    return f"## {title}\n\n{text}" if text else ""
-
-
-def _lines(facts: Mapping[str, str]) -> str:
-    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    return "\n\n".join(parts) + "\n"
 
 
 def _score_table(scores: Mapping[str, Any]) -> str:
-    rows = [
-        f"| {benchmark} | {measure} | {estimate['value']:.4f} | {_interval(estimate)} | {estimate['size']} |"
-        for benchmark, report in scores.items()
-        for measure, estimate in report["measures"].items()
-        if estimate is not None and estimate["value"] is not None
-    ]
-    head = ["| benchmark | measure | value | 95 % interval | of |", "|---|---|---|---|---|"]
+    rows = []
+    for benchmark, report in scores.items():
+        for metric, estimate in report["metrics"].items():
+            if estimate is not None and estimate["value"] is not None:
+                low, high = estimate["low"], estimate["high"]
+                interval = "–" if None in (low, high) else f"{low:.4f} to {high:.4f}"
+                rows.append(f"| {benchmark} | {metric} | {estimate['value']:.4f} | {interval} | {estimate['size']} |")
+    head = ["| benchmark | metric | value | 95 % interval | of |", "|---|---|---|---|---|"]
     return "\n".join(head + rows) if rows else ""
-
-
-def _interval(estimate: Mapping[str, Any]) -> str:
-    ends = estimate["low"], estimate["high"]
-    return "–" if None in ends else f"{ends[0]:.4f} to {ends[1]:.4f}"
 
 
 def _usage(form: ExportFormat) -> str:

@@ -1,1 +1,1 @@
-"""Benchmarks: their tables, sources, downloads and lock."""
+"""Benchmarks: their tables, sources and downloads."""

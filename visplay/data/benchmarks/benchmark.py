@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
 
-from visplay.answered import BenchmarkBatch
-from visplay.data.images import UnusableItemError
+from visplay.benchmark_answers import BenchmarkBatch
+from visplay.data.image_folder import UnusableItemError
 from visplay.types import Example
-
-logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -38,7 +35,7 @@ class Benchmark(Dataset[Example]):
         name: Goes into the metrics' names.
         examples: The rows, in memory or read when they are asked for; keys differ.
         votes: Answers to sample per question besides the greedy one; 0 for none.
-        scoring: Which measures it has of its own, see ``visplay.metrics.BenchmarkScores``.
+        scoring: Which metrics it has of its own, see ``visplay.metrics.BenchmarkScores``.
 
     Attributes:
         keys: Identities of all rows, good or bad, in the order of the source.
@@ -52,8 +49,8 @@ class Benchmark(Dataset[Example]):
         self, name: str, examples: Sequence[Example] | Rows, votes: int = 0, scoring: str = "accuracy"
     ) -> None:
         self.keys = tuple(examples.keys) if isinstance(examples, Rows) else tuple(e.key for e in examples)
-        self._places = {key: place for place, key in enumerate(self.keys)}
-        if len(self._places) != len(self.keys):
+        self._index = {key: index for index, key in enumerate(self.keys)}
+        if len(self._index) != len(self.keys):
             repeated = [key for key, count in Counter(self.keys).items() if count > 1]
             raise ValueError(f"examples: the keys of benchmark {name!r} must differ; repeated: {repeated[:5]}")
         self.name = name
@@ -67,12 +64,7 @@ class Benchmark(Dataset[Example]):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Example:
-        """Read one row.
-
-        Raises:
-            IndexError: If there is no such index.
-            UnusableItemError: If the row cannot be used.
-        """
+        """Read one row; an IndexError if there is none, an ``UnusableItemError`` if it cannot be used."""
         return self.examples[range(len(self))[index]]
 
     def read_usable(self, indices: Sequence[int]) -> list[Example]:
@@ -82,39 +74,28 @@ class Benchmark(Dataset[Example]):
             try:
                 examples.append(self[index])
             except UnusableItemError as error:
-                self._skip(error)
+                error.count_in(self.skipped)
         return examples
 
     def check(self, key: str, problem: str, answer: str) -> None:
         """Reject a result that was made from another row than the one that its key names.
 
-        Args:
-            key: Identity that the result carries.
-            problem: The question that it answers.
-            answer: The gold answer that it is compared with.
-
         Raises:
-            ValueError: If there is no such key, or its row has another question or another gold answer.
+            ValueError: There is no row of this key, or it has another question or another gold answer than the result.
         """
-        place = self._places.get(key)
-        if place is None:
+        index = self._index.get(key)
+        if index is None:
             raise ValueError(f"key: benchmark {self.name!r} has no row {key!r}")
-        for what, found, expected in zip(("problem", "answer"), (problem, answer), self._texts(place), strict=True):
+        if isinstance(self.examples, Rows):
+            texts = self.examples.texts(index)
+        else:
+            texts = self.examples[index].problem, self.examples[index].answer
+        for what, found, expected in zip(("problem", "answer"), (problem, answer), texts, strict=True):
             if found != expected:
                 raise ValueError(
                     f"{what}: benchmark {self.name!r} has {expected!r} in the row {key!r}, got {found!r}; "
                     "the rows are shifted, or the file has changed"
                 )
-
-    def _texts(self, place: int) -> tuple[str, str]:
-        if isinstance(self.examples, Rows):
-            return self.examples.texts(place)
-        return self.examples[place].problem, self.examples[place].answer
-
-    def _skip(self, error: UnusableItemError) -> None:
-        if error.key not in self.skipped:
-            self.skipped[error.key] = error.reason
-            logger.warning("skipped %s: %s (%d so far)", error.key, error.reason, len(self.skipped))
 
 
 class BenchmarkBatches:
@@ -126,13 +107,10 @@ class BenchmarkBatches:
 
     Args:
         benchmark: The benchmark.
-        size: Rows of a batch.
+        size: Rows of a batch, at least 1.
         done: Keys of the rows that need no answer any more.
         rank: Whose batches.
         world_size: Number of ranks.
-
-    Raises:
-        ValueError: ``size`` is not positive.
     """
 
     def __init__(

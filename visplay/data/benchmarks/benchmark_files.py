@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from visplay.data.files import replacing
-from visplay.data.generated import PngEncoder
+from visplay.data.generated import PngEncoder, in_chunks, write_rows
 from visplay.types import Example
 
 _SCHEMA = pa.schema(
@@ -23,7 +21,6 @@ _SCHEMA = pa.schema(
         "problem_type": pa.string(),
     }
 )
-_ROWS_PER_GROUP = 32
 
 
 def write_benchmarks(path: str | Path, benchmarks: Mapping[str, Sequence[Example]]) -> None:
@@ -37,22 +34,16 @@ def write_benchmarks(path: str | Path, benchmarks: Mapping[str, Sequence[Example
         benchmarks: Rows of each benchmark, by its name.
     """
     encode = PngEncoder()
-    with (
-        replacing(Path(path)) as file,
-        pq.ParquetWriter(file, _SCHEMA, write_page_checksum=True) as writer,
-    ):
-        for name, examples in benchmarks.items():
-            for start in range(0, len(examples), _ROWS_PER_GROUP):
-                rows = [_row(name, example, encode) for example in examples[start : start + _ROWS_PER_GROUP]]
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
 
+    def row(name: str, example: Example) -> dict[str, Any]:
+        return {
+            "id": example.key.removeprefix(f"{name}/"),
+            "problem": example.problem,
+            "answer": example.answer,
+            "images": [{"bytes": encode(image), "path": None} for image in example.images],
+            "file_name": name,
+            "problem_type": example.problem_type,
+        }
 
-def _row(name: str, example: Example, encode: PngEncoder) -> dict[str, Any]:
-    return {
-        "id": example.key.removeprefix(f"{name}/"),
-        "problem": example.problem,
-        "answer": example.answer,
-        "images": [{"bytes": encode(image), "path": None} for image in example.images],
-        "file_name": name,
-        "problem_type": example.problem_type,
-    }
+    named = ((name, chunk) for name, examples in benchmarks.items() for chunk in in_chunks(examples))
+    write_rows(path, _SCHEMA, ([row(name, example) for example in chunk] for name, chunk in named))

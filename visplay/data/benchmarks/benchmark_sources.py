@@ -1,4 +1,4 @@
-"""What a benchmark is and where its rows lie: settings alone, nothing is opened."""
+"""What a benchmark is and where its rows are: settings alone, nothing is opened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BenchmarkColumns:
         problem: The question, text; ``<image>`` and ``<image 2>`` stand for its images.
         answer: The gold answer; numbers and booleans become text.
         images: The images, in any shape that ``read_images`` takes; None for the first of images, image, img,
-            image, images.
+            picture, pictures.
         key: Identity of the row; None for the first of id, question_id, problem_id, sample_index, index, pid that
             differs in every row of the benchmark, and file and row number where there is none.
         part: Tells apart the benchmarks that one file holds.
@@ -52,8 +52,8 @@ class BenchmarkSource:
         blank_problem: Stands in for a question without text, which is then in the image; None if such a row cannot
             be used.
         votes: Answers to sample per question besides the greedy one; 0 for none.
-        scoring: Which measures the benchmark has of its own, see ``visplay.metrics.BenchmarkScores``.
-        published_rows: Rows that the paper's table has, to be told beside the number found.
+        scoring: Which metrics the benchmark has of its own, see ``visplay.metrics.BenchmarkScores``.
+        published_rows: Rows that the paper's table has, to be told alongside the number found.
         limits: Rows with an image that breaks them are skipped.
 
     Raises:

@@ -12,8 +12,7 @@ from pathlib import Path
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
 from visplay.data.benchmarks.benchmark_table import BenchmarkTable
-from visplay.data.benchmarks.downloads import Hub, download, match_files
-from visplay.data.benchmarks.lock import check_hash, read_lock
+from visplay.data.benchmarks.downloads import Hub, check_hash, download, match_files, read_lock
 from visplay.data.sources import find_origin
 
 logger = logging.getLogger(__name__)
@@ -52,15 +51,11 @@ class BenchmarkSuite:
                 raise ValueError(f"revision: one data set has one revision; {repo!r} has {sorted(revisions)}")
         if self.validation is not None:
             object.__setattr__(self, "validation", tuple(self.validation))
-            self._refuse_unknown("validation", self.validation)
+            self._check_names("validation", self.validation)
 
     def choose(self, names: Collection[str]) -> BenchmarkSuite:
-        """The benchmarks with these names, and what ``validation`` uses of them.
-
-        Raises:
-            ValueError: If there is no such name.
-        """
-        self._refuse_unknown("names", names)
+        """The benchmarks with these names, and what ``validation`` uses of them; a ValueError for an unknown name."""
+        self._check_names("names", names)
         sources = tuple(source for source in self.sources if source.name in names)
         validation = None if self.validation is None else tuple(name for name in self.validation if name in names)
         return replace(self, sources=sources, validation=validation)
@@ -81,40 +76,41 @@ class BenchmarkSuite:
             patterns = [source.files for source in group]
             download(hub, Path(self.directory), repo, group[0].revision, patterns, update)
 
-    def _refuse_unknown(self, argument: str, names: Collection[str]) -> None:
+    def _check_names(self, argument: str, names: Collection[str]) -> None:
         known = [source.name for source in self.sources]
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"{argument}: there is no benchmark {unknown}, only {known}")
 
     def _open(self, source: BenchmarkSource) -> Benchmark:
-        files = _find_local(source) if source.repo is None else self._find_prepared(source, source.repo)
+        if source.repo is None:
+            origin = find_origin(str(source.path), source.split)
+            if origin.split is None or origin.split not in origin.files:
+                raise FileNotFoundError(
+                    f"path: benchmark {source.name!r} needs parquet or arrow files, got {source.path!r}"
+                )
+            paths = [Path(os.path.abspath(file)) for file in origin.files[origin.split]]
+            directory = Path(os.path.commonpath([path.parent for path in paths]))
+            files = {path.relative_to(directory).as_posix(): path for path in paths}
+        else:
+            entry = read_lock(Path(self.directory)).get(source.repo)
+            if (
+                entry is None
+                or source.files not in entry.patterns
+                or source.revision not in (entry.revision, entry.commit)
+            ):
+                raise FileNotFoundError(
+                    f"benchmarks: {source.name!r} needs {source.files!r} of {source.repo!r} at {source.revision!r} in "
+                    f"{self.directory!r}; run `visplay prepare` with this configuration, or give a path"
+                )
+            names = match_files(entry.files, [source.files])
+            files = {name: Path(self.directory, source.repo, name) for name in names}
+            for name, path in files.items():
+                check_hash(path, entry.files[name])
         rows = BenchmarkTable(source, files, self.max_images)
         left_out = f", {rows.left_out} left out" if rows.left_out else ""
         published = "" if source.published_rows is None else f", the paper's table has {source.published_rows}"
         logger.info("%s: %d rows%s%s", source.name, len(rows), left_out, published)
         return Benchmark(source.name, rows, source.votes, source.scoring)
-
-    def _find_prepared(self, source: BenchmarkSource, repo: str) -> dict[str, Path]:
-        directory = Path(self.directory)
-        entry = read_lock(directory).get(repo)
-        if entry is None or source.files not in entry.patterns or source.revision not in (entry.revision, entry.commit):
-            raise FileNotFoundError(
-                f"benchmarks: {source.name!r} needs {source.files!r} of {repo!r} at {source.revision!r} in "
-                f"{self.directory!r}; run `visplay prepare` with this configuration, or give a path"
-            )
-        names = match_files(entry.files, [source.files])
-        for name in names:
-            check_hash(directory / repo / name, entry.files[name])
-        return {name: directory / repo / name for name in names}
-
-
-def _find_local(source: BenchmarkSource) -> dict[str, Path]:
-    origin = find_origin(str(source.path), source.split)
-    if origin.split is None or origin.split not in origin.files:
-        raise FileNotFoundError(f"path: benchmark {source.name!r} needs parquet or arrow files, got {source.path!r}")
-    files = [Path(os.path.abspath(file)) for file in origin.files[origin.split]]
-    directory = Path(os.path.commonpath([file.parent for file in files]))
-    return {file.relative_to(directory).as_posix(): file for file in files}
 
 
 def _by_repo(sources: Collection[BenchmarkSource]) -> Iterator[tuple[str, list[BenchmarkSource]]]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
 from typing import Any
 
 import datasets
-from PIL.Image import Image
 
 from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
-from visplay.data.cells import count_marks, read_metadata, read_options, read_text, write_problem
-from visplay.data.columns import count_per_row, find_column, read_image, split_images
-from visplay.data.decoding import ImageLimits
-from visplay.data.images import UnusableItemError
+from visplay.data.image_columns import count_per_row, find_column, read_image, split_images
+from visplay.data.image_folder import UnusableItemError
+from visplay.data.question_text import count_marks, read_metadata, read_options, read_text, write_problem
 from visplay.data.sources import find_origin, open_origin
 from visplay.types import Example
 
@@ -52,7 +50,7 @@ class BenchmarkTable:
     """Rows of a benchmark in the order of the source; nothing is decoded before a row is asked for.
 
     The key is ``name/id``, or ``name/file:row`` where no column identifies the rows: the row number within the file,
-    whatever is left out or cannot be used. ``image_id`` is the key. A row holds all its images in their order; one of
+    whatever is left out or cannot be used. ``image_id`` is the key. A row has all its images in their order; one of
     which an image is missing is unusable, not shortened. Nulls after the last image of a row are padding.
 
     Args:
@@ -71,14 +69,26 @@ class BenchmarkTable:
 
     def __init__(self, source: BenchmarkSource, files: Mapping[str, Path], max_images: int | None = None) -> None:
         self.source = source
-        self._files = [_open(source, name, path) for name, path in files.items()]
-        rows = [(place, row) for place, file in enumerate(self._files) for row in _find_part(source, file)]
+        opened = [_open(source, name, path) for name, path in files.items()]
+        if source.part is not None:
+            _check_column(source, "part", source.columns.part, opened)
+        rows: list[tuple[_File, int]] = []
+        for file in opened:
+            parts = [None] * len(file.table) if source.part is None else file.column(source.columns.part)
+            rows += [(file, row) for row, part in enumerate(parts) if part == source.part]
         if not rows:
-            raise ValueError(_explain_no_part(source, self._files))
-        identities = self._identify(rows)
-        kept = range(len(rows)) if max_images is None else self._find_small(rows, max_images)
-        if not kept:
-            raise ValueError(f"max_images: benchmark {source.name!r} has no row with at most {max_images} images")
+            known = Counter(str(part) for file in opened for part in file.column(source.columns.part))
+            raise ValueError(
+                f"part: benchmark {source.name!r} has no row whose {source.columns.part} is {source.part!r}; "
+                f"its files hold {dict(known)}"
+            )
+        identities = _identify(source, opened, rows)  # of all rows, so that they do not depend on which are left out
+        kept = list(range(len(rows)))
+        if max_images is not None:
+            counts = {file.name: count_per_row(file.table.data.column(file.images)) for file in opened}
+            kept = [index for index, (file, row) in enumerate(rows) if counts[file.name][row] <= max_images]
+            if not kept:
+                raise ValueError(f"max_images: benchmark {source.name!r} has no row with at most {max_images} images")
         self._rows = [rows[index] for index in kept]
         self.left_out = len(rows) - len(kept)
         self.keys: tuple[str, ...] = tuple(f"{source.name}/{identities[index]}" for index in kept)
@@ -96,12 +106,31 @@ class BenchmarkTable:
                 decode or breaks the limits, or its options cannot be read.
         """
         index = range(len(self))[index]
-        place, row = self._rows[index]
-        file = self._files[place]
+        key, columns = self.keys[index], self.source.columns
+        file, number = self._rows[index]
+        row = file.table[number]
         try:
-            return self._example(self.keys[index], file, file.table[row])
+            cells = _take_images(row[file.images])
+            problem, answer = self._texts(row, len(cells))
+            images = []
+            for number, cell in enumerate(cells, start=1):
+                try:
+                    images.append(read_image(cell, file.directory, self.source.limits))
+                except ValueError as error:
+                    raise ValueError(f"image {number} of {len(cells)}: {error}") from error
+            used = (columns.problem, columns.answer, columns.problem_type, columns.options, file.images)
+            return Example(
+                key=key,
+                image=images[0],
+                problem=problem,
+                answer=answer,
+                problem_type=read_text(row, columns.problem_type),
+                image_id=key,
+                further_images=tuple(images[1:]),
+                metadata=read_metadata(row, used, read_options(row.get(columns.options))),
+            )
         except ValueError as error:
-            raise UnusableItemError(self.keys[index], str(error)) from error
+            raise UnusableItemError(key, str(error)) from error
 
     def texts(self, index: int) -> tuple[str, str]:
         """Question and gold answer of a row as ``__getitem__`` gives them; its images are not decoded.
@@ -109,67 +138,24 @@ class BenchmarkTable:
         Raises:
             UnusableItemError: If the row cannot be used for another reason than the content of its images.
         """
-        place, number = self._rows[index]
-        file = self._files[place]
+        file, number = self._rows[index]
         row = file.table[number]
         try:
             return self._texts(row, len(_take_images(row[file.images])))
         except ValueError as error:
             raise UnusableItemError(self.keys[index], str(error)) from error
 
-    def _example(self, key: str, file: _File, row: dict[str, Any]) -> Example:
-        columns, cells = self.source.columns, _take_images(row[file.images])
-        problem, answer = self._texts(row, len(cells))
-        first, *others = _decode(cells, file.directory, self.source.limits)
-        used = (columns.problem, columns.answer, columns.problem_type, columns.options, file.images)
-        return Example(
-            key=key,
-            image=first,
-            problem=problem,
-            answer=answer,
-            problem_type=read_text(row, columns.problem_type),
-            image_id=key,
-            further_images=tuple(others),
-            metadata=read_metadata(row, used, read_options(row.get(columns.options))),
-        )
-
     def _texts(self, row: dict[str, Any], images: int) -> tuple[str, str]:
         columns = self.source.columns
         written, options = read_text(row, columns.problem), read_options(row.get(columns.options))
         if (named := count_marks("\n".join((written, *options)))) > images:
-            raise ValueError(f"the {columns.problem} names {named} images, the row holds {images}")
+            raise ValueError(f"the {columns.problem} names {named} images, the row has {images}")
         problem = write_problem(written, options, images, self.source.blank_problem or "")
         answer = read_text(row, columns.answer)
         for name, text in ((columns.problem, problem), (columns.answer, answer)):
             if not text:
                 raise ValueError(f"no {name}: {row[name]!r}")
         return problem, answer
-
-    def _find_small(self, rows: list[tuple[int, int]], max_images: int) -> list[int]:
-        """Which of some rows have few enough images."""
-        counts = [count_per_row(file.table.data.column(file.images)) for file in self._files]
-        return [index for index, (place, row) in enumerate(rows) if counts[place][row] <= max_images]
-
-    def _identify(self, rows: list[tuple[int, int]]) -> list[str]:
-        """Identities of all rows of the benchmark, so that they do not depend on which are left out."""
-        for column in self._key_candidates():
-            values = [file.column(column) for file in self._files]
-            identities = [_read_identity(values[place][row]) for place, row in rows]
-            if fault := _find_fault(identities):
-                if self.source.columns.key is not None:
-                    raise ValueError(f"columns.key: {column!r} of benchmark {self.source.name!r} {fault}")
-                logger.info("%s: %r does not identify rows, it %s", self.source.name, column, fault)
-                continue
-            return identities
-        return [f"{self._files[place].name}:{row}" for place, row in rows]
-
-    def _key_candidates(self) -> Iterator[str]:
-        wanted = self.source.columns.key
-        for name in KEY_COLUMNS if wanted is None else (wanted,):
-            if all(name in file.table.column_names for file in self._files):
-                yield name
-            elif wanted is not None:
-                _refuse_missing(self.source, "key", name, self._files)
 
 
 def _open(source: BenchmarkSource, name: str, path: Path) -> _File:
@@ -190,40 +176,36 @@ def _open(source: BenchmarkSource, name: str, path: Path) -> _File:
     return _File(name, origin.directory, images, table)
 
 
-def _find_part(source: BenchmarkSource, file: _File) -> list[int]:
-    """Numbers of the rows that belong to the benchmark."""
-    if source.part is None:
-        return list(range(len(file.table)))
-    if source.columns.part not in file.table.column_names:
-        _refuse_missing(source, "part", source.columns.part, [file])
-    return [row for row, part in enumerate(file.column(source.columns.part)) if part == source.part]
-
-
-def _explain_no_part(source: BenchmarkSource, files: list[_File]) -> str:
-    parts = Counter(str(part) for file in files for part in file.column(source.columns.part)) if source.part else {}
-    return (
-        f"part: benchmark {source.name!r} has no row whose {source.columns.part} is {source.part!r}; "
-        f"its files hold {dict(parts)}"
-    )
-
-
-def _refuse_missing(source: BenchmarkSource, argument: str, column: str, files: list[_File]) -> None:
+def _check_column(source: BenchmarkSource, argument: str, column: str, files: list[_File]) -> None:
     names = {file.name: file.table.column_names for file in files}
-    raise ValueError(f"columns.{argument}: benchmark {source.name!r} has no column {column!r} in all files: {names}")
+    if not all(column in found for found in names.values()):
+        raise ValueError(
+            f"columns.{argument}: benchmark {source.name!r} has no column {column!r} in all files: {names}"
+        )
 
 
-def _read_identity(value: object) -> str:
-    if not isinstance(value, str | Number) or isinstance(value, float):
-        return ""
-    return str(value).strip()
-
-
-def _find_fault(identities: list[str]) -> str:
-    """Why these do not identify rows; empty if they do."""
-    if missing := [place for place, identity in enumerate(identities) if not identity]:
-        return f"is empty, or neither text nor a whole number, in {len(missing)} rows"
-    repeated = [identity for identity, count in Counter(identities).items() if count > 1]
-    return f"has {len(repeated)} values more than once: {repeated[:_SHOWN]}" if repeated else ""
+def _identify(source: BenchmarkSource, files: list[_File], rows: list[tuple[_File, int]]) -> list[str]:
+    """The identity of every row: by the wanted column, or the first that identifies rows, or by file and row number."""
+    wanted = source.columns.key
+    if wanted is not None:
+        _check_column(source, "key", wanted, files)
+    for column in KEY_COLUMNS if wanted is None else (wanted,):
+        if not all(column in file.table.column_names for file in files):
+            continue
+        values = {file.name: file.column(column) for file in files}
+        found = [values[file.name][row] for file, row in rows]
+        named = [isinstance(value, str | Number) and not isinstance(value, float) for value in found]
+        identities = [str(value).strip() if name else "" for value, name in zip(found, named, strict=True)]
+        if missing := identities.count(""):
+            error = f"is empty, or neither text nor a whole number, in {missing} rows"
+        elif repeated := [identity for identity, count in Counter(identities).items() if count > 1]:
+            error = f"has {len(repeated)} values more than once: {repeated[:_SHOWN]}"
+        else:
+            return identities
+        if wanted is not None:
+            raise ValueError(f"columns.key: {column!r} of benchmark {source.name!r} {error}")
+        logger.info("%s: %r does not identify rows, it %s", source.name, column, error)
+    return [f"{file.name}:{row}" for file, row in rows]
 
 
 def _take_images(cell: object) -> list[Any]:
@@ -237,17 +219,7 @@ def _take_images(cell: object) -> list[Any]:
         groups.pop()
     if not groups:
         raise ValueError("no image")
-    for place, group in enumerate(groups, start=1):
+    for number, group in enumerate(groups, start=1):
         if not group:
-            raise ValueError(f"image {place} of {len(groups)} is missing")
+            raise ValueError(f"image {number} of {len(groups)} is missing")
     return [image for group in groups for image in group]
-
-
-def _decode(cells: list[Any], directory: Path | None, limits: ImageLimits) -> list[Image]:
-    images = []
-    for place, cell in enumerate(cells, start=1):
-        try:
-            images.append(read_image(cell, directory, limits))
-        except ValueError as error:
-            raise ValueError(f"image {place} of {len(cells)}: {error}") from error
-    return images

@@ -1,31 +1,51 @@
-"""Data sets of the Hub on this disk: downloaded at one commit, every file checked by its hash.
+"""Data sets of the Hub on this disk: downloaded at one commit, on record with the SHA-256 of every file.
 
-Nothing here is called by training or validation; ``visplay prepare`` alone asks the Hub.
+Nothing here but the check of hashes is called by training or validation; ``visplay prepare`` alone asks the Hub.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
-from visplay.data.benchmarks.lock import Locked, check_hash, read_lock, write_lock
-from visplay.data.files import sha256
+from visplay.data.files import replacing, sha256
 
 logger = logging.getLogger(__name__)
+
+LOCK_NAME = "benchmarks.lock.json"
+
+
+@dataclass(frozen=True)
+class Locked:
+    """One data set of the Hub as it was downloaded.
+
+    Args:
+        revision: What was asked for: branch, tag or commit.
+        commit: What that was when it was first downloaded.
+        files: SHA-256 of each file by its path in the data set, 64 hexadecimal digits.
+        patterns: What was asked for: every file of the data set that matches one of them is in ``files``.
+    """
+
+    revision: str
+    commit: str
+    files: dict[str, str] = field(default_factory=dict)
+    patterns: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a data set on the Hub holds at one commit.
+    """The files of a data set on the Hub at one commit.
 
     Args:
         commit: The commit.
@@ -36,38 +56,25 @@ class Snapshot:
     files: Mapping[str, str | None]
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """A file of a data set at a commit, with its hash where that is known."""
-
-    repo: str
-    commit: str
-    file: str
-    sha256: str | None
-
-    def __str__(self) -> str:
-        return f"{self.file!r} of {self.repo!r} at {self.commit} with the SHA-256 {self.sha256}"
-
-
 class Hub(Protocol):
     """Where data sets are downloaded from."""
 
     def look_up(self, repo: str, revision: str) -> Snapshot:
-        """What the data set holds at a branch, tag or commit."""
+        """The files of the data set at a branch, tag or commit."""
 
     def fetch(self, repo: str, commit: str, file: str, directory: Path) -> Path:
         """Download one file below a directory, and return where it is."""
 
 
 class HuggingFaceHub:
-    """The Hugging Face Hub; address and key come from the environment."""
+    """The Hugging Face Hub; address and key come from the environment.
+
+    Files are fetched one by one, not with ``snapshot_download``, so that each is in place only after its hash was
+    compared, and what is complete is not lost when another one fails.
+    """
 
     def look_up(self, repo: str, revision: str) -> Snapshot:
-        """What the data set holds at a branch, tag or commit.
-
-        Raises:
-            OSError: If the Hub cannot be reached or has no such data set or revision.
-        """
+        """The files of the data set at a branch, tag or commit; an OSError if the Hub fails."""
         try:
             info = HfApi().dataset_info(repo, revision=revision, files_metadata=True)
         except HTTPError as error:
@@ -76,11 +83,7 @@ class HuggingFaceHub:
         return Snapshot(str(info.sha), files)
 
     def fetch(self, repo: str, commit: str, file: str, directory: Path) -> Path:
-        """Download one file below a directory, and return where it is.
-
-        Raises:
-            OSError: If the Hub cannot be reached or has no such file.
-        """
+        """Download one file below a directory, and return where it is; an OSError if the Hub fails."""
         try:
             return Path(hf_hub_download(repo, file, repo_type="dataset", revision=commit, local_dir=directory))
         except HTTPError as error:
@@ -89,11 +92,11 @@ class HuggingFaceHub:
 
 def download(
     hub: Hub, directory: Path, repo: str, revision: str, patterns: Sequence[str], update: bool = False
-) -> list[Path]:
+) -> None:
     """Bring the files of a data set here, at the commit on record, or else at the one that the revision is now.
 
-    A file that is here already is checked, not downloaded again. A file is put in its place after its hash was compared
-    with the one on record here, or else at the Hub; all of them are put on record when the last one is in its place.
+    A file that is here already is checked, not downloaded again. A file is put in place after its hash was compared
+    with the one on record here, or else at the Hub; all of them are put on record when the last one is in place.
 
     Args:
         hub: Where to download from; not asked where everything is here.
@@ -103,9 +106,6 @@ def download(
             the former is replaced.
         patterns: Files with a path that matches one of them are wanted.
         update: Look the revision up anew in any case, and replace what has changed.
-
-    Returns:
-        The files, sorted.
 
     Raises:
         FileNotFoundError: If no file matches a pattern.
@@ -117,19 +117,38 @@ def download(
     if entry is not None and (update or revision not in (entry.revision, entry.commit)):
         entry = None
     replaces = entry is None
-    if entry is None or not set(patterns) <= set(entry.patterns):
-        snapshot = hub.look_up(repo, revision if entry is None else entry.commit)
-        wanted = _choose(repo, snapshot, patterns)
-        entry = entry or Locked(revision, snapshot.commit)
+    wanted: Mapping[str, str | None]
+    if entry is not None and set(patterns) <= set(entry.patterns):
+        wanted = entry.files
     else:
-        wanted = {file: entry.files[file] for file in match_files(entry.files, patterns)}
-    digests = {
-        file: _bring(hub, directory, _Wanted(repo, entry.commit, file, entry.files.get(file, hub_hash)), replaces)
-        for file, hub_hash in wanted.items()
-    }
-    asked = sorted({*entry.patterns, *patterns})
-    write_lock(directory, {**record, repo: replace(entry, files={**entry.files, **digests}, patterns=asked)})
-    return [directory / repo / file for file in sorted(digests)]
+        snapshot = hub.look_up(repo, revision if entry is None else entry.commit)
+        entry = entry or Locked(revision, snapshot.commit)
+        wanted = snapshot.files
+        for pattern in patterns:
+            if not match_files(wanted, [pattern]):
+                raise FileNotFoundError(f"files: no file of {repo!r} matches {pattern!r}; it has {sorted(wanted)}")
+    hashes = dict(entry.files)
+    for file in match_files(wanted, patterns):
+        expected, target = entry.files.get(file, wanted[file]), directory / repo / file
+        if target.is_file() and expected is not None and not (replaces and sha256(target) != expected):
+            check_hash(target, expected)
+            hashes[file] = expected
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".incoming-") as incoming:
+            fetched = hub.fetch(repo, entry.commit, file, Path(incoming))
+            hashes[file] = sha256(fetched)
+            if expected not in (None, hashes[file]):
+                raise ValueError(
+                    f"files: {file!r} of {repo!r} at {entry.commit} with the SHA-256 {expected} was expected, what "
+                    f"came has the SHA-256 {hashes[file]}; it was not kept"
+                )
+            os.replace(fetched, target)
+        logger.info("%s: %s at %s, SHA-256 %s", repo, file, entry.commit, hashes[file])
+    entries = record | {repo: Locked(entry.revision, entry.commit, hashes, sorted({*entry.patterns, *patterns}))}
+    text = json.dumps({name: asdict(locked) for name, locked in entries.items()}, indent=2, sort_keys=True)
+    with replacing(directory / LOCK_NAME) as lock:
+        lock.write(f"{text}\n".encode())
 
 
 def match_files(files: Sequence[str] | Mapping[str, object], patterns: Sequence[str]) -> list[str]:
@@ -142,25 +161,35 @@ def match_files(files: Sequence[str] | Mapping[str, object], patterns: Sequence[
     return sorted(file for file in files if any(fnmatchcase(file, pattern) for pattern in patterns))
 
 
-def _choose(repo: str, snapshot: Snapshot, patterns: Sequence[str]) -> dict[str, str | None]:
-    for pattern in patterns:
-        if not match_files(snapshot.files, [pattern]):
-            raise FileNotFoundError(f"files: no file of {repo!r} matches {pattern!r}; it has {sorted(snapshot.files)}")
-    return {file: snapshot.files[file] for file in match_files(snapshot.files, patterns)}
+def read_lock(directory: Path) -> dict[str, Locked]:
+    """What is on record in a directory, by name of the data set; nothing if there is no record."""
+    path = directory / LOCK_NAME
+    try:
+        return {repo: Locked(**entry) for repo, entry in json.loads(path.read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"directory: {path} is not a record of downloads ({error}); run `visplay prepare` anew"
+        ) from error
 
 
-def _bring(hub: Hub, directory: Path, wanted: _Wanted, replaces: bool) -> str:
-    """Have one file in its place; its hash."""
-    target = directory / wanted.repo / wanted.file
-    if target.is_file() and wanted.sha256 is not None and not (replaces and sha256(target) != wanted.sha256):
-        check_hash(target, wanted.sha256)
-        return wanted.sha256
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".incoming-") as incoming:
-        fetched = hub.fetch(wanted.repo, wanted.commit, wanted.file, Path(incoming))
-        digest = sha256(fetched)
-        if wanted.sha256 not in (None, digest):
-            raise ValueError(f"files: {wanted} was expected, what came has the SHA-256 {digest}; it was not kept")
-        os.replace(fetched, target)
-    logger.info("%s: %s at %s, SHA-256 %s", wanted.repo, wanted.file, wanted.commit, digest)
-    return digest
+def check_hash(path: Path, expected: str) -> None:
+    """Reject a file whose content is not the one on record; one that did not change is hashed once per process.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If its hash is another.
+    """
+    status = path.stat()
+    found = _hash(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    if found != expected:
+        raise ValueError(
+            f"files: {path} has the SHA-256 {found}, on record is {expected}; it is damaged or another version: "
+            "delete it and run `visplay prepare`, with --update to accept a newer one"
+        )
+
+
+@cache
+def _hash(path: Path, _size: int, _mtime: int, _inode: int) -> str:
+    return sha256(path)

@@ -50,7 +50,7 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
     def image_tokens(self, image: Image) -> int:
         """One token per merged block of patches."""
         processor = self.processor.image_processor
-        return processor.get_number_of_image_patches(image.height, image.width) // processor.merge_size**2
+        return processor.get_number_of_image_patches(image.height, image.width, {}) // processor.merge_size**2
 
     @property
     def most_image_tokens(self) -> int:

@@ -16,7 +16,7 @@ class Qwen3_VL(Qwen2_5_VL):  # noqa: N801 (the family's own spelling)
     """Qwen3-VL as a policy; the arguments are those of ``VLM``.
 
     The vision tower gives every image token 1 + D vectors: one that is embedded, and one that is added to the output of
-    each of the first D layers of the language model. They travel side by side, (…, (1 + D)·H), zeros for text.
+    each of the first D layers of the language model. They are concatenated, (…, (1 + D)·H), zeros for text.
 
     Source: arXiv 2511.21631, DeepStack arXiv 2406.04334; transformers ``Qwen3VLForConditionalGeneration``.
     """
@@ -34,8 +34,9 @@ class Qwen3_VL(Qwen2_5_VL):  # noqa: N801 (the family's own spelling)
         """Run the vision tower once over all images: one (tokens, (1 + D)·H) tensor each."""
         values, grids = pixels.values.to(self.device), pixels.grids.to(self.device)
         out = self.model.model.get_image_features(values, grids, return_dict=True)
-        levels = zip(out.pooler_output, *out.deepstack_features, strict=True)
-        return [torch.cat(image, -1) for image in levels]
+        tokens = [len(image) for image in out.pooler_output]  # transformers 5.10 gives a level of all images as one
+        later = [level.split(tokens) if isinstance(level, Tensor) else level for level in out.deepstack_features]
+        return [torch.cat(image, -1) for image in zip(out.pooler_output, *later, strict=True)]
 
     def text_inputs(self, embeddings: Tensor) -> dict[str, Any]:
         """What is embedded, and where images are, what each of the first D layers is to add."""

@@ -63,12 +63,15 @@ class SmolVLM(VLM):
 
     def image_token_ids(self, image: Image) -> Sequence[int]:
         """Row by row, each tile behind its row and column, and the whole image at last."""
-        _, rows, columns = self.processor.image_processor.get_number_of_image_patches(image.height, image.width)
+        _, rows, columns = self.processor.image_processor.get_number_of_image_patches(image.height, image.width, {})
         return self._grid_token_ids(rows, columns)
 
     def _grid_token_ids(self, rows: int, columns: int) -> Sequence[int]:
         """Tokens of an image cut into a grid; 0 and 0 for one that is not cut."""
-        text = self.processor.replace_image_token({"rows": [[rows]], "cols": [[columns]]}, 0)
+        if hasattr(self.processor, "expand_text_with_image_tokens"):  # SmolVLM's in transformers 5.10
+            (text,) = self.processor.expand_text_with_image_tokens([self.processor.image_token], [[rows]], [[columns]])
+        else:
+            text = self.processor.replace_image_token({"rows": [[rows]], "cols": [[columns]]}, 0)
         return _encode(self.tokenizer, text)
 
     def image_tokens(self, image: Image) -> int:

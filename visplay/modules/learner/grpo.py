@@ -1,32 +1,281 @@
-"""The GRPO learner that both roles share: one step from rollout to update.
+"""GRPO in one file: settings, the batch, and one step from rollout to update; both roles share it.
 
-Left out on purpose: no critic, no value loss, no learning-rate schedule. Source: arXiv 2402.03300 and METHOD of VisPlay
-(arXiv 2511.15661, Eq. 2-3).
+Axes: N prompts, G completions per prompt, B = N·G, T tokens of a completion, K votes on a question, V vocabulary.
+Source: arXiv 2402.03300 and VisPlay (arXiv 2511.15661, Eq. 2-3). The losses, KL estimators and corrections are in
+``visplay.functional.losses``. Left out on purpose: no critic, no value loss, no learning-rate schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from visplay.clock import Clock
-from visplay.functional.advantages import zero_variance_groups
+from visplay.functional.advantages import group_advantages, zero_variance_groups
 from visplay.functional.gaps import gap_statistics, logp_gaps
-from visplay.modules.learner.group_batch import GroupBatch
-from visplay.modules.learner.grpo_config import GRPOConfig
-from visplay.modules.learner.mismatch import MismatchCheck, PolicyMismatchError
-from visplay.modules.policy.placement import HOST, move, placed
-from visplay.types import Rollout, derive_seed
+from visplay.functional.losses import clipped_policy_loss, k3_kl, sequence_mean_weights
+from visplay.modules.learner.mismatch import MismatchCheck, MismatchConfig, PolicyMismatchError
+from visplay.modules.policy.placement import CPU, move, placed
+from visplay.modules.policy.vlm import VLM
+from visplay.types import Completion, Engine, Judgement, Prompt, Rollout, derive_seed
 
-if TYPE_CHECKING:
-    from visplay.modules.policy.vlm import VLM
-    from visplay.modules.role import Judgement, Role
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Settings of one role's GRPO; every variant of the method is another value, a function named by its import path.
+
+    Args:
+        steps: Steps of a phase; each samples one rollout batch.
+        prompts_per_step: N, prompts of a rollout batch.
+        prompts_per_update: Prompts of a mini-batch, one optimizer step each; None takes the whole rollout batch.
+        group_size: G, completions per prompt.
+        max_new_tokens: Most tokens of a completion.
+        temperature: Sampling temperature.
+        top_p: Nucleus of sampling; below 1 the log-probabilities stay those before truncation.
+        top_k: Most probable tokens kept in sampling; 0 keeps all.
+        learning_rate: Constant learning rate of AdamW.
+        betas: Momentum terms of AdamW.
+        weight_decay: Weight decay of AdamW.
+        max_grad_norm: Gradients are scaled down to this norm.
+        advantage: Rewards (N, G) to advantages (N, G): ``group_advantages``, ``centred_advantages`` (Dr. GRPO),
+            ``leave_one_out_advantages`` (RLOO).
+        policy_loss: ``clipped_policy_loss``, ``sequence_policy_loss`` (GSPO), ``cispo_loss`` (CISPO).
+        aggregation: Mask (B, T) to token weights (B, T): ``sequence_mean_weights``, ``token_mean_weights`` (DAPO),
+            ``FixedLengthWeights`` (Dr. GRPO).
+        clip_low: Ratios are clipped at 1 - ``clip_low``.
+        clip_high: Ratios are clipped at 1 + ``clip_high``.
+        dual_clip: Bound on what a completion of negative advantage may cost, in multiples of it; None for none.
+        kl_weight: Weight of the KL divergence from the reference; 0 needs no reference.
+        kl_estimator: ``k1_kl``, ``k2_kl`` or ``k3_kl``; k1 is for the reward, as a term of the loss its gradient is
+            noise around 0.
+        kl_reference: The policy at the start of the phase, the one that sampled the step ("old", as the paper's text
+            has it), or the checkpoint that the run started from.
+        kl_in: Whether the KL divergence is a term of the loss, or is charged to the reward of its completion.
+        entropy_weight: Weight of the entropy bonus.
+        mask_truncated: Whether completions that reached the token limit are left out of the loss; their reward counts
+            in their group all the same.
+        filter_zero_variance: Whether groups whose rewards are all equal are left out of the update.
+        max_refills: How often at most a step samples further prompts in place of the groups left out.
+        tokens_per_micro_batch: Most tokens in one forward and backward pass, each prompt counted once; one completion
+            at least. A group that is longer is cut, and its prompt read again.
+        mismatch: When a gap between the log-probabilities of engine and training forward stops the run.
+        correction: Weights of the policy loss against such a gap: ``token_truncated_weights``,
+            ``sequence_sum_weights``, ``sequence_geometric_weights``; None for none.
+        correction_cap: Largest of these weights, at least 1.
+    """
+
+    steps: int = 20
+    prompts_per_step: int = 512
+    prompts_per_update: int | None = 128
+    group_size: int = 8
+    max_new_tokens: int = 2048
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    learning_rate: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    advantage: Callable[[Tensor], Any] = group_advantages
+    policy_loss: Callable[..., Any] = clipped_policy_loss
+    aggregation: Callable[[Tensor], Any] = sequence_mean_weights
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    kl_weight: float = 0.01
+    kl_estimator: Callable[[Tensor, Tensor], Any] = k3_kl
+    kl_reference: Literal["phase_start", "old", "base"] = "phase_start"
+    kl_in: Literal["loss", "reward"] = "loss"
+    entropy_weight: float = 0.0
+    mask_truncated: bool = False
+    filter_zero_variance: bool = False
+    max_refills: int = 0
+    tokens_per_micro_batch: int = 16384
+    mismatch: MismatchConfig = MismatchConfig()
+    correction: Callable[[Tensor, Tensor, float], Any] | None = None
+    correction_cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be trained with, the functions by trying them, before the first rollout."""
+        for name in ("steps", "prompts_per_step", "max_new_tokens", "tokens_per_micro_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.group_size < 2:
+            raise ValueError(f"group_size: {self.group_size} must be at least 2, or every advantage is 0")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature: {self.temperature} must be above 0 to sample different completions")
+        if self.prompts_per_update is not None and not 0 < self.prompts_per_update <= self.prompts_per_step:
+            raise ValueError(
+                f"prompts_per_update: {self.prompts_per_update} must be between 1 and prompts_per_step="
+                f"{self.prompts_per_step}, or null"
+            )
+        for name in ("kl_weight", "entropy_weight", "max_refills"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} must not be negative")
+        if not self.correction_cap >= 1.0:
+            raise ValueError(f"correction_cap: {self.correction_cap} must be at least 1")
+        if self.max_refills and not self.filter_zero_variance:
+            raise ValueError(f"max_refills: {self.max_refills} refills nothing unless filter_zero_variance is true")
+        if self.kl_in == "reward" and self.kl_reference == "old":
+            raise ValueError("kl_reference: 'old' sampled the step, so its KL in the reward is always 0")
+        self._try_functions()
+
+    def _try_functions(self) -> None:
+        """Call the functions on two completions of one token."""
+        column, row = torch.zeros(2, 1), torch.zeros(1, 2)
+        self.policy_loss(column, column, row[0], column + 1, **self.clips)
+        tried = {
+            "advantage": [self.advantage(row)],
+            "aggregation": [self.aggregation(row.bool())],
+            "kl_estimator": [self.kl_estimator(row, row)],
+        }
+        if self.correction is not None:
+            tried["correction"] = list(self.correction(row, row == 0, self.correction_cap))
+        for name, results in tried.items():
+            shapes = [tuple(result.shape) for result in results]
+            if shapes != [tuple(row.shape)] * (2 if name == "correction" else 1):
+                what = "weights and kept tokens, both " if name == "correction" else ""
+                raise ValueError(f"{name}: must give {what}{tuple(row.shape)} for {tuple(row.shape)}, not {shapes}")
+
+    @property
+    def clips(self) -> dict[str, float | None]:
+        """What a policy loss is told besides its tensors."""
+        return {"clip_low": self.clip_low, "clip_high": self.clip_high, "dual_clip": self.dual_clip}
+
+
+@dataclass(frozen=True)
+class GroupBatch:
+    """A rollout as tensors: N prompts with G completions of T tokens each.
+
+    Args:
+        prompts: N prompts.
+        prompt_tokens: (N,) tokens of each prompt, images expanded.
+        token_ids: (N, G, T) ids, padded on the right.
+        mask: (N, G, T) bool, False at padding.
+        finished: (N, G) bool, False where a completion was truncated at the token limit.
+        sampled_logps: (N, G, T) log-probabilities that the engine reported.
+        advantages: (N, G); empty until they are known.
+        weights: (N, G, T) weight of each token in the loss of its update; 0 at padding; empty until it is cut.
+        old_logps: (N, G, T) before the first update of the step; None where nothing needs them.
+        reference_logps: (N, G, T) under the reference policy; None without one.
+    """
+
+    prompts: tuple[Prompt, ...]
+    prompt_tokens: Tensor
+    token_ids: Tensor
+    mask: Tensor
+    finished: Tensor
+    sampled_logps: Tensor
+    advantages: Tensor = field(default_factory=lambda: torch.empty(0))
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+    old_logps: Tensor | None = None
+    reference_logps: Tensor | None = None
+
+    @classmethod
+    def collate(cls, rollout: Rollout, prompt_tokens: Sequence[int], device: torch.device | str = "cpu") -> GroupBatch:
+        """Pad the completions of a rollout on the right; ``prompt_tokens`` has the length of each prompt."""
+        n, completions = len(rollout.prompts), [c for group in rollout.completions for c in group]
+
+        def pad(values: Callable[[Completion], Sequence], dtype: torch.dtype) -> Tensor:
+            rows = pad_sequence([torch.tensor(values(c), dtype=dtype) for c in completions], batch_first=True)
+            return rows.unflatten(0, (n, -1)).to(device)
+
+        lengths = torch.tensor([len(c.token_ids) for c in completions]).view(n, -1)
+        finished = torch.tensor([c.finished for c in completions]).view(n, -1)
+        return cls(
+            rollout.prompts,
+            torch.tensor(prompt_tokens),
+            pad(lambda c: c.token_ids, torch.long),
+            (torch.arange(int(lengths.max())) < lengths[..., None]).to(device),
+            finished.to(device),
+            pad(lambda c: c.logps, torch.float32),
+        )
+
+    def take(self, prompts: slice, completions: slice = slice(None)) -> GroupBatch:
+        """Some completions of some prompts, without surplus padding."""
+        width = int(self.mask[prompts, completions].sum(-1).max())
+
+        def cut(value: Tensor) -> Tensor:
+            index = (prompts, completions, slice(width))
+            return value[index[: value.dim()]]
+
+        tensors: dict[str, Any] = {n: cut(v) for n, v in vars(self).items() if isinstance(v, Tensor) and len(v)}
+        return replace(self, prompts=self.prompts[prompts], **tensors)
+
+    def mini_batches(
+        self,
+        prompts: int | None,
+        aggregation: Callable[[Tensor], Tensor] = sequence_mean_weights,
+        mask_truncated: bool = False,
+    ) -> Iterator[GroupBatch]:
+        """Cut into mini-batches, one optimizer step each; each carries the weights of its own loss.
+
+        Args:
+            prompts: Prompts of a mini-batch; None takes all.
+            aggregation: Mask (B, T) of the tokens that count to their weights (B, T).
+            mask_truncated: Whether completions that were truncated do not count.
+        """
+        size = prompts or len(self.prompts)
+        for start in range(0, len(self.prompts), size):
+            mini = self.take(slice(start, start + size))
+            counted = mini.mask & mini.finished[..., None] if mask_truncated else mini.mask
+            yield replace(mini, weights=aggregation(counted.flatten(0, 1)).view_as(mini.mask))
+
+    def micro_batches(self, tokens: int) -> Iterator[tuple[tuple[slice, slice], GroupBatch]]:
+        """Cut into micro-batches of at most ``tokens`` packed tokens, each prompt counted once in each.
+
+        A group that is longer is cut too, and its prompt read again for each part; one completion is the least.
+
+        Returns:
+            The prompts and completions of each micro-batch as slices, and the micro-batch.
+        """
+        lengths = self.mask.sum(-1).tolist()
+        prompt_tokens = self.prompt_tokens.tolist()
+        groups = [prompt + sum(each) for prompt, each in zip(prompt_tokens, lengths, strict=True)]
+        for start, stop in _runs(groups, tokens):
+            parts = [slice(None)]
+            if stop - start == 1 and groups[start] > tokens:
+                parts = [slice(*run) for run in _runs(lengths[start], tokens - prompt_tokens[start])]
+            for completions in parts:
+                index = slice(start, stop), completions
+                yield index, self.take(*index)
+
+
+def _runs(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Starts and ends of runs whose sizes add up to the limit at most, or of one that is larger."""
+    start = total = 0
+    for stop, size in enumerate(sizes):
+        if stop > start and total + size > limit:
+            yield start, stop
+            start, total = stop, 0
+        total += size
+    yield start, len(sizes)
+
+
+class LearningRole(Protocol):
+    """What the learner needs of a role."""
+
+    vlm: VLM
+
+    @property
+    def engine(self) -> Engine:
+        """The rollout engine."""
+
+    def rollout(self, items: Sequence, n: int, seed: int) -> Rollout:
+        """Sample ``n`` completions for each item."""
+
+    def judge(self, items: Sequence, rollout: Rollout, seed: int) -> Judgement:
+        """Reward every completion."""
+
+    def collate(self, rollout: Rollout) -> GroupBatch:
+        """The rollout as tensors where the policy is."""
 
 
 class StepResult(NamedTuple):
@@ -44,14 +293,18 @@ class StepResult(NamedTuple):
 
 
 class GRPO:
-    """One role's learner: holds the reference and makes the updates.
+    """One role's learner (arXiv 2402.03300): the group of completions of a prompt is the baseline, so no critic is.
+
+    Degenerate case: a group whose rewards are all equal has no advantage; a step of such groups alone updates nothing
+    but the KL term, or nothing at all with ``filter_zero_variance``. A checkpoint keeps the policy and the optimizer;
+    the reference is made anew where a phase begins, and the mismatch check's median starts afresh.
 
     Args:
         config: Settings.
         clock: Adds up the seconds of each stage.
 
     Attributes:
-        reference: The policy that the KL divergence is measured from; None without one.
+        reference: The reference policy of the KL; None without one.
         mismatch: Stops the run where the engine does not sample from the policy.
     """
 
@@ -62,16 +315,12 @@ class GRPO:
         self.mismatch = MismatchCheck(config.mismatch)
 
     def begin_phase(self, policy: VLM, optimizer: Optimizer, *, offload: bool = False) -> None:
-        """Freeze the reference, on the host if told to, and forget the optimizer state."""
-        optimizer.state.clear()
-        if self.config.kl_weight == 0 or self.config.kl_reference == "old":
-            self.reference = None
-        elif self.config.kl_reference == "base":
-            self.reference = policy.base()
-        else:
-            self.reference = policy.frozen_copy()
-        if self.reference is not None and offload:
-            move(self.reference, HOST)
+        """Freeze the reference, on the CPU if told to, and reset the optimizer state."""
+        self.end_phase(optimizer)
+        if self.config.kl_weight and self.config.kl_reference != "old":
+            self.reference = policy.base() if self.config.kl_reference == "base" else policy.frozen_copy()
+            if offload:
+                move(self.reference, CPU)
 
     def end_phase(self, optimizer: Optimizer) -> None:
         """Let the reference and the optimizer state go."""
@@ -80,7 +329,7 @@ class GRPO:
 
     def step(
         self,
-        role: Role,
+        role: LearningRole,
         items: Sequence,
         optimizer: Optimizer,
         backward: Callable[[Tensor], None],
@@ -95,43 +344,44 @@ class GRPO:
             optimizer: Of the role's policy.
             backward: Called with every micro-batch's loss.
             seed: Root of all draws of this step.
-            refill: Gives as many further items, in place of groups that teach nothing.
+            refill: Gives as many further items, in place of zero-variance groups.
 
         Raises:
             PolicyMismatchError: The engine does not sample from the policy; the update is not applied.
         """
-        rollout, judgement = self._sample(role, items, seed, refill)  # (N, G) completions and rewards
+        config = self.config
+        rollout, judgement = self._sample(role, items, seed, refill)  # completions and rewards (N, G)
         kept = self._choose(judgement.rewards, len(items))
         statistics = _describe(rollout, judgement.rewards, len(kept))
         if not kept:
             return StepResult(rollout, judgement, statistics)
         role.engine.sleep()
         with self.clock("update"):
-            batch = role.collate(rollout.take(kept))  # token_ids, mask (N, G, T)
-            batch = self._score_before(role.vlm, batch)  # old and reference logps (N, G, T)
-            batch = batch.with_advantages(self.config.advantage(self._charge_kl(judgement.rewards[kept], batch)))
-            minis = batch.split(self.config.prompts_per_update, self.config.aggregation, self.config.mask_truncated)
-            updates = [self._update(role.vlm, mini, optimizer, backward) for mini in minis]
-        spread = {"advantage_mean": float(batch.advantages.mean()), "advantage_std": float(batch.advantages.std())}
-        return StepResult(rollout, judgement, statistics | spread | _mean(updates))
+            batch = self._score_before(role.vlm, role.collate(rollout.take(kept)))  # old and reference logps (N, G, T)
+            advantages = config.advantage(self._charge_kl(judgement.rewards[kept], batch))  # (N, G)
+            batch = replace(batch, advantages=advantages.to(batch.mask.device))
+            mini_batches = batch.mini_batches(config.prompts_per_update, config.aggregation, config.mask_truncated)
+            updates = [self._update(role.vlm, mini, optimizer, backward) for mini in mini_batches]
+        spread = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
+        return StepResult(rollout, judgement, statistics | spread | reduce_statistics(updates, len(updates)))
 
     def _sample(
-        self, role: Role, items: Sequence, seed: int, refill: Callable[[int], Sequence] | None
+        self, role: LearningRole, items: Sequence, seed: int, refill: Callable[[int], Sequence] | None
     ) -> tuple[Rollout, Judgement]:
-        """Sample and judge; where groups that teach nothing are filtered, sample others in their place."""
-        rollout, judgement = self._sample_once(role, items, seed)
-        for attempt in range(self.config.max_refills):
+        """Sample and judge; where zero-variance groups are left out, sample others in their place."""
+        asked, root, sampled = items, seed, None
+        for attempt in range(self.config.max_refills + 1):
+            with self.clock("rollout"):
+                rollout = role.rollout(asked, self.config.group_size, root)
+            judgement = role.judge(asked, rollout, root)
+            if sampled is not None:
+                rollout, judgement = sampled[0].join(rollout), sampled[1].join(judgement)
+            sampled = rollout, judgement
             missing = len(items) - len(self._choose(judgement.rewards, len(items)))
-            if not missing or refill is None:
+            if not missing or refill is None or attempt == self.config.max_refills:
                 break
-            further, judged = self._sample_once(role, refill(missing), derive_seed(seed, "refill", attempt))
-            rollout, judgement = rollout.join(further), judgement.join(judged)
+            asked, root = refill(missing), derive_seed(seed, "refill", attempt)
         return rollout, judgement
-
-    def _sample_once(self, role: Role, items: Sequence, seed: int) -> tuple[Rollout, Judgement]:
-        with self.clock("rollout"):
-            rollout = role.rollout(items, self.config.group_size, seed)
-        return rollout, role.judge(items, rollout, seed)
 
     def _choose(self, rewards: Tensor, most: int) -> list[int]:
         """The groups to learn from, no more than were asked for."""
@@ -140,13 +390,12 @@ class GRPO:
         return (~zero_variance_groups(rewards)).nonzero().flatten()[:most].tolist()
 
     def _charge_kl(self, rewards: Tensor, batch: GroupBatch) -> Tensor:
-        """Rewards (N, G) less the weighted divergence of each completion from the reference, in nats."""
+        """Rewards (N, G) less the weighted KL of each completion to the reference, in nats, if the reward pays it."""
         if self.config.kl_in == "loss" or batch.old_logps is None or batch.reference_logps is None:
             return rewards
         kl = self.config.kl_estimator(batch.old_logps.flatten(0, 1), batch.reference_logps.flatten(0, 1))
         return rewards - self.config.kl_weight * (kl.view_as(batch.mask) * batch.mask).sum(-1).to(rewards)
 
-    @torch.no_grad()
     def _score_before(self, policy: VLM, batch: GroupBatch) -> GroupBatch:
         """Log-probabilities before the first update: of the reference, and of the policy where they are needed."""
         off_policy = len(batch.prompts) > (self.config.prompts_per_update or len(batch.prompts))
@@ -159,101 +408,88 @@ class GRPO:
 
     @torch.no_grad()
     def score(self, policy: VLM, batch: GroupBatch) -> Tensor:
-        """Log-probabilities (N, G, T) of a batch under any policy, wherever its weights lie; 0 at padding."""
+        """Log-probabilities (N, G, T) of a batch under any policy, wherever its weights are; 0 at padding."""
         out = torch.zeros_like(batch.sampled_logps)
         with placed(policy, out.device):
-            for piece in batch.pieces(self.config.tokens_per_micro_batch):
-                micro = batch.take(*piece)
+            for index, micro in batch.micro_batches(self.config.tokens_per_micro_batch):
                 logps, _ = policy.logps(micro.prompts, micro.token_ids, micro.mask, self.config.temperature)
-                out[(*piece, slice(logps.shape[-1]))] = logps
+                out[(*index, slice(logps.shape[-1]))] = logps
         return out
 
     def _update(
         self, policy: VLM, mini: GroupBatch, optimizer: Optimizer, backward: Callable[[Tensor], None]
     ) -> dict[str, float]:
         """One optimizer step on a mini-batch, its gradient summed over micro-batches."""
-        parts, gaps = [], []
-        for micro in mini.micro_batches(self.config.tokens_per_micro_batch):
+        config, parts, gaps = self.config, [], []
+        for _, micro in mini.micro_batches(config.tokens_per_micro_batch):
             logps, entropies = policy.logps(
                 micro.prompts,
                 micro.token_ids,
                 micro.mask,
-                self.config.temperature,
-                entropy_gradient=self.config.entropy_weight > 0,
-            )
+                config.temperature,
+                entropy_gradient=config.entropy_weight > 0,
+            )  # (n, g, t)
             old = logps.detach() if micro.old_logps is None else micro.old_logps
             loss, statistics = self._loss(micro, logps, old, entropies)
             backward(loss)
-            parts.append(statistics)
+            parts.append({name: float(value) for name, value in statistics.items()})
             gaps.append(logp_gaps(old, micro.sampled_logps, micro.weights > 0))
-        gap = self._watch(policy, torch.cat(gaps), optimizer)
-        norm = clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.config.max_grad_norm)
-        finite = bool(norm.isfinite())
-        if finite:
-            optimizer.step()
-            policy.version += 1
-        optimizer.zero_grad(set_to_none=True)
-        gradient = {"grad_norm": float(norm), "skipped_updates": float(not finite)}
-        return _sum(parts, float(mini.weights.sum())) | gap | gradient
-
-    def _watch(self, policy: VLM, gaps: Tensor, optimizer: Optimizer) -> dict[str, float]:
-        """Describe the gaps of an update; where they stop the run, leave no gradient behind."""
-        statistics = gap_statistics(gaps, self.config.mismatch.token_limit)
-        if not len(gaps):
-            return statistics
+        gap = gap_statistics(torch.cat(gaps), config.mismatch.token_limit)
         try:
-            self.mismatch.check(policy, statistics["logp_gap_mean"])
+            if any(map(len, gaps)):
+                self.mismatch.check(policy, gap["logp_gap_mean"])
         except PolicyMismatchError:
             optimizer.zero_grad(set_to_none=True)
             raise
-        return statistics
+        norm = clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], config.max_grad_norm)
+        if finite := bool(norm.isfinite()):
+            optimizer.step()
+            policy.version += 1
+        optimizer.zero_grad(set_to_none=True)
+        means = reduce_statistics(parts, float(mini.weights.sum()) or 1.0)
+        means["policy_loss"] = sum(part["policy_loss"] for part in parts)  # the loss as it is, no mean of tokens
+        return means | gap | {"grad_norm": float(norm), "skipped_updates": float(not finite)}
 
     def _loss(
         self, micro: GroupBatch, logps: Tensor, old: Tensor, entropies: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum over a micro-batch of policy loss, KL and entropy terms; statistics add up likewise."""
-        config, weights = self.config, micro.weights
-        policy_loss, statistics = self._policy_loss(micro, logps, old)
+        """Weighted sum over a micro-batch of policy loss, KL and entropy terms; statistics add up likewise.
+
+        A correction multiplies the weights of the policy loss, and leaves the statistics those of the tokens.
+        """
+        config, weights = self.config, micro.weights.flatten(0, 1)  # (B, T)
+        logps, old, entropies = logps.flatten(0, 1), old.flatten(0, 1), entropies.flatten(0, 1)
+        advantages = micro.advantages.flatten()  # (B,)
+        policy_loss, statistics = config.policy_loss(logps, old, advantages, weights, **config.clips)
+        if config.correction is not None:
+            log_ratios = old - micro.sampled_logps.flatten(0, 1)
+            correction, kept = config.correction(log_ratios, weights > 0, config.correction_cap)
+            policy_loss, _ = config.policy_loss(logps, old, advantages, weights * correction, **config.clips)
+            statistics["correction_mean"] = (correction * weights).sum()
+            statistics["correction_kept_fraction"] = (kept * weights).sum()
         loss = policy_loss - config.entropy_weight * (entropies * weights).sum()
-        reference = old if config.kl_weight and config.kl_reference == "old" else micro.reference_logps
+        reference: Tensor | None = old
+        if config.kl_reference != "old" or not config.kl_weight:
+            reference = None if micro.reference_logps is None else micro.reference_logps.flatten(0, 1)
         if reference is not None:
-            kl = config.kl_estimator(logps.flatten(0, 1), reference.flatten(0, 1)).view_as(weights)
-            statistics["kl"] = (kl * weights).sum().detach()
+            kl = (config.kl_estimator(logps, reference) * weights).sum()
+            statistics["kl"] = kl.detach()
             if config.kl_in == "loss":
-                loss = loss + config.kl_weight * (kl * weights).sum()
-        return loss, statistics | {
-            "policy_loss": policy_loss.detach(),
-            "entropy": (entropies.detach() * weights).sum(),
-        }
-
-    def _policy_loss(self, micro: GroupBatch, logps: Tensor, old: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy term; a correction multiplies its weights, and leaves the statistics those of the tokens."""
-        config, weights = self.config, micro.weights.flatten(0, 1)  # (N * G, T)
-        tokens = logps.flatten(0, 1), old.flatten(0, 1), micro.advantages.flatten()
-        loss, statistics = config.policy_loss(*tokens, weights, **config.clips)
-        if config.correction is None:
-            return loss, statistics
-        log_ratios = (old - micro.sampled_logps).flatten(0, 1)
-        correction, kept = config.correction(log_ratios, weights > 0, config.correction_cap)
-        loss, _ = config.policy_loss(*tokens, weights * correction, **config.clips)
-        return loss, statistics | {
-            "correction_mean": (correction * weights).sum(),
-            "correction_kept_fraction": (kept * weights).sum(),
-        }
+                loss = loss + config.kl_weight * kl
+        statistics["policy_loss"] = policy_loss.detach()
+        statistics["entropy"] = (entropies.detach() * weights).sum()
+        return loss, statistics
 
 
-def _sum(parts: Sequence[dict[str, Tensor]], weight: float) -> dict[str, float]:
-    """Join the statistics of micro-batches: maxima, the loss as it is, and means over tokens by weight."""
-    columns = {name: [float(part[name]) for part in parts] for name in parts[0]}
-    sums = {name: sum(values) / (weight or 1.0) for name, values in columns.items()}
-    maxima = {name: max(values) for name, values in columns.items() if name.endswith("_max")}
-    return sums | maxima | {"policy_loss": sum(columns["policy_loss"])}
+def reduce_statistics(parts: Sequence[Mapping[str, float]], divisor: float) -> dict[str, float]:
+    """Join statistics of one set of names: the maximum where a name ends in ``_max``, else the sum over a divisor.
 
-
-def _mean(updates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean over the updates of a step, or the maximum of what is one."""
-    columns = {name: [part[name] for part in updates] for name in updates[0]}
-    return {n: max(values) if n.endswith("_max") else sum(values) / len(values) for n, values in columns.items()}
+    Example:
+        >>> reduce_statistics([{"kl": 1.0, "ratio_max": 2.0}, {"kl": 2.0, "ratio_max": 1.0}], 2)
+        {'kl': 1.5, 'ratio_max': 2.0}
+    """
+    columns = {name: [part[name] for part in parts] for name in parts[0]}
+    return {n: max(values) if n.endswith("_max") else sum(values) / divisor for n, values in columns.items()}
 
 
 def _describe(rollout: Rollout, rewards: Tensor, kept: int) -> dict[str, float]:

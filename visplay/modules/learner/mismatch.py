@@ -1,7 +1,7 @@
 """The mismatch check: no update from samples of other weights than those that are trained.
 
 An engine reports the log-probability of every token it sampled, and the training forward computes it again. Both agree
-up to rounding, or the engine holds something else.
+up to rounding, or the engine has loaded something else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class MismatchConfig:
     """When a gap between engine and training forward stops the run; all gaps in nats.
 
     Args:
-        stop: Whether the run stops; false only measures.
+        stop: Whether the run stops; false only logs.
         token_limit: Gap of a token above which ``logp_gap_beyond_fraction`` counts it.
         mean_limit: Mean gap of an update that stops the run; None goes by the precision of the training forward: 1e-3
             in float32, 0.1 where it computes in half precision or with reduced float32 matrix products.
@@ -89,12 +89,12 @@ class MismatchCheck:
         Raises:
             PolicyMismatchError: The gap is not finite, is above the limit, or is a jump.
         """
-        fault = self._fault(gap_mean, precision(policy)) if self.config.stop else None
-        if fault is not None:
-            raise PolicyMismatchError(_explain(policy, fault))
+        reason = self._mismatch(gap_mean, precision(policy)) if self.config.stop else None
+        if reason is not None:
+            raise PolicyMismatchError(_explain(policy, reason))
         self.accepted.append(gap_mean)
 
-    def _fault(self, gap_mean: float, computed: str) -> str | None:
+    def _mismatch(self, gap_mean: float, computed: str) -> str | None:
         """What is wrong with a mean gap, or None."""
         c = self.config
         limit = _MEAN_LIMITS[computed] if c.mean_limit is None else c.mean_limit
@@ -129,11 +129,11 @@ def precision(policy: VLM) -> str:
     return "full"
 
 
-def _explain(policy: VLM, fault: str) -> str:
+def _explain(policy: VLM, reason: str) -> str:
     return (
-        f"{policy.name}, version {policy.version}: {fault}. The rollout engine seems to sample from other weights than "
-        "are trained; this update was not applied. Check, in this order: the engine's last load and its checksums; the "
-        "names that a subclass gives the engine's weights; stale caches of the engine (prefixes, images); its dtype, "
-        "which mean_limit must allow for; temperature and banned tokens, which both sides must apply. See "
-        "docs/mismatch.md"
+        f"{policy.name}, version {policy.version}: {reason}. The rollout engine seems to sample from other weights "
+        "than are trained; this update was not applied. Check, in this order: the engine's last load and its "
+        "checksums; the names that a subclass gives the engine's weights; stale caches of the engine (prefixes, "
+        "images); its dtype, which mean_limit must allow for; temperature and banned tokens, which both sides must "
+        "apply. See docs/mismatch.md"
     )

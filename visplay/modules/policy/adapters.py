@@ -1,29 +1,33 @@
-"""LoRA adapters of several policies on one frozen model, through peft; one of them at most is active."""
+"""The weights of a policy: a whole model, or LoRA adapters of several policies on one frozen model, through peft."""
 
 from __future__ import annotations
 
+import copy
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from visplay.modules.policy.tuning import LoRA
+from visplay.modules.policy.family import Family
+from visplay.modules.policy.tuning import LoRA, Tuning
 from visplay.types import derive_seed
 
 _PARTS = (".lora_A.", ".lora_B.")
 
 
 class Adapters:
-    """The adapters on a model; their names contain no dot.
+    """The adapters on a model, of which one at most is active; their names contain no dot.
 
     Args:
         model: It is frozen, and its target layers are replaced by peft's.
         lora: What an adapter is like.
-        targets: Names of the layers to adapt, see ``target_names``.
+        targets: Names of the layers to adapt, see ``Adaptable.adapted_layers``.
 
     Raises:
         ImportError: peft is not installed.
@@ -85,25 +89,22 @@ class Adapters:
             for layer in self._layers:
                 layer._active_adapter = [] if name is None else [name]
 
-    def weights(self, name: str) -> dict[str, nn.Parameter]:
-        """The weights of an adapter, by their names without the adapter's."""
-        return {
-            full.replace(f".{name}.", "."): weight
-            for full, weight in self.model.named_parameters()
-            if any(f"{part}{name}." in full for part in _PARTS)
-        }
-
     def full_names(self, name: str) -> dict[str, str]:
         """The model's names of the weights of an adapter, by those without the adapter's."""
-        full = {id(weight): key for key, weight in self.model.named_parameters()}
-        return {key: full[id(weight)] for key, weight in self.weights(name).items()}
+        parts = [f"{part}{name}." for part in _PARTS]
+        names = (full for full, _ in self.model.named_parameters() if any(part in full for part in parts))
+        return {full.replace(f".{name}.", "."): full for full in names}
+
+    def weights(self, name: str) -> dict[str, nn.Parameter]:
+        """The weights of an adapter, by their names without the adapter's."""
+        return {key: self.model.get_parameter(full) for key, full in self.full_names(name).items()}
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """For ``torch.utils.checkpoint``: what is computed again is computed with the adapter of the first time."""
-        return nullcontext(), self._held(self._active)
+        return nullcontext(), self._activated(self._active)
 
     @contextmanager
-    def _held(self, name: str | None) -> Iterator[None]:
+    def _activated(self, name: str | None) -> Iterator[None]:
         before = self._active
         self.activate(name)
         try:
@@ -127,20 +128,144 @@ class Adapters:
                 weight.requires_grad_(known not in self._frozen)
 
 
-def target_names(model: Any, parts: Sequence[nn.Module], targets: Sequence[str] | None) -> list[str]:
-    """Names of the linear layers in some parts of a model, all but its head or those whose last name is a target.
+@torch.no_grad()
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every weight under the checkpoint's name; nothing is kept, and the model stays as it is.
 
-    Raises:
-        ValueError: A target that no layer there has, or no linear layer at all.
+    A sharded weight (FSDP2) is gathered, in which every rank has to take part. A layer with LoRA adapters of peft gives
+    the sum of its weight and of the active adapters' products; the adapters are left out. A tied weight comes once.
     """
-    inside = {id(module) for part in parts for module in part.modules()}
-    head = model.get_output_embeddings()
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) in inside and module is not head
-    ]
-    known = {name.rpartition(".")[2] for name in names}
-    if not known or set(targets or ()) - known:
-        raise ValueError(f"targets: the linear layers of the parts that learn are {sorted(known)}, got {targets}")
-    return [name for name in names if targets is None or name.rpartition(".")[2] in targets]
+    modules = dict(model.named_modules())
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        adapted, _, rest = name.partition(".base_layer.")
+        whole = _gather(weight.detach())
+        if rest == "weight":
+            layer: Any = modules[adapted]
+            off = layer.merged or layer.disable_adapters
+            for active in [] if off else [name for name in layer.active_adapters if name in layer.scaling]:
+                whole = whole + _gather(layer.get_delta_weight(active)).to(whole.device)
+        yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), whole
+
+
+def _gather(weight: Tensor) -> Tensor:
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+class Adaptable(Family):
+    """The weights of a policy; of one that is an adapter, they alone are what it trains and what its state is.
+
+    Attributes:
+        tuning: What learns.
+        adapters: The adapters on the model; None where the model itself is the policy.
+        adapter: The name of this policy's; None for the base without one.
+    """
+
+    tuning: Tuning
+    adapters: Adapters | None = None
+    adapter: str | None = None
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model, computing as this policy: its adapter is the active one."""
+        if self.adapters is not None:
+            self.adapters.activate(self.adapter)
+        return self._modules.get("model")
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._modules["model"] = model
+
+    def adapted_layers(self, tuning: Tuning) -> list[str]:
+        """Names of the linear layers that get an adapter, never the head; none where the weights themselves learn.
+
+        Raises:
+            ValueError: A target that no layer of the parts that learn has, or no linear layer there at all.
+        """
+        if tuning.lora is None:
+            return []
+        learn = [m for part, modules in self.parts().items() if part not in tuning.freeze for m in modules]
+        inside = {id(module) for part in learn for module in part.modules()} - {id(self.model.get_output_embeddings())}
+        modules = self.model.named_modules()
+        names = [name for name, module in modules if isinstance(module, nn.Linear) and id(module) in inside]
+        known = {name.rpartition(".")[2] for name in names}
+        targets = None if tuning.lora.targets is None else sorted(tuning.lora.targets)
+        if not known or set(targets or ()) - known:
+            raise ValueError(f"targets: the linear layers of the parts that learn are {sorted(known)}, got {targets}")
+        return [name for name in names if targets is None or name.rpartition(".")[2] in targets]
+
+    def unloaded(self) -> Self:
+        """A copy of everything but the weights."""
+        model, adapters = self._modules.get("model"), self.adapters
+        fresh = copy.deepcopy(self, {id(model): None, id(adapters): None})
+        fresh.adapter = None
+        return fresh
+
+    def view(self, adapter: str | None) -> Self:
+        """A frozen policy on the same model: one of its adapters, or the base; the weights are not copied."""
+        shared = (self._modules["model"], self.adapters, self.processor)
+        view = copy.deepcopy(self, {id(each): each for each in shared})
+        view.adapter, view.training = adapter, False
+        return view
+
+    def frozen_copy(self) -> Self:
+        """A frozen copy of the policy as it is now; of an adapter, on the same model, and gone when the policy is."""
+        if self.adapters is None:
+            return copy.deepcopy(self).requires_grad_(False).eval()
+        if self.adapter is None:
+            return self.view(None)
+        name = self.adapters.snapshot(self.adapter)
+        view = self.view(name)
+        weakref.finalize(view, self.adapters.remove, name).atexit = False
+        return view
+
+    def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The model's weights, and those of this policy's adapter under names without the adapter's."""
+        if self.adapters is None:
+            yield from self.model.named_parameters()
+            return
+        for name, weight in self.model.named_parameters():
+            if ".lora_" not in name:
+                yield name.replace(".base_layer.", "."), weight
+        yield from self._own().items()
+
+    def weights(self, device: torch.device | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Every weight, whole and detached, under the name that engines take; see ``whole_weights``.
+
+        Args:
+            device: Where each is given; None leaves it where it is.
+        """
+        return ((self.released_name(name), weight.to(device=device)) for name, weight in whole_weights(self.model))
+
+    def trained_weights(self) -> list[nn.Parameter]:
+        """The weights that an optimizer is given."""
+        weights = self.model.parameters() if self.adapters is None else self._own().values()
+        return [weight for weight in weights if weight.requires_grad]
+
+    def _own(self) -> dict[str, nn.Parameter]:
+        return {} if self.adapters is None or self.adapter is None else self.adapters.weights(self.adapter)
+
+    def state_dict(self, *args: Any, prefix: str = "", keep_vars: bool = False, **options: Any) -> Any:
+        """The state; of an adapter's policy, its own weights and not the model's, which stay those of ``path``."""
+        state = super().state_dict(*args, prefix=prefix, keep_vars=keep_vars, **options)
+        if self.adapters is None:
+            return state
+        for name in [name for name in state if name.startswith(f"{prefix}model.")]:
+            del state[name]
+        own = self._own().items()
+        state.update({f"{prefix}model.{name}": weight if keep_vars else weight.detach() for name, weight in own})
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Undo ``state_dict``: what it left out stays as it is."""
+        if self.adapters is not None and self.adapter is not None:
+            unexpected = rest[3]
+            here = f"{prefix}model."
+            given = {name: state_dict.pop(name) for name in list(state_dict) if name.startswith(here)}
+            own = {f"{here}{name}": f"{here}{full}" for name, full in self.adapters.full_names(self.adapter).items()}
+            unexpected += [name for name in given if name not in own]
+            kept = {f"{here}{name}": weight for name, weight in self.model.state_dict().items()}
+            state_dict |= {name: weight for name, weight in kept.items() if name not in own.values()}
+            state_dict |= {own[name]: weight for name, weight in given.items() if name in own}
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from visplay.modules.policy.family import Family
 from visplay.types import Prompt
-
-if TYPE_CHECKING:
-    from visplay.modules.policy.vlm import VLM
 
 
 class PromptTooLongError(ValueError):
@@ -30,7 +28,7 @@ class PromptBatch:
         positions: Rotary positions in the family's own shape, last axis P.
         next_position: (N,) position of the first completion token.
         pixels: What the family's ``image_features`` takes, for the distinct images only; None without images.
-        image_index: For every placeholder run, in row order, the index of its image among the distinct ones.
+        image_index: For every placeholder, in order, the index of its image among the distinct ones.
     """
 
     input_ids: Tensor
@@ -41,53 +39,67 @@ class PromptBatch:
     image_index: tuple[int, ...]
 
 
-def collate(vlm: VLM, prompts: Sequence[Prompt]) -> PromptBatch:
-    """Expand placeholders and pad on the left; each distinct image is processed once.
-
-    Args:
-        vlm: Whose tokens, images and positions these are.
-        prompts: N prompts.
+def collate(family: Family, prompts: Sequence[Prompt]) -> PromptBatch:
+    """Expand placeholders and pad N prompts on the left; each distinct image is processed once.
 
     Raises:
         PromptTooLongError: A prompt exceeds ``context_tokens``.
         ValueError: A prompt has not one placeholder per image.
     """
     distinct = {id(image): image for prompt in prompts for image in prompt.images}
-    place = {identity: index for index, identity in enumerate(distinct)}
-    pixels = vlm.process_images(list(distinct.values())) if distinct else None
-    rows = [_expand(vlm, prompt) for prompt in prompts]
-    width = max(len(row) for row in rows)
-    input_ids = torch.tensor([[vlm.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
-    image_index = tuple(place[id(image)] for prompt in prompts for image in prompt.images)
-    positions = vlm.prompt_positions(input_ids, mask, pixels, image_index)
+    slots = {identity: index for index, identity in enumerate(distinct)}
+    pixels = family.process_images(list(distinct.values())) if distinct else None
+    sequences = [_expand(family, prompt) for prompt in prompts]
+    width = max(map(len, sequences))
+    input_ids = torch.tensor([[family.tokenizer.pad_token_id] * (width - len(ids)) + ids for ids in sequences])
+    mask = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in sequences])
+    image_index = tuple(slots[id(image)] for prompt in prompts for image in prompt.images)
+    positions = family.prompt_positions(input_ids, mask, pixels, image_index)
     next_position = positions.reshape(-1, *input_ids.shape).masked_fill(~mask, -1).amax((0, 2)) + 1
-    to = vlm.device
+    to = family.device
     return PromptBatch(input_ids.to(to), mask.to(to), positions.to(to), next_position.to(to), pixels, image_index)
 
 
-def _expand(vlm: VLM, prompt: Prompt) -> list[int]:
+def _expand(family: Family, prompt: Prompt) -> list[int]:
     """Put the tokens of its image in the place of each placeholder."""
-    expanded = [vlm.image_token_ids(image) for image in prompt.images]
-    if prompt.token_ids.count(vlm.image_token_id) != len(expanded):
+    expanded = [family.image_token_ids(image) for image in prompt.images]
+    placeholders = prompt.token_ids.count(family.image_token_id)
+    if placeholders != len(expanded):
         raise ValueError(
-            f"prompt {prompt.key!r}: {prompt.token_ids.count(vlm.image_token_id)} image placeholders for "
-            f"{len(expanded)} images; one each is needed"
+            f"prompt {prompt.key!r}: {placeholders} image placeholders for {len(expanded)} images; one each is needed"
         )
     images = iter(expanded)
-    row: list[int] = []
+    ids: list[int] = []
     for token in prompt.token_ids:
-        row += next(images) if token == vlm.image_token_id else [token]
-    if len(row) > vlm.context_tokens:
+        ids += next(images) if token == family.image_token_id else [token]
+    if len(ids) > family.context_tokens:
         raise PromptTooLongError(
-            f"prompt {prompt.key!r}: {len(row)} tokens ({sum(map(len, expanded))} of them images) exceed the context "
-            f"of {vlm.context_tokens}; lower max_pixels or shorten the template"
+            f"prompt {prompt.key!r}: {len(ids)} tokens ({sum(map(len, expanded))} of them images) exceed the context "
+            f"of {family.context_tokens}; lower max_pixels or shorten the template"
         )
-    return row
+    return ids
+
+
+def embed(family: Family, input_ids: Tensor, batch: PromptBatch) -> Tensor:
+    """Embed the ids of a batch of prompts, (N, P) or without padding (L,), with the features of their images.
+
+    Returns:
+        (…, H), or wider where the family's features are; see ``widen``.
+    """
+    embeddings = family.model.get_input_embeddings()(input_ids)
+    if batch.pixels is None:
+        return embeddings
+    images = family.image_features(batch.pixels)
+    features = torch.cat([images[index] for index in batch.image_index]).to(embeddings.dtype)
+    embeddings = widen(embeddings, features.shape[-1])
+    where = input_ids == family.image_token_id
+    if len(features) != int(where.sum()):
+        raise RuntimeError(f"{type(family).__name__}: {int(where.sum())} image tokens for {len(features)} features")
+    return embeddings.masked_scatter(where.unsqueeze(-1), features)
 
 
 def widen(embeddings: Tensor, width: int) -> Tensor:
-    """Append zeros to embeddings of text, (…, H), so that they stand beside features of a width of H or more.
+    """Append zeros to embeddings of text, (…, H), up to the width of the features of images.
 
     What an image's features have beyond H is for later layers, see ``Family.text_inputs``; text has nothing for them.
     """

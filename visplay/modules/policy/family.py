@@ -11,10 +11,9 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from visplay.modules.policy.attention import GROUPED_SDPA
+from visplay.modules.policy.attention import GROUPED_SDPA, why_not_attended
 from visplay.modules.policy.loading import Part
-from visplay.modules.policy.packed_attention import why_not_attended
-from visplay.modules.policy.packing import Packing
+from visplay.types import Prompt
 
 
 class Family(nn.Module, ABC):
@@ -23,6 +22,10 @@ class Family(nn.Module, ABC):
     Attributes:
         model: The Hugging Face model.
         processor: Its processor.
+        path: Directory or Hub name of its checkpoint.
+        revision: Hub revision of that.
+        max_context_tokens: Most tokens of a sequence; None is what the model was made for.
+        gradient_checkpointing: Whether activations are computed again in the backward pass.
         packs: Whether groups can be packed into one row: text attends causally to all before it and nothing else, and
             its language model hands keyword arguments on to its attention.
     """
@@ -30,6 +33,29 @@ class Family(nn.Module, ABC):
     packs: ClassVar[bool] = False
     model: Any
     processor: Any
+    path: str
+    revision: str | None
+    max_context_tokens: int | None
+    gradient_checkpointing: bool
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens of a sequence, images expanded."""
+        return min(self.model_context_tokens, self.max_context_tokens or self.model_context_tokens)
+
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """P: tokens of a prompt with its images expanded."""
+        return len(prompt.token_ids) + sum(self.image_tokens(image) - 1 for image in prompt.images)
 
     @property
     def image_token_id(self) -> int:
@@ -104,17 +130,6 @@ class Family(nn.Module, ABC):
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-        ).last_hidden_state
-
-    def packed_language_model(self, embeddings: Tensor, positions: Tensor, packing: Packing) -> Tensor:
-        """Run the language model on one packed row (1, L, H), without a cache; returns (1, L, H)."""
-        stand_in = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeddings.device)  # keeps a mask from being made
-        return self.text_model(
-            **self.text_inputs(embeddings),
-            attention_mask=stand_in,
-            position_ids=positions,
-            use_cache=False,
-            packing=packing,
         ).last_hidden_state
 
     def why_not_packed(self) -> str | None:

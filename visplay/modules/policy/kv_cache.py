@@ -1,4 +1,4 @@
-"""Sequences as a VLM holds them between two calls."""
+"""What a VLM keeps of sequences between two calls."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class RoomyLayer(DynamicLayer):
         """Add the keys and values of T tokens, (B, heads, T, D); returns those of all tokens so far."""
         start, self.length = self.length, self.length + key_states.shape[2]
         if not self.buffers or self.length > self.buffers[0].shape[2]:
-            held = (self.keys, self.values) if start else (key_states[:, :, :0], value_states[:, :, :0])
-            self.buffers = [self._with_room(states) for states in held]
+            filled = (self.keys, self.values) if start else (key_states[:, :, :0], value_states[:, :, :0])
+            self.buffers = [self._with_room(states) for states in filled]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, start : self.length] = states
         self.keys, self.values = (buffer[:, :, : self.length] for buffer in self.buffers)
@@ -44,49 +44,43 @@ class RoomyLayer(DynamicLayer):
         return buffer
 
 
-def take_rows(cache: DynamicCache, rows: Tensor, layer_type: type[DynamicLayer] = DynamicLayer) -> DynamicCache:
-    """Copy the keys and values of the given sequences (B,), in that order, into layers of a type."""
-    taken = DynamicCache()
-    for layer in cache.layers:
-        copied = layer_type()
-        copied.update(layer.keys[rows], layer.values[rows])
-        taken.layers.append(copied)
-    return taken
-
-
 @dataclass(frozen=True)
-class Context:
+class KVCache:
     """B sequences as the model has read them so far.
 
     Args:
-        cache: Keys and values of L positions; extended in place by ``VLM.extend``.
+        layers: Keys and values of L positions; extended in place by ``VLM.extend``.
         mask: (B, L) bool, False at padding.
         next_position: (B,) rotary position of the next token.
     """
 
-    cache: DynamicCache
+    layers: DynamicCache
     mask: Tensor
     next_position: Tensor
 
-    def take(self, rows: Tensor, *, to_sample: bool = False) -> Context:
-        """Copy the given sequences, in that order; one may be taken many times.
+    def take(self, sequences: Tensor, *, to_sample: bool = False) -> KVCache:
+        """Copy sequences (B,), in that order; one may be taken many times.
 
         Args:
-            rows: (B,) row numbers.
+            sequences: Their numbers.
             to_sample: Whether many short extensions follow, without gradients; else gradients flow through the copies.
         """
-        cache = take_rows(self.cache, rows, RoomyLayer if to_sample else DynamicLayer)
-        return Context(cache, self.mask[rows], self.next_position[rows])
+        taken = DynamicCache()
+        for layer in self.layers.layers:
+            copied = RoomyLayer() if to_sample else DynamicLayer()
+            copied.update(layer.keys[sequences], layer.values[sequences])
+            taken.layers.append(copied)
+        return KVCache(taken, self.mask[sequences], self.next_position[sequences])
 
 
 def similar_lengths(lengths: Tensor) -> list[Tensor]:
-    """Group row numbers by similar length, so that little is computed for padding.
+    """Group sequences by similar length, so that little is computed for padding.
 
     Args:
-        lengths: (B,) tokens of each row.
+        lengths: (B,) tokens of each sequence.
 
     Returns:
-        Row numbers; every row is in one group, whose lengths differ by at most half and four tokens.
+        Their numbers; every sequence is in one group, whose lengths differ by at most half and four tokens.
 
     Example:
         >>> import torch

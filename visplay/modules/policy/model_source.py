@@ -6,18 +6,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
 
-from visplay.functional.phases import RoleName
 from visplay.modules.policy.loading import ADAPTER_CONFIG
 from visplay.modules.policy.saving import merge_adapter
 from visplay.modules.policy.tuning import Tuning
-
-if TYPE_CHECKING:
-    from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.vlm import VLM
 
 
 @dataclass(frozen=True)
@@ -29,19 +25,11 @@ class ModelSource:
             exported adapter, which is merged into its base; null is the configuration's own model.
         role: Whose policy to take from a checkpoint of a run.
         revision: Hub revision.
-
-    Raises:
-        ValueError: An unknown role.
     """
 
     path: str | None = None
-    role: RoleName = "reasoner"
+    role: str = "reasoner"
     revision: str | None = None
-
-    def __post_init__(self) -> None:
-        """Reject a role that there is none of."""
-        if self.role not in get_args(RoleName):
-            raise ValueError(f"role: must be one of {get_args(RoleName)}, got {self.role!r}")
 
     @property
     def is_of_a_run(self) -> bool:
@@ -100,7 +88,7 @@ def _load_merged(vlm: VLM, directory: Path) -> None:
     merge_adapter(vlm.model, directory)
 
 
-def _restore(vlm: VLM, path: str, role: RoleName) -> None:
+def _restore(vlm: VLM, path: str, role: str) -> None:
     weights = read_policy(path, role)
     expected = {name.removeprefix("model."): weight for name, weight in vlm.state_dict().items()}
     if (vlm.adapters is not None) != any(".lora_" in name for name in weights):
@@ -115,7 +103,7 @@ def _restore(vlm: VLM, path: str, role: RoleName) -> None:
     vlm.load_state_dict({f"model.{name}": weight for name, weight in weights.items()})
 
 
-def read_policy(path: str, role: RoleName) -> dict[str, Tensor]:
+def read_policy(path: str, role: str) -> dict[str, Tensor]:
     """Weights of a role's policy in a checkpoint of a run; of a role that was fitted alone, whatever its name.
 
     Raises:

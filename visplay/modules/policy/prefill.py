@@ -1,8 +1,8 @@
-"""Prompts read into a context: what the prompts about one image begin with is read once for all of them.
+"""Prompts read into a cache: what the prompts about one image begin with is read once for all of them.
 
-Prompts with the same images and the same tokens up to the last of them share a front: all tokens that they begin
-with, the image among them. The fronts are read first, padded on the left; every prompt continues from a copy of its
-front with the rest of its tokens, padded on the left too, so that the last column ends every prompt.
+Prompts with the same images and the same tokens up to the last of them share a prefix: all tokens that they begin with,
+the image among them. The prefixes are read first, padded on the left; every prompt continues from a copy of its prefix
+with the rest of its tokens, padded on the left too, so that the last column ends every prompt.
 """
 
 from __future__ import annotations
@@ -10,32 +10,29 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from visplay.modules.policy.collation import PromptBatch
-from visplay.modules.policy.kv_cache import Context, take_rows
+from visplay.modules.policy.collation import collate, embed
+from visplay.modules.policy.family import Family
+from visplay.modules.policy.kv_cache import KVCache
 from visplay.types import Prompt
 
-if TYPE_CHECKING:
-    from visplay.modules.policy.vlm import VLM
-
-WORTHWHILE_SHARE = 0.8
-"""Fronts are a pass of their own, which must save more than it costs."""
+WORTHWHILE_FRACTION = 0.8
+"""Prefixes are a pass of their own, which must save more than it costs."""
 
 
 @dataclass(frozen=True)
-class Fronts:
+class SharedPrefixes:
     """What N prompts begin with.
 
     Args:
-        tokens: Tokens of each of F fronts, images expanded; may be 0.
-        sources: For each front, the number of a prompt that begins with it.
-        of_prompts: For each of N prompts, the number of its front.
-        rest_tokens: Most tokens of a prompt behind its front.
+        tokens: Tokens of each of F prefixes, images expanded; may be 0.
+        sources: For each prefix, the number of a prompt that begins with it.
+        of_prompts: For each of N prompts, the number of its prefix.
+        rest_tokens: Most tokens of a prompt behind its prefix.
     """
 
     tokens: Sequence[int]
@@ -49,90 +46,80 @@ class Fronts:
         return len(self.tokens) * max(self.tokens) + len(self.of_prompts) * self.rest_tokens
 
 
-def group_by_images(vlm: VLM, prompts: Sequence[Prompt]) -> list[list[int]]:
+def group_by_images(family: Family, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Group the numbers of prompts that have the same images and the same tokens up to the last of them.
 
     Images are the same by identity; a prompt without one is alone.
     """
     groups: dict[Hashable, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        groups.setdefault(_opening(vlm, prompt) or number, []).append(number)
+        opening: Hashable = number
+        if prompt.images:
+            images = [i for i, token in enumerate(prompt.token_ids) if token == family.image_token_id]
+            opening = tuple(map(id, prompt.images)), prompt.token_ids[: images[-1] + 1 if images else 0]
+        groups.setdefault(opening, []).append(number)
     return list(groups.values())
 
 
-def prefill(vlm: VLM, prompts: Sequence[Prompt]) -> tuple[Tensor, Context]:
-    """Read N prompts, fronts first where that leaves at most ``WORTHWHILE_SHARE`` of the tokens to read.
-
-    Args:
-        vlm: Who reads.
-        prompts: N prompts.
-
-    Returns:
-        The hidden state that predicts the first completion token, (N, H), and the context to extend; gradients flow
-        through both.
-    """
-    batch = vlm.collate(prompts)
-    embeddings = vlm.embed(batch.input_ids, batch)
-    cache, mask, columns = DynamicCache(), batch.mask, slice(None)
-    fronts = find_fronts(vlm, prompts)
-    if fronts is not None and fronts.read_tokens <= WORTHWHILE_SHARE * mask.numel():
-        numbers = (fronts.tokens, fronts.sources, fronts.of_prompts)
-        tokens, sources, of_prompts = (torch.tensor(values, device=mask.device) for values in numbers)
-        cache, front_mask = _read_fronts(vlm, batch, embeddings, tokens, sources)
-        behind = mask.cumsum(-1) > tokens[of_prompts, None]
-        columns = slice(-fronts.rest_tokens, None)
-        cache, mask = take_rows(cache, of_prompts), torch.cat([front_mask[of_prompts], behind[:, columns]], 1)
-    hidden = vlm.language_model(embeddings[:, columns], mask, batch.positions[..., columns], cache)
-    return hidden[:, -1], Context(cache, mask, batch.next_position)
-
-
-def _read_fronts(
-    vlm: VLM, batch: PromptBatch, embeddings: Tensor, tokens: Tensor, sources: Tensor
-) -> tuple[DynamicCache, Tensor]:
-    """Read F fronts, given their tokens and their sources (F,); returns the cache and their mask (F, W)."""
-    steps = torch.arange(-int(tokens.max()), 0, device=tokens.device)
-    inside = steps >= -tokens[:, None]
-    padding = (~batch.mask).sum(-1)[sources]
-    columns = (steps + (padding + tokens)[:, None]).clamp(min=0)
-    cache, rows = DynamicCache(), sources[:, None]
-    vlm.language_model(embeddings[rows, columns], inside, batch.positions[..., rows, columns], cache)
-    return cache, inside
-
-
-def find_fronts(vlm: VLM, prompts: Sequence[Prompt]) -> Fronts | None:
+def find_shared_prefixes(family: Family, prompts: Sequence[Prompt]) -> SharedPrefixes | None:
     """Find what prompts begin with together; None where no two are about the same images.
 
-    A prompt that shares nothing is cut where its rest is as long as the longest rest of those that share.
+    Each prompt keeps one token of its own at least. One that shares nothing is cut where its rest is as long as the
+    longest rest of those that share.
     """
-    groups = group_by_images(vlm, prompts)
+    groups = group_by_images(family, prompts)
     if len(groups) == len(prompts):
         return None
-    lengths = [vlm.prompt_tokens(prompt) for prompt in prompts]
-    common = [_common_tokens(vlm, [prompts[number] for number in group]) for group in groups]
+    lengths = [family.prompt_tokens(prompt) for prompt in prompts]
+    common = []
+    for group in groups:
+        ids = [prompts[number].token_ids for number in group]
+        same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*ids, strict=False)))
+        shared = ids[0][: min(same, min(map(len, ids)) - 1)]
+        images = prompts[group[0]].images[: shared.count(family.image_token_id)]
+        common.append(len(shared) + sum(family.image_tokens(image) - 1 for image in images))
     pairs = list(zip(groups, common, strict=True))
     rest = max(lengths[number] - tokens for group, tokens in pairs if len(group) > 1 for number in group)
-    return Fronts(
+    return SharedPrefixes(
         tokens=[tokens if len(group) > 1 else max(0, lengths[group[0]] - rest) for group, tokens in pairs],
         sources=[group[0] for group in groups],
-        of_prompts=[front for _, front in sorted((number, f) for f, group in enumerate(groups) for number in group)],
+        of_prompts=[prefix for _, prefix in sorted((number, f) for f, group in enumerate(groups) for number in group)],
         rest_tokens=rest,
     )
 
 
-def _opening(vlm: VLM, prompt: Prompt) -> Hashable:
-    """The images of a prompt and its tokens up to the last of them; nothing without images."""
-    if not prompt.images:
-        return ()
-    image_token_id = vlm.image_token_id
-    after = max((i + 1 for i, token in enumerate(prompt.token_ids) if token == image_token_id), default=0)
-    return tuple(map(id, prompt.images)), prompt.token_ids[:after]
+def prefill(family: Family, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache]:
+    """Read N prompts, prefixes first where that leaves at most ``WORTHWHILE_FRACTION`` of the tokens to read.
+
+    Returns:
+        The hidden state that predicts the first completion token, (N, H), and the cache to extend; gradients flow
+        through both.
+    """
+    batch = collate(family, prompts)
+    embeddings = embed(family, batch.input_ids, batch)
+    layers, mask, columns = DynamicCache(), batch.mask, slice(None)
+    prefixes = find_shared_prefixes(family, prompts)
+    if prefixes is not None and prefixes.read_tokens <= WORTHWHILE_FRACTION * mask.numel():
+        numbers = (prefixes.tokens, prefixes.sources, prefixes.of_prompts)
+        tokens, sources, of_prompts = (torch.tensor(values, device=mask.device) for values in numbers)
+        steps = torch.arange(-int(tokens.max()), 0, device=mask.device)
+        inside = steps >= -tokens[:, None]
+        padding = (~mask).sum(-1)[sources]
+        read = sources[:, None], (steps + (padding + tokens)[:, None]).clamp(min=0)
+        family.language_model(embeddings[read], inside, batch.positions[..., read[0], read[1]], layers)
+        own = KVCache(layers, inside, batch.next_position[sources]).take(of_prompts)
+        columns = slice(-prefixes.rest_tokens, None)
+        behind = mask.cumsum(-1) > tokens[of_prompts, None]
+        layers, mask = own.layers, torch.cat([own.mask, behind[:, columns]], 1)
+    hidden = family.language_model(embeddings[:, columns], mask, batch.positions[..., columns], layers)
+    return hidden[:, -1], KVCache(layers, mask, batch.next_position)
 
 
-def _common_tokens(vlm: VLM, prompts: Sequence[Prompt]) -> int:
-    """How many tokens all prompts of a group begin with, images expanded; each keeps one of its own at least."""
-    rows = [prompt.token_ids for prompt in prompts]
-    columns = zip(*rows, strict=False)
-    same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    common = prompts[0].token_ids[: min(same, min(map(len, rows)) - 1)]
-    images = common.count(vlm.image_token_id)
-    return len(common) + sum(vlm.image_tokens(image) - 1 for image in prompts[0].images[:images])
+def extend(family: Family, cache: KVCache, token_ids: Tensor) -> tuple[Tensor, KVCache]:
+    """Read (B, T) more tokens; see ``VLM.extend``."""
+    steps = torch.arange(token_ids.shape[1], device=token_ids.device)
+    positions = family.text_positions(cache.next_position[:, None] + steps)
+    mask = torch.cat([cache.mask, torch.ones_like(token_ids, dtype=torch.bool)], 1)
+    embeddings = family.model.get_input_embeddings()(token_ids)
+    hidden = family.language_model(embeddings, mask, positions, cache.layers)
+    return hidden, KVCache(cache.layers, mask, cache.next_position + token_ids.shape[1])

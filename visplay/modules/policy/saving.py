@@ -6,16 +6,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from visplay.modules.policy.adapters import Adaptable
 from visplay.modules.policy.loading import ADAPTER_CONFIG
-
-if TYPE_CHECKING:
-    from visplay.modules.policy.vlm import VLM
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PROCESSOR_BYTES = 32 << 20
@@ -41,7 +39,7 @@ class ExportFormat:
         return getattr(torch, self.dtype)
 
 
-def write_policy(vlm: VLM, directory: str | Path, form: ExportFormat) -> None:
+def write_policy(policy: Adaptable, directory: str | Path, form: ExportFormat) -> None:
     """Write weights as safetensors, configuration, generation config, processor, tokenizer and chat template.
 
     Every weight is cast once: an adapter is merged in float32 before that.
@@ -49,31 +47,35 @@ def write_policy(vlm: VLM, directory: str | Path, form: ExportFormat) -> None:
     Raises:
         ValueError: ``adapter_only``, and the policy is no adapter.
     """
-    directory = Path(directory)
+    directory, dtype = Path(directory), form.torch_dtype
     directory.mkdir(parents=True, exist_ok=True)
     if form.adapter_only:
-        _write_adapter(vlm, directory, form)
+        weights = {
+            f"{_PREFIX}{name}": weight.detach().to("cpu", dtype).contiguous()
+            for name, weight in _adapter_weights(policy).items()
+        }
+        assert policy.adapters is not None, "there are weights"
+        save_file(weights, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        config = policy.adapters.config(dropout=0.0)
+        config.base_model_name_or_path, config.revision, config.inference_mode = policy.path, policy.revision, True
+        config.save_pretrained(directory)
+        policy.model.generation_config.save_pretrained(directory)
     else:
-        vlm.model.save_pretrained(directory, state_dict=dict(_cast(vlm, form.torch_dtype)), safe_serialization=True)
+        state = {name: weight.to("cpu", dtype) for name, weight in policy.weights()}
+        state |= {name: buffer.cpu() for name, buffer in _kept_buffers(policy.model)}
+        policy.model.save_pretrained(directory, state_dict=state, safe_serialization=True)
         _name_dtype(directory / "config.json", form.dtype)
-    vlm.processor.save_pretrained(directory)
+    policy.processor.save_pretrained(directory)
 
 
-def export_bytes(vlm: VLM, form: ExportFormat) -> int:
+def export_bytes(policy: Adaptable, form: ExportFormat) -> int:
     """At most how many bytes ``write_policy`` writes."""
     if form.adapter_only:
-        elements = sum(weight.numel() for weight in _adapter_weights(vlm).values())
+        elements = sum(weight.numel() for weight in _adapter_weights(policy).values())
     else:
-        elements = sum(weight.numel() for name, weight in vlm.named_weights() if ".lora_" not in name)
-        elements += sum(buffer.numel() for _, buffer in _kept_buffers(vlm.model))
+        elements = sum(weight.numel() for name, weight in policy.named_weights() if ".lora_" not in name)
+        elements += sum(buffer.numel() for _, buffer in _kept_buffers(policy.model))
     return elements * form.torch_dtype.itemsize + PROCESSOR_BYTES
-
-
-def _cast(vlm: VLM, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    for name, weight in vlm.weights():
-        yield name, weight.to("cpu", dtype)
-    for name, buffer in _kept_buffers(vlm.model):
-        yield name, buffer.cpu()
 
 
 def _kept_buffers(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -93,23 +95,10 @@ def _name_dtype(path: Path, dtype: str) -> None:
     path.write_text(json.dumps(name(settings), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _adapter_weights(vlm: VLM) -> dict[str, torch.nn.Parameter]:
-    if vlm.adapters is None or vlm.adapter is None:
+def _adapter_weights(policy: Adaptable) -> dict[str, torch.nn.Parameter]:
+    if policy.adapters is None or policy.adapter is None:
         raise ValueError("adapter_only: this policy is no adapter but whole weights; give false")
-    return vlm.adapters.weights(vlm.adapter)
-
-
-def _write_adapter(vlm: VLM, directory: Path, form: ExportFormat) -> None:
-    weights = {
-        f"{_PREFIX}{name}": weight.detach().to("cpu", form.torch_dtype).contiguous()
-        for name, weight in _adapter_weights(vlm).items()
-    }
-    assert vlm.adapters is not None, "there are weights"
-    save_file(weights, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    config = vlm.adapters.config(dropout=0.0)
-    config.base_model_name_or_path, config.revision, config.inference_mode = vlm.path, vlm.revision, True
-    config.save_pretrained(directory)
-    vlm.model.generation_config.save_pretrained(directory)
+    return policy.adapters.weights(policy.adapter)
 
 
 @torch.no_grad()

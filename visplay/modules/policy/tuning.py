@@ -1,4 +1,4 @@
-"""What of a model learns: its weights, or adapters beside them, and in which of its parts."""
+"""What of a model learns: its weights, or adapters on them, and in which of its parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visplay.modules.policy.loading import Part
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters (arXiv 2106.09685): a weight W learns as W + alpha / rank · B A, and W itself is frozen.
+    """LoRA adapters (arXiv 2106.09685): a weight W learns as W + alpha / rank · B A, and W itself is frozen.
 
     Args:
         rank: Rank of the products.
@@ -51,7 +51,7 @@ class Tuning:
 
     Args:
         freeze: Parts that do not learn.
-        lora: Adapters that learn in the place of the weights; null trains the weights themselves.
+        lora: Adapters that learn instead of the weights; null trains the weights themselves.
 
     Raises:
         ValueError: An unknown part, or nothing left to learn.

@@ -8,28 +8,27 @@ cache). What a model family needs beyond this lives in a subclass, one family a 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
 
 from visplay.functional.logps import token_logps
-from visplay.modules.policy.adaptable import Adaptable
+from visplay.modules.policy.adapters import Adaptable, Adapters
 from visplay.modules.policy.attention import GROUPED_SDPA
-from visplay.modules.policy.collation import PromptBatch, collate, widen
-from visplay.modules.policy.hidden_states import predictors
-from visplay.modules.policy.kv_cache import Context
-from visplay.modules.policy.loading import check_loading, load_model, load_processor
-from visplay.modules.policy.prefill import prefill
+from visplay.modules.policy.collation import PromptBatch, collate
+from visplay.modules.policy.hidden_states import target_hidden_states
+from visplay.modules.policy.kv_cache import KVCache
+from visplay.modules.policy.loading import load_processor
+from visplay.modules.policy.prefill import extend, prefill
 from visplay.modules.policy.saving import ExportFormat, write_policy
 from visplay.modules.policy.tuning import Tuning
-from visplay.modules.policy.whole_weights import whole_weights
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
 
@@ -56,13 +55,17 @@ class VLM(Adaptable):
         gradient_checkpointing: Whether activations are computed again in the backward pass, layer by layer: about a
             third more time, a fraction of the memory. It needs packed rows.
 
+    Raises:
+        ValueError: No context, or limits that contradict each other.
+
     Attributes:
         name: Which policy this is; set by the owner.
-        version: Number of updates made to the weights; (name, version) tells an engine what to hold.
+        version: Number of updates made to the weights; (name, version) tells an engine what to load.
         banned_token_ids: Control tokens that are never sampled.
     """
 
     banned_token_ids: Tensor
+    hidden_states = staticmethod(target_hidden_states)
 
     def __init__(
         self,
@@ -76,7 +79,11 @@ class VLM(Adaptable):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_loading(min_pixels, max_pixels, max_context_tokens)
+        if max_context_tokens is not None and max_context_tokens < 1:
+            raise ValueError(f"max_context_tokens: {max_context_tokens} must be at least 1, or null")
+        given = [pixels for pixels in (min_pixels, max_pixels) if pixels is not None]
+        if any(pixels < 1 for pixels in given) or given != sorted(given):
+            raise ValueError(f"min_pixels={min_pixels}, max_pixels={max_pixels}: need 1 <= min_pixels <= max_pixels")
         self.path = path
         self.revision = revision
         self.attn_implementation = attn_implementation
@@ -90,11 +97,11 @@ class VLM(Adaptable):
         self.model = None
         self.processor: Any = None
 
-    def load(self, beside: VLM | None = None, processor_path: str | None = None) -> None:
+    def load(self, shares_with: VLM | None = None, processor_path: str | None = None) -> None:
         """Load weights and processor, once.
 
         Args:
-            beside: A policy whose model an adapter of this one can be on; where policies are whole models, none is.
+            shares_with: A policy whose model an adapter of this one can be on; whole models ignore it.
             processor_path: Directory of another processor than the checkpoint's.
 
         Raises:
@@ -103,10 +110,19 @@ class VLM(Adaptable):
         """
         if self.model is not None:
             return
-        beside = beside if self.tuning.lora else None
         self.processor = load_processor(processor_path or self.path, self.revision)
-        self.model = self._load_model() if beside is None else beside.model
-        self.set_up_tuning(self.name, beside)
+        lora = self.tuning.lora
+        if lora is None or shares_with is None:
+            self.model = self._load_model()
+        else:
+            self.model, self.adapters = shares_with.model, shares_with.adapters
+        if lora is None:
+            for module in (module for part in self.tuning.freeze for module in self.parts()[part]):
+                module.requires_grad_(False)
+        else:
+            self.adapters = self.adapters or Adapters(self.model, lora, self.adapted_layers(self.tuning))
+            self.adapters.add(self.name)
+            self.adapter = self.name
         if self.gradient_checkpointing:
             again = {} if self.adapters is None else {"context_fn": self.adapters.checkpoint_contexts}
             self.model.gradient_checkpointing_enable({"use_reentrant": False} | again)
@@ -122,13 +138,13 @@ class VLM(Adaptable):
         logger.info("%s: at most %d tokens per image", self.path, self.most_image_tokens)
 
     def _load_model(self) -> Any:
-        return load_model(self.path, self.revision, self.attn_implementation or GROUPED_SDPA)
-
-    def frozen_copy(self) -> VLM:
-        """A frozen copy of the policy as it is now; of an adapter, on the same model."""
-        if self.adapters is not None:
-            return self.snapshot()
-        return copy.deepcopy(self).requires_grad_(False).eval()
+        return AutoModelForImageTextToText.from_pretrained(
+            self.path,
+            revision=self.revision,
+            dtype=torch.float32,
+            attn_implementation=self.attn_implementation or GROUPED_SDPA,
+            use_safetensors=True,
+        ).train()
 
     def base(self) -> VLM:
         """A frozen copy with the weights of the checkpoint that this policy started from; of an adapter, its model."""
@@ -137,21 +153,6 @@ class VLM(Adaptable):
         fresh = self.unloaded()
         fresh.model = self._load_model().to(self.device)
         return fresh.requires_grad_(False).eval()
-
-    @property
-    def tokenizer(self) -> Any:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
-
-    @property
-    def context_tokens(self) -> int:
-        """Most tokens of a sequence, images expanded."""
-        return min(self.model_context_tokens, self.max_context_tokens or self.model_context_tokens)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
 
     @property
     def head_weight(self) -> Tensor:
@@ -178,10 +179,6 @@ class VLM(Adaptable):
         """Text of a completion, control tokens left out."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def prompt_tokens(self, prompt: Prompt) -> int:
-        """P: tokens of a prompt with its images expanded."""
-        return len(prompt.token_ids) + sum(self.image_tokens(image) - 1 for image in prompt.images)
-
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether the prompt and a completion of full length fit the context."""
         return self.prompt_tokens(prompt) + max_new_tokens <= self.context_tokens
@@ -190,47 +187,25 @@ class VLM(Adaptable):
         """Expand placeholders and pad on the left, see ``visplay.modules.policy.collation.collate``."""
         return collate(self, prompts)
 
-    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Context]:
+    def prefill(self, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache]:
         """Read N prompts, what several about one image begin with once, see ``visplay.modules.policy.prefill``.
 
         Returns:
-            The hidden state that predicts the first completion token, (N, H), and the context to extend.
+            The hidden state that predicts the first completion token, (N, H), and the cache to extend.
         """
         return prefill(self, prompts)
 
-    def embed(self, input_ids: Tensor, batch: PromptBatch) -> Tensor:
-        """Embed the ids of a batch of prompts, (N, P) or without padding (L,), images in their places.
-
-        Returns:
-            (…, H), or wider where the family's features are; see ``widen``.
-        """
-        embeddings = self.model.get_input_embeddings()(input_ids)
-        if batch.pixels is None:
-            return embeddings
-        features = self.image_features(batch.pixels)
-        rows = torch.cat([features[index] for index in batch.image_index]).to(embeddings.dtype)
-        embeddings = widen(embeddings, rows.shape[-1])
-        where = input_ids == self.image_token_id
-        if len(rows) != int(where.sum()):
-            raise RuntimeError(f"{type(self).__name__}: {int(where.sum())} image tokens for {len(rows)} features")
-        return embeddings.masked_scatter(where.unsqueeze(-1), rows)
-
-    def extend(self, context: Context, token_ids: Tensor) -> tuple[Tensor, Context]:
+    def extend(self, cache: KVCache, token_ids: Tensor) -> tuple[Tensor, KVCache]:
         """Read T more tokens per sequence.
 
         Args:
-            context: B sequences; its cache is consumed, use the returned context from here on.
+            cache: Of B sequences; it is consumed, use the returned one from here on.
             token_ids: (B, T) ids.
 
         Returns:
-            Hidden states (B, T, H), each predicting the token after its own, and the longer context.
+            Hidden states (B, T, H), each predicting the token after its own, and the longer cache.
         """
-        steps = torch.arange(token_ids.shape[1], device=token_ids.device)
-        positions = self.text_positions(context.next_position[:, None] + steps)
-        mask = torch.cat([context.mask, torch.ones_like(token_ids, dtype=torch.bool)], 1)
-        embeddings = self.model.get_input_embeddings()(token_ids)
-        hidden = self.language_model(embeddings, mask, positions, context.cache)
-        return hidden, Context(context.cache, mask, context.next_position + token_ids.shape[1])
+        return extend(self, cache, token_ids)
 
     def logits(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         """Next-token logits (B, V) in float32 as the policy samples them: tempered, control tokens excluded."""
@@ -263,7 +238,7 @@ class VLM(Adaptable):
             ValueError: ``gradient_checkpointing`` where groups are not packed into one row; see ``why_not_packed``.
         """
         scores = token_logps(
-            self._predictors(prompts, token_ids, mask),
+            self.hidden_states(self, prompts, token_ids, mask),
             self.head_weight,
             token_ids[mask],
             temperature=temperature,
@@ -272,18 +247,6 @@ class VLM(Adaptable):
         )
         logps, entropies = (s.new_zeros(mask.shape).index_put((mask,), s) for s in scores)
         return logps, entropies
-
-    def _predictors(self, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states (R, H) that predict the R tokens under the mask (N, G, T), in its order."""
-        return predictors(self, prompts, token_ids, mask)
-
-    def weights(self, device: torch.device | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Every weight, whole and detached, under the name that engines take; see ``whole_weights``.
-
-        Args:
-            device: Where each is given; None leaves it where it lies.
-        """
-        return ((self.released_name(name), weight.to(device=device)) for name, weight in whole_weights(self.model))
 
     def fingerprint(self) -> str:
         """Hash of all weights: two policies that differ have, but for chance, different ones."""

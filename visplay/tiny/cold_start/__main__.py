@@ -22,12 +22,11 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from visplay.tiny import BASE
+from visplay.tiny.cold_start.accuracy import Sampler, measure, write_report
 from visplay.tiny.cold_start.batches import Packer
 from visplay.tiny.cold_start.curriculum import Lesson, perceive, relax, search, search_simply, study
-from visplay.tiny.cold_start.evaluate import Sampler, measure
 from visplay.tiny.cold_start.model import build_model, build_processor, save
 from visplay.tiny.cold_start.naming import Naming, match_scale
-from visplay.tiny.cold_start.report import write_report
 from visplay.tiny.cold_start.tokenizer import build_tokenizer
 from visplay.tiny.world import Scene, render, sample_scene
 from visplay.types import derive_seed
@@ -68,7 +67,7 @@ STAGES = (
 
 
 class ColdStart:
-    """Holds the model while the stages pass.
+    """The model, trained stage by stage.
 
     Args:
         seed: Seed of the weights, of the tokenizer's texts and of every scene.

@@ -1,21 +1,18 @@
-"""Packed batches of the cold start: one row per image, then many turns about it that cannot see each other."""
+"""Packed batches of the cold start: a sequence per image, with many turns about it that cannot see each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from visplay.prompts import Template, encode_prompt
 from visplay.tiny.world import CELLS
-
-if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 IMAGE_TOKENS = len(CELLS)
 _NO_TARGET = -100
@@ -86,8 +83,7 @@ class Packer:
     @cached_property
     def _prefix(self) -> list[int]:
         """The opening with one placeholder for every image token."""
-        place = self._processor.image_token_id
-        return [piece for token in self._opening for piece in [token] * (IMAGE_TOKENS if token == place else 1)]
+        return expand_image(self._opening, self._processor.image_token_id)
 
     @cached_property
     def _positions(self) -> Tensor:
@@ -120,6 +116,11 @@ class Packer:
             segments += [number] * len(turn)
             offsets += range(len(turn))
         return ids, targets, segments, offsets
+
+
+def expand_image(ids: Sequence[int], placeholder: int) -> list[int]:
+    """Token ids with one placeholder for every image token, instead of one for the image."""
+    return [each for token in ids for each in [token] * (IMAGE_TOKENS if token == placeholder else 1)]
 
 
 _FILL = (0, _NO_TARGET, -1, 0)

@@ -1,4 +1,4 @@
-"""What the stages of the cold start teach: turns about a scene."""
+"""What the stages of the cold start teach: turns about a scene, and what is to be written in them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import numpy as np
 from visplay.prompts import Template
 from visplay.tiny import ANSWER, ASK
 from visplay.tiny.cold_start.batches import Turn
-from visplay.tiny.cold_start.targets import CAPTION, answer_target, caption_target, question_target
-from visplay.tiny.questions import FAMILIES, Posed, pose, work_out
+from visplay.tiny.questions import FAMILIES, Posed, Solution, pose, work_out
 from visplay.tiny.world import CELLS, Scene
 
 Lesson = Callable[[Scene, np.random.Generator], list[Turn]]
 
-LISTED_SHARE = 0.35
-CARELESS_SHARE = 0.8
+CAPTION = "List."
+"""What a model is told in the captions of the cold start."""
+
+LISTED_FRACTION = 0.35
+CARELESS_FRACTION = 0.8
 _TURNS = 8
 _EMPTY_CELLS = 4
 _SEARCHES = 10
@@ -29,7 +31,7 @@ def perceive(scene: Scene, rng: np.random.Generator) -> list[Turn]:
     full = [shape.cell for shape in scene.shapes]
     empty = [cell for cell in CELLS if cell not in full]
     turns = [_caption(scene)]
-    for cell in full + [empty[place] for place in rng.permutation(len(empty))[:_EMPTY_CELLS]]:
+    for cell in full + [empty[index] for index in rng.permutation(len(empty))[:_EMPTY_CELLS]]:
         posed = work_out(scene, f"What is in {cell}?")
         assert posed is not None, "the question is of the families' grammar"
         turns.append(_answer(posed, listed=False))
@@ -81,9 +83,35 @@ def _answer(posed: Posed, *, listed: bool) -> Turn:
 
 
 def _answer_loosely(posed: Posed, rng: np.random.Generator) -> Turn:
-    if rng.random() < LISTED_SHARE:
+    if rng.random() < LISTED_FRACTION:
         return _answer(posed, listed=True)
-    if rng.random() < CARELESS_SHARE:
+    if rng.random() < CARELESS_FRACTION:
         guess = posed.family.guesses[rng.integers(len(posed.family.guesses))]
         posed = replace(posed, solution=replace(posed.solution, answer=guess))
     return _answer(posed, listed=False)
+
+
+def question_target(posed: Posed) -> str:
+    """The Questioner's reply: type, question, and the answer it believes in.
+
+    Example:
+        ``<type>numerical</type><question>How many red circles are there?</question><answer>3</answer>``
+    """
+    answer = posed.solution.answer
+    return f"<type>{posed.family.kind}</type><question>{posed.text}</question><answer>{answer}</answer>"
+
+
+def answer_target(solution: Solution, *, listed: bool) -> str:
+    r"""The Reasoner's reply, at once or after what it listed.
+
+    Example:
+        >>> answer_target(Solution("2", "a1 c2"), listed=True)
+        '<think>a1 c2</think>\\boxed{2}'
+    """
+    thought = f"<think>{solution.listing}</think>" if listed else ""
+    return f"{thought}\\boxed{{{solution.answer}}}"
+
+
+def caption_target(scene: Scene) -> str:
+    """Every cell that is not empty with what it holds, in raster order."""
+    return " ".join(f"{shape.cell} {shape.size} {shape.colour} {shape.kind}" for shape in scene.shapes)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer
+from transformers import (
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
 
 from visplay.tiny.world import CELL_PIXELS, IMAGE_PIXELS
 
@@ -24,24 +29,10 @@ _PIXELS = {
 
 def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
     """The configuration: text 128 wide and 4 deep, vision 96 wide and 2 deep, 16 image tokens for a square image."""
-    from transformers import Qwen2_5_VLConfig
-
     ids = tokenizer.convert_tokens_to_ids
-    return Qwen2_5_VLConfig(
-        text_config=_text_config(len(tokenizer), ids("<|im_end|>"), ids("<|endoftext|>")),
-        vision_config=_vision_config(),
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
-        tie_word_embeddings=True,
-        dtype="float32",
-    )
-
-
-def _text_config(entries: int, eos: int, pad: int) -> dict:
-    return {
-        "vocab_size": entries,
+    common = {"initializer_range": _INITIAL_SCALE, "dtype": "float32"}
+    text = {
+        "vocab_size": len(tokenizer),
         "hidden_size": 128,
         "intermediate_size": 384,
         "num_hidden_layers": 4,
@@ -50,16 +41,11 @@ def _text_config(entries: int, eos: int, pad: int) -> dict:
         "max_position_embeddings": 1024,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         "tie_word_embeddings": True,
-        "bos_token_id": pad,
-        "eos_token_id": eos,
-        "pad_token_id": pad,
-        "initializer_range": _INITIAL_SCALE,
-        "dtype": "float32",
+        "bos_token_id": ids("<|endoftext|>"),
+        "eos_token_id": ids("<|im_end|>"),
+        "pad_token_id": ids("<|endoftext|>"),
     }
-
-
-def _vision_config() -> dict:
-    return {
+    vision = {
         "depth": 2,
         "hidden_size": 96,
         "intermediate_size": 192,
@@ -70,9 +56,17 @@ def _vision_config() -> dict:
         "window_size": IMAGE_PIXELS,
         "out_hidden_size": 128,
         "fullatt_block_indexes": [0, 1],
-        "initializer_range": _INITIAL_SCALE,
-        "dtype": "float32",
     }
+    return Qwen2_5_VLConfig(
+        text_config=text | common,
+        vision_config=vision | common,
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+        dtype="float32",
+    )
 
 
 def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:
@@ -82,13 +76,17 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditiona
         tokenizer: Gives the number of entries and the control tokens' ids.
         seed: Seed of the weights; torch's global generator is left as it was.
     """
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer))
         _prepare(model)
-    model.generation_config = _generation_config(tokenizer)
+    ids = tokenizer.convert_tokens_to_ids
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        bos_token_id=ids("<|endoftext|>"),
+        pad_token_id=ids("<|endoftext|>"),
+        eos_token_id=[ids("<|im_end|>"), ids("<|endoftext|>")],
+    )
     return model
 
 
@@ -108,22 +106,8 @@ def _prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
             outward.weight.mul_(0.5)
 
 
-def _generation_config(tokenizer: Qwen2Tokenizer) -> object:
-    from transformers import GenerationConfig
-
-    ids = tokenizer.convert_tokens_to_ids
-    return GenerationConfig(
-        do_sample=True,
-        bos_token_id=ids("<|endoftext|>"),
-        pad_token_id=ids("<|endoftext|>"),
-        eos_token_id=[ids("<|im_end|>"), ids("<|endoftext|>")],
-    )
-
-
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
     """The processor; every image is scaled to about 56x56 pixels, 16 merged tokens for a square one."""
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**_PIXELS),
         tokenizer=tokenizer,

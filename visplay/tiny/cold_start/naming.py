@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import Qwen2Tokenizer
 
 from visplay.tiny.world import CELLS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, Scene
-
-if TYPE_CHECKING:
-    from transformers import Qwen2Tokenizer
 
 _ABSENT = "nothing"
 _MANY = tuple(f"{kind}s" for kind in KINDS)
@@ -30,7 +27,7 @@ _GROUPS = (
 class Naming:
     """Cross-entropy of a cell's words under its merged token, with the tied embeddings as the only head.
 
-    So the image's tokens come to lie where the words for what they show lie, and attention can find them by the
+    So the image's tokens come close to the words for what they show, and attention can find them by the
     words of a question from the first step on.
 
     Args:
@@ -41,8 +38,8 @@ class Naming:
     def __init__(self, embeddings: nn.Embedding, tokenizer: Qwen2Tokenizer) -> None:
         self._embeddings = embeddings
         self._groups = [
-            (place, torch.tensor([tokenizer.encode(space + word, add_special_tokens=False)[-1] for word in words]))
-            for place, words in enumerate(_GROUPS)
+            (index, torch.tensor([tokenizer.encode(space + word, add_special_tokens=False)[-1] for word in words]))
+            for index, words in enumerate(_GROUPS)
             for space in ("", " ")
         ]
 
@@ -55,7 +52,7 @@ class Naming:
         """
         truth = torch.tensor([label for scene in scenes for label in _labels(scene)])
         logits = F.rms_norm(tokens, tokens.shape[-1:]) @ self._embeddings.weight.T
-        parts = [F.cross_entropy(logits[:, ids], truth[:, place]) for place, ids in self._groups]
+        parts = [F.cross_entropy(logits[:, ids], truth[:, index]) for index, ids in self._groups]
         return torch.stack(parts).sum() / 2
 
 

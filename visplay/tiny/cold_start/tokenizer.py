@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
 
-from visplay.tiny.cold_start.targets import CAPTION, answer_target, caption_target, question_target
+from visplay.tiny.cold_start.curriculum import CAPTION, answer_target, caption_target, question_target
 from visplay.tiny.questions import pose
 from visplay.tiny.world import CELLS, COLOURS, KINDS, SIZES, sample_scene
 
-if TYPE_CHECKING:
-    from transformers import Qwen2Tokenizer
-
 ENTRIES = 488
 CONTROL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>"),
+    *("<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+    *("<|image_pad|>", "<|video_pad|>"),
 )
-TAGS = (
-    "<type>",
-    "</type>",
-    "<question>",
-    "</question>",
-    "<answer>",
-    "</answer>",
-    "<think>",
-    "</think>",
-    "\\boxed{",
-)
+TAGS = ("<type>", "</type>", "<question>", "</question>", "<answer>", "</answer>", "<think>", "</think>", "\\boxed{")
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
@@ -65,7 +42,6 @@ CHAT_TEMPLATE = """\
 {% endif -%}
 """
 _SCENES = 2000
-_MANY = tuple(f"{kind}s" for kind in KINDS)
 
 
 def build_tokenizer(seed: int) -> Qwen2Tokenizer:
@@ -77,8 +53,6 @@ def build_tokenizer(seed: int) -> Qwen2Tokenizer:
     Returns:
         A tokenizer of 488 entries: 256 bytes, merges, the tags as one token each, and the control tokens.
     """
-    from transformers import Qwen2Tokenizer
-
     blank = Qwen2Tokenizer()
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
@@ -88,14 +62,6 @@ def build_tokenizer(seed: int) -> Qwen2Tokenizer:
         show_progress=False,
     )
     learner.train_from_iterator(_corpus(np.random.default_rng(seed)), trainer)
-    return _with_added_tokens(learner)
-
-
-def _with_added_tokens(learner: Tokenizer) -> Qwen2Tokenizer:
-    import json
-
-    from transformers import Qwen2Tokenizer
-
     learned = json.loads(learner.to_str())["model"]
     vocab = learned["vocab"] | {token: len(learned["vocab"]) + i for i, token in enumerate(CONTROL_TOKENS)}
     tokenizer = Qwen2Tokenizer(
@@ -113,19 +79,8 @@ def _with_added_tokens(learner: Tokenizer) -> Qwen2Tokenizer:
 
 
 def _corpus(rng: np.random.Generator) -> list[str]:
-    lines = [
-        "user",
-        "assistant",
-        "system",
-        "Ask.",
-        CAPTION,
-        "none",
-        "nothing",
-        *COLOURS,
-        *KINDS,
-        *_MANY,
-        *SIZES,
-    ] * _SCENES
+    fixed = ("user", "assistant", "system", "Ask.", CAPTION, "none", "nothing")
+    lines = [*fixed, *COLOURS, *KINDS, *(f"{kind}s" for kind in KINDS), *SIZES] * _SCENES
     for _ in range(_SCENES):
         scene = sample_scene(rng, held_out=False)
         posed = pose(scene, rng)

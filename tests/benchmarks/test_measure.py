@@ -1,0 +1,21 @@
+import pytest
+
+from benchmarks.measure import Spread, alternate
+
+
+def test_parts_take_turns_and_the_first_round_does_not_count(monkeypatch):
+    calls, now = [], iter([0, 90, 100, 190, 200, 201, 300, 302, 400, 405, 500, 504])
+    monkeypatch.setattr("benchmarks.measure.time.perf_counter", lambda: next(now))
+    seconds = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3
+    assert seconds == {"a": Spread(3, 1, 5), "b": Spread(3, 2, 4)}
+
+
+def test_spread_of_a_rate_turns_around():
+    assert Spread.of([4.0, 1.0, 2.0]).rate(8.0) == Spread(4.0, 2.0, 8.0)
+    assert Spread(2.0, 1.0, 4.0).scaled(3.0) == Spread(6.0, 3.0, 12.0)
+
+
+def test_no_rounds_are_rejected():
+    with pytest.raises(ValueError, match="rounds: 0 must be at least 1"):
+        alternate({}, rounds=0)

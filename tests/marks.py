@@ -1,0 +1,99 @@
+"""Which tests are marked ``vllm``, ``process`` and ``slow``, and which files are run first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below tests/
+    "vllm": [
+        *(f"callbacks/engines/test_vllm{name}" for name in (".", "_adapters", "_families", "_loop")),
+        *(f"callbacks/engines/test_vllm{name}" for name in ("_mismatch", "_ranks", "_server")),
+        "judge/test_vllm_judge.py",
+        "test_configs.py::test_base[qwen",
+        "test_configs.py::test_vllm",
+    ],
+    "process": [  # they start Python anew
+        "callbacks/test_progress.py::test_a_run_whose_output_is_a_file",
+        "data/benchmarks/test_benchmark_memory.py",
+        "data/test_sources.py::TestElsewhere::test_opening_takes_no_memory",
+        "data/test_zoo.py::test_memory_is_bounded",
+        "evaluation/test_stop_and_continue.py",
+        "functional/test_purity.py::test_importing_loads_no_framework",
+        "grading/test_worker.py",
+        "judge/test_cache.py::test_a_process_killed",
+        "judge/test_cache.py::test_processes_share",
+        "metrics/test_ranks.py",
+        "planning/test_peak.py::test_a_step",
+        "test_cli.py::test_help_is_quick",
+        "test_cli.py::test_threads_wait_asleep",
+    ],
+    "slow": [  # more than five seconds, or a file of many seconds that looks at one thing in many settings
+        "benchmarks/test_evaluation.py",
+        "benchmarks/test_gpu.py",
+        "callbacks/export",
+        "callbacks/test_adapters_in_a_run.py",
+        "callbacks/test_curation_policies.py",
+        "callbacks/test_diagnostics.py::test_divergence",
+        "callbacks/test_self_play.py::test_a_run_continued",
+        "callbacks/test_self_play.py::test_same_seed",
+        "evaluation/test_the_eight.py",
+        "judge/test_faults.py",
+        "modules/families/test_family_adapters.py",
+        "modules/families/test_family_exports.py",
+        "modules/learner/test_grpo.py::test_learns_what_is_rewarded",
+        "modules/test_own_roles.py",
+        "planning/test_docs.py",
+        "planning/test_families.py",
+        "planning/test_live.py",
+        "planning/test_plan.py",
+        "test_add_a_vlm.py",
+        "test_cli.py::test_adapters",
+        "test_cli.py::test_the_benchmarks",
+        "test_configs.py",
+        "test_demo.py",
+        "test_export_command.py",
+        "tiny/test_base.py::test_base_leaves_head_room",
+        "tiny/test_cold_start.py",
+    ],
+}
+FIRST = [  # those that take longest; a worker takes a whole file
+    "test_configs.py",
+    "callbacks/engines/test_vllm_loop.py",
+    "test_demo.py",
+    "callbacks/engines/test_vllm_families.py",
+    "callbacks/engines/test_vllm_ranks.py",
+    "evaluation/test_stop_and_continue.py",
+    "planning/test_peak.py",
+    "planning/test_live.py",
+    "test_cli.py",
+    "callbacks/engines/test_vllm_server.py",
+    "callbacks/engines/test_vllm.py",
+    "judge/test_vllm_judge.py",
+    "planning/test_families.py",
+    "planning/test_plan.py",
+    "grading/test_worker.py",
+]
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    """Give every test its marks."""
+    for item in items:
+        for name, beginnings in WHERE.items():
+            if _name(item).startswith(tuple(beginnings)):
+                item.add_marker(name)
+
+
+def order(item: pytest.Item) -> int:
+    """The key that sorts what takes longest to the beginning, else changes nothing."""
+    file = _name(item).partition("::")[0]
+    return FIRST.index(file) if file in FIRST else len(FIRST)
+
+
+def _name(item: pytest.Item) -> str:
+    if not item.path.is_relative_to(TESTS):
+        return ""  # an example in a docstring
+    return "::".join([item.path.relative_to(TESTS).as_posix(), *item.nodeid.split("::")[1:]])

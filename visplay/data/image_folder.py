@@ -1,0 +1,169 @@
+"""Unlabeled images from a directory: every file is checked once, a bad one is counted and never raised."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from visplay.data.decoding import DECODE_ERRORS, ImageLimits, describe_error, load_image
+from visplay.types import UnlabeledImage
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+_SHOWN_REASONS = 5
+_MAX_THREADS = 8
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """A file that looked like an image and is not used.
+
+    Args:
+        path: POSIX path relative to the directory; bytes that are not UTF-8 are written as escapes.
+        reason: What is wrong with it.
+    """
+
+    path: str
+    reason: str
+
+
+class UnusableItemError(ValueError):
+    """An item of a data set that cannot be used: the caller counts it and draws the next.
+
+    Args:
+        key: Identity of the item.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+    def count_in(self, skipped: dict[str, str]) -> None:
+        """Add the reason to those by key, and log it when it is new."""
+        if self.key not in skipped:
+            skipped[self.key] = self.reason
+            logger.warning("skipped %s: %s (%d so far)", self.key, self.reason, len(skipped))
+
+
+class ImageFolder(Dataset[UnlabeledImage]):
+    """Unlabeled images below a directory, sorted by their path relative to it, which is also their key.
+
+    Files are taken by extension (``EXTENSIONS``, in either case) and read by content (``FORMATS``; the first frame of
+    an animation). The constructor decodes every file once, in a few threads and without keeping an image, so that a
+    broken one is known before training starts. Links to directories are followed, but never to a directory above the
+    link.
+
+    Args:
+        root: The directory.
+        limits: An image that breaks them, by its header, is skipped undecoded.
+
+    Attributes:
+        keys: The keys of the images, sorted.
+        skipped: The files that are not used and why, sorted by path.
+
+    Raises:
+        FileNotFoundError: If ``root`` does not exist.
+        ValueError: If ``root`` is not a directory or holds no usable image.
+    """
+
+    def __init__(self, root: str | Path, limits: ImageLimits = ImageLimits()) -> None:  # noqa: B008 (frozen)
+        self.root = Path(root)
+        self.limits = limits
+        if not self.root.exists():
+            raise FileNotFoundError(f"root: {str(self.root)!r} does not exist; give a directory of images")
+        if not self.root.is_dir():
+            raise ValueError(f"root: {str(self.root)!r} is not a directory; give a directory of images")
+        candidates, unusable = _list_images(self.root)
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+            reasons = dict(zip(candidates, pool.map(self._find_error, candidates), strict=True))
+        self.keys = tuple(key for key in candidates if reasons[key] is None)
+        unusable |= {key: reason for key, reason in reasons.items() if reason is not None}
+        bad = [
+            SkippedImage(os.fsencode(key).decode(errors="backslashreplace"), reason) for key, reason in unusable.items()
+        ]
+        self.skipped = tuple(sorted(bad, key=lambda item: item.path))
+        shown = [f"{item.path!r} ({item.reason})" for item in self.skipped[:_SHOWN_REASONS]]
+        more = ["..."] if len(self.skipped) > _SHOWN_REASONS else []
+        summary = f"skipped {len(self.skipped)}: {', '.join(shown + more)}"
+        if not self.keys:
+            found = summary if self.skipped else f"no file in it ends in one of {', '.join(sorted(EXTENSIONS))}"
+            raise ValueError(f"root: {str(self.root)!r} must hold at least one usable image; {found}")
+        if self.skipped:
+            logger.warning("%s: %d images, %s", self.root, len(self.keys), summary)
+
+    def __len__(self) -> int:
+        """Number of usable images."""
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> UnlabeledImage:
+        """Load one image.
+
+        Raises:
+            IndexError: If there is no such index.
+            OSError: If the file has vanished or broken since the directory was scanned.
+        """
+        key = self.keys[index]
+        try:
+            return UnlabeledImage(key=key, image=self._load(key))
+        except DECODE_ERRORS as error:
+            raise OSError(
+                f"root: {self.root / key} was a good image when the directory was scanned and is not now: "
+                f"{describe_error(error)}"
+            ) from error
+
+    def _find_error(self, key: str) -> str | None:
+        try:
+            self._load(key)
+        except DECODE_ERRORS as error:
+            return describe_error(error)
+        return None
+
+    def _load(self, key: str) -> Image.Image:
+        key.encode()  # a name that is not UTF-8 could be neither hashed nor stored
+        return load_image(self.root / key, self.limits)
+
+
+def _list_images(root: Path) -> tuple[list[str], dict[str, str]]:
+    """Sorted keys of the files with a known extension, and the directories that could not be read with the reason."""
+    keys: list[str] = []
+    unreadable: dict[str, str] = {}
+
+    def note(error: OSError) -> None:
+        unreadable[os.path.relpath(error.filename, root)] = describe_error(error)
+
+    for directory, names in _walk(root, note):
+        found = (name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS)
+        keys += [(directory / name).relative_to(root).as_posix() for name in found]
+    return sorted(keys), unreadable
+
+
+def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[Path, list[str]]]:
+    """Visit each directory below ``root`` once, real ones before linked ones, so that links never change a real key."""
+    seen: set[tuple[int, int]] = set()
+    pending = [root]
+    for top in pending:  # grows while it is read
+        for directory, subdirectories, names in os.walk(top, onerror=on_error):
+            status = os.stat(directory)
+            if (status.st_dev, status.st_ino) in seen:
+                subdirectories.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            subdirectories.sort()
+            for link in (Path(directory, name) for name in subdirectories):
+                if link.is_symlink() and not link.parent.resolve().is_relative_to(link.resolve()):
+                    pending.append(link)
+            yield Path(directory), names

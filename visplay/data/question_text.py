@@ -1,0 +1,150 @@
+"""Text from the cells of a table: questions with their options and the marks of their images, answers, and the rest."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from numbers import Number
+from typing import Any, TypeGuard
+
+_MARK = re.compile(r"<image(?:[ \t]*(\d+))?>")
+_AT_THE_ENDS = re.compile(rf"\A(?:\s*{_MARK.pattern})+\s*|\s*(?:{_MARK.pattern}\s*)+\Z")
+BARE_MARK = re.compile(r"<image>[ \t]*\n?")
+
+
+def read_text(row: Mapping[str, Any], column: str | None) -> str:
+    """The text of a cell, stripped; numbers and booleans become text, and an empty cell is empty text.
+
+    Raises:
+        ValueError: If the cell holds something else.
+    """
+    value = None if column is None else row.get(column)
+    if not isinstance(value, str | Number | None):
+        raise ValueError(f"{column} is a {type(value).__name__}, not text or a number")
+    return _write(value)
+
+
+def count_marks(text: str) -> int:
+    """Count the images that a question names: the greatest number of ``<image 2>``, or the marks ``<image>``.
+
+    Example:
+        >>> count_marks("<image>Is it red?"), count_marks("Is <image 1> like <image 2> or <image 1>?")
+        (1, 2)
+    """
+    numbers = _MARK.findall(text)
+    bare = sum(not number for number in numbers)
+    return max([bare, *(int(number) for number in numbers if number)])
+
+
+def place_marks(text: str, images: int) -> str:
+    r"""Write ``[image 2]`` where a question speaks of an image; all images come before the question.
+
+    Bare marks stand for the images in turn. With one image, marks at the beginning and the end say nothing and are
+    taken out, and so are bare ones.
+
+    Example:
+        >>> place_marks("<image>\nHow many?", 1), place_marks("Is <image 2> like <image 1>?", 2)
+        ('How many?', 'Is [image 2] like [image 1]?')
+    """
+    if images == 1:
+        text = BARE_MARK.sub("", _AT_THE_ENDS.sub("", text))
+    turns = iter(range(1, text.count("<image>") + 1))
+    return _MARK.sub(lambda mark: f"[image {mark[1] or next(turns)}]", text).strip()
+
+
+def read_options(value: object) -> tuple[str, ...]:
+    """The options of a multiple-choice question: a list, a mapping by letter, or either of them written as text.
+
+    None for an empty cell or an empty list; a ValueError if the cell holds something else.
+
+    Example:
+        >>> read_options("['a cat', 'a dog']"), read_options({"A": "red", "B": 2}), read_options("")
+        (('a cat', 'a dog'), ('red', '2'), ())
+    """
+    parsed = value
+    if isinstance(value, str) and value.strip():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of backslashes that begin no escape, as LaTeX has them
+                parsed = ast.literal_eval(value.strip())
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            with suppress(ValueError):
+                parsed = json.loads(value)
+    elif value is None or isinstance(value, str):
+        return ()
+    if parsed is None:
+        return ()
+    if isinstance(parsed, Mapping):
+        parsed = [parsed[name] for name in sorted(parsed, key=str) if parsed[name] is not None]
+    if not _is_list_of_texts(parsed):
+        raise ValueError(f"options are {str(value)[:60]!r}, not a list of texts")
+    return tuple(str(option).strip() for option in parsed)
+
+
+def append_options(problem: str, options: Sequence[str]) -> str:
+    r"""Put lettered options after a question, unless it states all of them already.
+
+    Example:
+        >>> append_options("Which?", ("a cat", "a dog"))
+        'Which?\nA. a cat\nB. a dog'
+        >>> append_options("Which? (A) a cat (B) a dog", ("a cat", "a dog"))
+        'Which? (A) a cat (B) a dog'
+    """
+    letters = (chr(ord("A") + index) if index < 26 else str(index + 1) for index in range(len(options)))
+    lettered = list(zip(letters, options, strict=True))
+    if all(re.search(rf"\b{letter}[).:\s]\s*{re.escape(option)}", problem) for letter, option in lettered):
+        return problem
+    return "\n".join([problem, *(f"{letter}. {option}" for letter, option in lettered)])
+
+
+def write_problem(text: str, options: Sequence[str], images: int, blank: str = "") -> str:
+    r"""Write a question as it is asked: the marks of its images replaced, its options after it.
+
+    Args:
+        text: The question as the source has it.
+        options: Its options.
+        images: How many images come before it, one or more.
+        blank: Stands in for a question without text; if that is empty too, so is the result.
+
+    Example:
+        >>> write_problem("Which is <image 2>?", ("a cat", "like <image 1>"), 2)
+        'Which is [image 2]?\nA. a cat\nB. like [image 1]'
+    """
+    if not _MARK.sub("", text).strip():
+        text = blank
+    if not text:
+        return ""
+    if images == 1:
+        return append_options(place_marks(text, 1), [_MARK.sub("[image 1]", option) for option in options])
+    return place_marks(append_options(text, options), images)
+
+
+def read_metadata(row: Mapping[str, Any], used: Collection[str], options: Sequence[str]) -> dict[str, str]:
+    """The columns that are not used otherwise, as text, and the options; a list becomes a JSON list.
+
+    Empty cells, and those with anything but texts, numbers, booleans or lists of these, are left out.
+
+    Example:
+        >>> read_metadata({"problem": "?", "level": 3, "capability": ["ocr", "math"]}, ["problem"], ["a", "b"])
+        {'level': '3', 'capability': '["ocr", "math"]', 'options': '["a", "b"]'}
+    """
+    cells = {name: value for name, value in row.items() if name not in used} | {"options": options}
+    texts = {name: _write(value) for name, value in cells.items()}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _write(value: object) -> str:
+    """A text, a number or a list of these as text; empty for anything else."""
+    if _is_list_of_texts(value):
+        return json.dumps([_write(part) for part in value], ensure_ascii=False) if value else ""
+    empty = not isinstance(value, str | Number) or (isinstance(value, float) and math.isnan(value))
+    return "" if empty else str(value).strip()
+
+
+def _is_list_of_texts(value: object) -> TypeGuard[Sequence[str | Number]]:
+    return isinstance(value, list | tuple) and all(isinstance(part, str | Number) for part in value)

@@ -1,0 +1,90 @@
+"""How much a run does and writes: steps, rollouts, tokens and votes of an iteration, and bytes on the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from visplay.planning.activations import FLOAT
+from visplay.planning.settings import RolePlan, Settings
+
+_IMAGE_BYTES = 1.5 * 512 * 512
+"""Of a generated example's image, about: as PNG, at a quarter of a megapixel."""
+_LOG_BYTES_PER_STEP = 500_000
+"""Scalars are a few kilobytes; panels with images are most of it."""
+
+
+@dataclass(frozen=True)
+class RoleAmounts:
+    """What a role does in one phase; tokens are at most.
+
+    Args:
+        steps: Rollout batches.
+        updates: Steps of the optimizer.
+        prompts: Images or questions.
+        rollouts: Completions.
+        tokens: Tokens sampled.
+        votes: Answers of the Reasoner that judge them.
+        vote_tokens: Their tokens.
+    """
+
+    steps: int
+    updates: int
+    prompts: int
+    rollouts: int
+    tokens: int
+    votes: int = 0
+    vote_tokens: int = 0
+
+
+def phase_amounts(settings: Settings, role: RolePlan) -> RoleAmounts:
+    """What a role does in one phase, without refills."""
+    c, voting = role.grpo, settings.voting
+    prompts, votes, vote_tokens = c.steps * c.prompts_per_step, 0, 0
+    if role.name == "questioner" and voting is not None:
+        votes = prompts * c.group_size * voting.votes
+        answers = [each.grpo.max_new_tokens for each in settings.roles if each.name == "reasoner"]
+        vote_tokens = votes * (voting.max_new_tokens or (answers or [c.max_new_tokens])[0])
+    return RoleAmounts(
+        steps=c.steps,
+        updates=c.steps * ceil(c.prompts_per_step / role.prompts_per_update),
+        prompts=prompts,
+        rollouts=prompts * c.group_size,
+        tokens=prompts * c.group_size * c.max_new_tokens,
+        votes=votes,
+        vote_tokens=vote_tokens,
+    )
+
+
+def curation_amounts(settings: Settings) -> dict[str, int]:
+    """Images, questions and votes of a data set's making; nothing where none is generated."""
+    c = settings.curation
+    if c is None or settings.voting is None:
+        return {}
+    questions = c.images * c.questions_per_image
+    return {"images": c.images, "questions": questions, "votes": questions * (c.voting or settings.voting).votes}
+
+
+def host_bytes(settings: Settings) -> dict[str, int]:
+    """Bytes of whole policies that are in CPU memory while a GPU learns; nothing where none are."""
+    idle = settings.idle_weights if settings.offloads_idle else 0
+    references = [settings.reference_weights(role) for role in settings.roles if settings.offloads_reference]
+    parts = {"idle policy": FLOAT * idle, "reference policy": FLOAT * max(references, default=0)}
+    return {name: size for name, size in parts.items() if size}
+
+
+def disk_bytes(settings: Settings) -> dict[str, int]:
+    """Bytes that a whole run leaves behind.
+
+    A checkpoint at a phase's end has every policy in float32, of adapters not their base; optimizer states and
+    reference are gone by then. Of a data set the images are counted, each once.
+    """
+    phases = len(settings.roles) * settings.iterations
+    kept = phases if settings.kept_checkpoints is None else min(phases, settings.kept_checkpoints)
+    steps = settings.iterations * sum(role.grpo.steps for role in settings.roles)
+    images = 0 if settings.curation is None else settings.iterations * settings.curation.images
+    return {
+        "checkpoints": kept * FLOAT * (settings.policy_weights + settings.idle_weights),
+        "generated data (estimate)": int(images * _IMAGE_BYTES),
+        "logs (estimate)": steps * _LOG_BYTES_PER_STEP,
+    }
