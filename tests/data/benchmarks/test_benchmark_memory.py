@@ -23,6 +23,9 @@ from pathlib import Path
 import pyarrow as pa
 from visplay.data import BenchmarkSource, BenchmarkTable, UnusableItemError
 
+pa.set_cpu_count(1)  # how far ahead Arrow reads depends on its threads, and on what else the machine does
+pa.set_io_thread_count(1)
+
 def own():
     return int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
