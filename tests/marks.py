@@ -25,6 +25,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "functional/test_purity.py::test_importing_loads_no_framework",
         "grading/test_worker.py",
         "judge/test_cache.py::test_a_process_killed",
+        "judge/test_judge.py::test_importing",
         "judge/test_cache.py::test_processes_share",
         "metrics/test_ranks.py",
         "planning/test_peak.py::test_a_step",
