@@ -25,7 +25,7 @@ install: $(STAMP) ## make .venv and install into it, again only after what it ne
 demo: install ## train a small model on the embedded visual world, on a CPU
 	$(BIN)/visplay fit --config configs/tiny.yaml $(ARGS)
 
-test: install ## run the tests, two files side by side
+test: install ## run the tests, two files at a time
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: install ## run the fast part of the tests: no vLLM, no process started, nothing slow

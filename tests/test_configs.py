@@ -3,7 +3,7 @@
 What is run, each base and each overlay at least once:
 
 - the three bases of the small world as they are: two roles, the Reasoner alone, the Questioner alone;
-- qwen2_5_vl_3b as it is: a base of a model, with vLLM and tied embeddings; with lora: adapters of that model;
+- qwen2_5_vl_7b as it is: a base of a model, with vLLM and untied embeddings; qwen2_5_vl_3b with lora: tied embeddings;
 - mimo_vl_7b with released_code: untied embeddings, and the other rewards, votes and losses;
 - tiny_labelled with benchmarks, and qwen2_5_vl_7b with benchmarks and paper_protocol: validation within a fit of one
   role and of two, by rules and by a judge;
@@ -149,7 +149,7 @@ def rates(run):
 
 
 RUN = {  # overlay -> bases that are run with it, see above; "" is no overlay
-    "": ["qwen2_5_vl_3b", "tiny", "tiny_labelled", "tiny_questioner"],
+    "": ["qwen2_5_vl_7b", "tiny", "tiny_labelled", "tiny_questioner"],
     "benchmarks": ["tiny_labelled"],
     "lora": ["qwen2_5_vl_3b"],
     "paper_protocol": ["qwen2_5_vl_7b"],
