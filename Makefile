@@ -1,12 +1,11 @@
 # Targets are listed by `make help`. PYTHON is what the environment is made with, ARGS goes to the command a target runs.
-# Threads wait asleep, as in the command itself: tests load torch before visplay (docs/log.md, "Speed").
+# Tests share the cores with each other and wait asleep (docs/log.md, "Speed").
 
 SHELL := bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 ARGS ?=
-export OMP_WAIT_POLICY ?= PASSIVE
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off
@@ -25,11 +24,13 @@ install: $(STAMP) ## make .venv and install into it, again only after what it ne
 demo: install ## train a small model on the embedded visual world, on a CPU
 	$(BIN)/visplay fit --config configs/tiny.yaml $(ARGS)
 
+test quick: export OMP_WAIT_POLICY ?= PASSIVE
+
 test: install ## run the tests, two files at a time
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: install ## run the fast part of the tests: no vLLM, no process started, nothing slow
-	$(BIN)/pytest -n 2 --dist loadfile -m "not vllm and not process and not slow" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not vllm and not process and not slow" $(ARGS)
 
 lint: install ## check style and types
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "metrics/test_ranks.py",
         "planning/test_peak.py::test_a_step",
         "test_cli.py::test_help_is_quick",
-        "test_cli.py::test_threads_wait_asleep",
+        "test_cli.py::test_threads_spin_little",
     ],
     "slow": [  # more than five seconds, or a file of many seconds that looks at one thing in many settings
         "benchmarks/test_evaluation.py",
