@@ -1,14 +1,19 @@
-"""How long grading takes: 4096 questions with 10 answers each, voted on and compared with a silver answer.
+"""How long grading takes, and how often it is right.
 
-Part of ``make bench``; run it alone: ``python -m benchmarks.grading``. Prints the seconds of
-voting and of agreement through a ``Grader``, the comparisons, and their shares by outcome.
+Part of ``make bench``; run it alone: ``python -m benchmarks.grading``. Prints the seconds of voting on 4096 questions
+with 10 answers each and of agreement with the silver answers through a ``Grader``, the comparisons, and their shares by
+outcome. ``--pairs FILE``, a JSON list of {"kind", "prediction", "gold", "same"}, counts by kind instead what is called
+equal and is not, and the other way round.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
+from collections import Counter
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -62,13 +67,33 @@ def make_answers(questions: int, votes: int, seed: int) -> list[list[str | None]
     return groups
 
 
+def count_errors(files: list[Path]) -> None:
+    """Print how many pairs of each kind are judged otherwise than they should be."""
+    grader, table = Grader(), Table("kind", "pairs", "equal, but different", "different, but equal", title="Pairs")
+    counts: dict[str, Counter[str]] = {}
+    for pair in (pair for file in files for pair in json.loads(file.read_text())):
+        count = counts.setdefault(pair["kind"], Counter())
+        count["pairs"] += 1
+        if grader(pair["prediction"], pair["gold"]) != pair["same"]:
+            count["missed" if pair["same"] else "false"] += 1
+    total = sum(counts.values(), Counter())
+    for kind, count in [*counts.items(), ("all", total)]:
+        table.add_row(kind, *(str(count[name]) for name in ("pairs", "false", "missed")))
+    Console().print(table)
+    grader.close()
+
+
 def main() -> None:
     """Vote, then grade against the silver answers, and print what it cost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=4096)
     parser.add_argument("--votes", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pairs", type=Path, nargs="+", default=[])
     arguments = parser.parse_args()
+    if arguments.pairs:
+        count_errors(arguments.pairs)
+        return
     groups = make_answers(arguments.questions, arguments.votes, arguments.seed)
     grader, table = Grader(), Table("", "seconds", "comparisons", "outcome", "share", title="Grading")
     start = time.perf_counter()

@@ -32,7 +32,7 @@ def script(policy, prompt, text, sample):
     number = image_number(prompt.images[0])
     if policy == "questioner":
         return f"<type>numerical</type><question>What is {number}?</question>" if sample % 3 else "nonsense"
-    return f"\\boxed{{{number}}}" if sample % 2 else "\\boxed{wrong}"
+    return f"\\boxed{{{number}}}" if sample % 2 else f"\\boxed{{{'false' if sample % 4 else 'wrong'}}}"
 
 
 def make_module(config=CONFIG, seed=0):

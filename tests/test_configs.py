@@ -266,7 +266,9 @@ def test_lora(fit, base):
 @run_with("released_code")
 def test_released_code(fit, base):
     """Rewards, votes while judging, and votes while curating are those of the released code."""
-    run = fit(base, config("released_code"), *plain(base))
+    learns = [f"--model.{role}.grpo.warmup_steps=0" for role in ("questioner", "reasoner")]  # in its only step
+    small = ["--model.reasoner.template.system=null", "--self_play.curation.max_new_tokens=48"]
+    run = fit(base, config("released_code"), *plain(base), *learns, *small)
     check(run, TransformersRollout)
     assert run.module.questioner.reward.difficulty is minority_difficulty
     assert run.module.reasoner.reward is formatted_agreement_rewards
@@ -274,6 +276,7 @@ def test_released_code(fit, base):
     (record,) = json.loads((run.directory / "manifest.json").read_text()).values()
     made_by = record["made_by"]
     assert (made_by["voting"]["votes"], made_by["curation"]["voting"]["votes"]) == (10, 9)
+    assert made_by["curation"]["top_p"] == 0.95
     assert made_by["sampling"][0]["top_p"] == 0.99
 
 

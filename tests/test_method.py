@@ -4,18 +4,21 @@ The published values are what the classes default to; the released ones are what
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers import Scripted, plain_image
+from visplay import functional
 from visplay.cli import VisPlayCLI, run
 from visplay.clock import Clock
 from visplay.functional import keep_in_band
 from visplay.modules import GRPOConfig, Questioner, Reasoner
+from visplay.modules.learner.grpo import GRPO
 from visplay.prompts import ANSWER
-from visplay.types import Completion, Example, Prompt, Question, Rollout, UnlabeledImage
+from visplay.types import Completion, Example, Prompt, Question, Rollout, Sampling, UnlabeledImage, Vote, derive_seed
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,13 +92,29 @@ def test_denominator_of_the_confidence(base, released, curation):
     assert (vote.confidence, sampling.n, sampling.top_k) == (3 / 10, 10, 40)
     assert reasoner.is_valid(vote)
     vote, sampling, reasoner = _hold_vote(base, curation.voting)
-    assert (vote.confidence, sampling.n, sampling.top_k) == (3 / 4, 9, 40)
+    assert (vote.confidence, sampling.n, sampling.top_k) == (3 / 9, 9, 40)
     assert reasoner.is_valid(vote)
+
+
+def test_five_boxes_of_nine(curation):
+    """Among all answers, .556 and kept, as the released code curates; among the parsed ones, 1 and dropped."""
+    answers = ["4"] * 5 + [None] * 4
+    votes = [functional.vote(answers, count_unparsed=counted) for counted in (curation.voting.count_unparsed, False)]
+    assert [v.confidence for v in votes] == [5 / 9, 1.0]
+    assert keep_in_band(votes, curation.low, curation.high, curation.voting.min_parsed_fraction) == [0]
+
+
+def test_a_tie(released, curation):
+    """Ours is no label; the released code takes the answer that was sampled first, here a seeded draw."""
+    votes = [Vote("a", 0.5, (("a", 5), ("b", 5)), 10, 10, tied=True), Vote("a", 0.5, (("a", 5), ("b", 4)), 10, 10)]
+    settings = [voting.ties for voting in (Reasoner().voting, released.model.reasoner.voting, curation.voting)]
+    assert settings == ["reject", "draw", "draw"]
+    assert keep_in_band(votes, curation.low, curation.high) == [1]
+    assert keep_in_band(votes, curation.low, curation.high, admit_ties=True) == [0, 1]
 
 
 def test_band(curation):
     from visplay.callbacks import Curation
-    from visplay.types import Vote
 
     votes = [Vote("a", c, (("a", 1),), 1, 1) for c in (0.24, 0.25, 0.3, 0.75, 0.8, 0.81)]
     assert keep_in_band(votes, Curation().low, Curation().high) == [1, 2, 3]
@@ -103,7 +122,7 @@ def test_band(curation):
 
 
 def test_reward_of_answers(released):
-    texts = ["<think>x</think>\\boxed{4}", "\\boxed{4.0}", "<think>x</think>\\boxed{5}", "4"]
+    texts = ["<think>x</think>\\boxed{4}", "<think>x</think> so \\boxed{4.0}", "<think>x</think>\\boxed{5}", "4"]
     completions = tuple(Completion((1,), (0.0,), text, finished=True) for text in texts)
     rollout = Rollout((Prompt("a", (1,), ()),), (completions,))
     items = [Example("a", plain_image(1), "How many?", "4")]
@@ -155,6 +174,7 @@ def test_prompts_per_stage(released, curation):
     reasoner = released.model.reasoner
     systems = [t.system for t in (reasoner.template, reasoner.voting.template, curation.voting.template)]
     assert len(set(systems)) == 3
+    assert "<think>" not in systems[0]
     assert "without any reasoning" in systems[1]
     assert "step by step" in systems[2]
 
@@ -167,6 +187,36 @@ def test_format_of_a_question(released):
     assert strict.parse(around) is None
     assert loose.parse(good) is None
     assert loose.parse(around) == Question("How many?", "riddle", "4")
+    spaced = around.replace("<type>", "< type >").replace("</type>", "< / type>")
+    assert strict.parse(good.replace("<type>", "< type >")) is None
+    assert loose.parse(spaced) == Question("How many?", "riddle", "4")
+
+
+def test_sampling(base, released, curation):
+    """The released code cuts the tail in training, more of it for the questions of the data set, and other tails."""
+    for role in (Questioner(), Reasoner()):
+        assert role.sampling(8, 0) == Sampling(8, 2048, 1.0, 1.0, 0, derive_seed(0, role.name))
+    questioner, reasoner = released.model.questioner, released.model.reasoner
+    assert questioner.sampling(8, 0) == Sampling(8, 2048, 1.0, 0.99, 0, derive_seed(0, "questioner"))
+    assert reasoner.sampling(8, 0) == Sampling(8, 4096, 1.0, 0.99, 0, derive_seed(0, "reasoner"))
+    assert (curation.max_new_tokens, curation.top_p, curation.top_k) == (4096, 0.95, None)
+    assert (reasoner.voting.top_p, curation.voting.top_p) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("role", ["questioner", "reasoner"])
+def test_learning_rate_of_a_phase(released, role):
+    """Constant; in the released code its first step, and that of every later phase, has the rate 0."""
+    policy, optimizer = torch.nn.Linear(1, 1), torch.optim.AdamW([torch.zeros(1)], lr=1e-6)
+    columns = {GRPOConfig(): [1e-6, 1e-6, 1e-6], getattr(released.model, role).config: [0, 1e-6, 1e-6]}
+    for config, expected in columns.items():
+        learner = GRPO(replace(config, kl_weight=0.0), Clock())
+        for _ in range(2):
+            learner.begin_phase(policy, optimizer)
+            rates = []
+            for _ in range(3):
+                learner._warm_up(optimizer)
+                rates.append(optimizer.param_groups[0]["lr"])
+            assert rates == expected
 
 
 def test_overlay_leaves_the_sizes_alone(released):

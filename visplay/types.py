@@ -138,10 +138,11 @@ class Vote:
 
     Args:
         answer: The silver answer, or None when no answer parsed.
-        confidence: Fraction of the winner's class among the parsed answers (or among all K), in [0, 1].
-        counts: Answer classes as (name, count), most frequent first.
+        confidence: Fraction of answers that agree with it among the parsed ones (or among all K), in [0, 1].
+        counts: Answer classes as (name, count), the silver answer's first; each parsed answer counts once.
         parsed: How many of the K answers parsed.
         total: K.
+        tied: Whether as many answers agree with an answer that contradicts the silver one, which is drawn then.
     """
 
     answer: str | None
@@ -149,6 +150,7 @@ class Vote:
     counts: tuple[tuple[str, int], ...]
     parsed: int
     total: int
+    tied: bool = False
 
     @property
     def parsed_fraction(self) -> float:
@@ -157,9 +159,9 @@ class Vote:
 
     @property
     def margin(self) -> float:
-        """Lead of the winner over the runner-up as a fraction of the parsed answers, in [0, 1]."""
+        """Lead of the winner over the runner-up as a fraction of the parsed answers, in [0, 1]; 0 for a tie."""
         leaders = [count for _, count in self.counts[:2]] + [0, 0]
-        return (leaders[0] - leaders[1]) / self.parsed if self.parsed else 0.0
+        return 0.0 if self.tied or not self.parsed else max(leaders[0] - leaders[1], 0) / self.parsed
 
 
 @dataclass(frozen=True)

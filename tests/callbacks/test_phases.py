@@ -210,3 +210,22 @@ def test_self_play_needs_images(tmp_path):
         fit(tmp_path, data=SelfPlayData(write_plain_images(tmp_path / "images"), silver=silver))
     with pytest.raises(ValueError, match=r"silver_fraction: must lie in \[0, 1\], got 2"):
         SelfPlayData(silver_fraction=2)
+
+
+def test_a_phase_whose_rewards_are_all_equal_says_so(tmp_path, caplog):
+    """Labels that no completion agrees with: three of its completions and the label are shown."""
+    reasoner = Reasoner(replace(CONFIG, group_size=4), ANSWER, vlm=_vlm())
+    data = SelfPlayData(labelled=_labelled(tmp_path / "gold.parquet"))
+    engine = Scripted(lambda policy, prompt, text, sample: f"I say \\boxed{{{sample}}}")
+    fit(tmp_path, module=reasoner, data=data, engine=engine, self_play=SelfPlay(2))
+    said = [record.getMessage() for record in caplog.records if "rewards of every group" in record.getMessage()]
+    assert [line.partition(":")[0] for line in said] == ["iteration 1, reasoner", "iteration 2, reasoner"]
+    assert f"in each of the first {STEPS} steps" in said[0]
+    assert "gold answer 'wrong', rewards of 0, completions ['I say" in said[0]
+    assert [f"boxed{{{sample}}}" in said[0] for sample in range(4)] == [True, True, True, False]
+
+
+def test_a_phase_with_a_step_to_learn_from_says_nothing(tmp_path, caplog):
+    reasoner, data = _reasoner(labelled=_labelled(tmp_path / "gold.parquet"))
+    fit(tmp_path, module=reasoner, data=data, self_play=SelfPlay(2))
+    assert "rewards of every group" not in caplog.text

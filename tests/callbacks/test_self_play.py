@@ -84,8 +84,8 @@ def test_generated_data_set(tmp_path):
         number = image_number(example.image)
         assert example.image_id == f"{number}.png"
         assert example.problem == f"What is {number}?"
-        assert (example.answer, example.score) in {(str(number), 0.5), ("wrong", 0.5)}
-        assert dict(example.votes) == {str(number): 2, "wrong": 2}
+        assert (example.answer, example.score) == (str(number), 0.5)
+        assert dict(example.votes) == {str(number): 2, "wrong": 1, "false": 1}
         assert example.iteration == 1
     assert self_play.statistics == {
         "asked": 12,
@@ -93,7 +93,8 @@ def test_generated_data_set(tmp_path):
         "mean_confidence": 0.5,
         "kept": 8,
         "kept_fraction": pytest.approx(8 / 12),
-        "vote_margin": 0.0,
+        "tied_fraction": 0.0,
+        "vote_margin": 0.25,
         "duplicate_fraction": 0.5,  # each image is asked the same twice
         "seen_before_fraction": 0.0,
         "low": 0.25,
@@ -119,7 +120,7 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
     assert list(manifest) == ["iteration-1"]
     assert self_play.statistics["kept"] == 8
     before = len(engine.calls)
-    module.reasoner.voting = Voting(votes=2)
+    module.reasoner.voting = Voting(votes=8)
     begin()
     assert len(engine.calls) > before, "other settings must not take over the data set"
     before = len(engine.calls)

@@ -1,6 +1,13 @@
 import pytest
 
-from visplay.data.question_text import append_options, count_marks, place_marks, read_options, write_problem
+from visplay.data.question_text import (
+    append_options,
+    count_marks,
+    place_marks,
+    read_options,
+    unwrap_answer,
+    write_problem,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +88,27 @@ def test_images_as_options():
     assert write_problem("<image 1>Is it this?", ("<image 1>", "none"), 1) == "Is it this?\nA. [image 1]\nB. none"
     assert write_problem("<image>", ("a", "b"), 1) == ""
     assert write_problem("<image>", ("a", "b"), 1, "Look.") == "Look.\nA. a\nB. b"
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "answer"),
+    [
+        ("<answer> 7 </answer>", "7"),
+        ("<think>3 + 4</think>\n<answer>\\boxed{7}</answer>", "7"),
+        ("#### 7", "7"),
+        ("3 + 4 = 7.\nSo it is 7.\n#### 1,234\n", "1,234"),
+        ("\\boxed{B}", "B"),
+        ("$\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
+        ("The answer is \\boxed{7}.", "7"),
+        ("7", "7"),
+        (" (B) ", "(B)"),
+        ("a # b", "a # b"),
+        ("<answer></answer>", "<answer></answer>"),
+        ("\\boxed{}", "\\boxed{}"),
+        ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
+        ("<answer>1</answer><answer>2</answer>", "<answer>1</answer><answer>2</answer>"),
+        ("", ""),
+    ],
+)
+def test_unwrap_answer(wrapped, answer):
+    assert unwrap_answer(wrapped) == answer

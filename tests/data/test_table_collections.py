@@ -173,6 +173,16 @@ class TestLabelledTable:
         pq.write_table(rows(2, answer=values), tmp_path / "x.parquet")
         assert [example.answer for example in LabelledTable(tmp_path / "x.parquet")] == expected
 
+    def test_wrapped_answers_are_taken_out_counted_and_said_once(self, tmp_path, caplog):
+        answers = ["<answer> 7 </answer>", "#### 7", "\\boxed{B}", "The answer is \\boxed{7}.", "7", None]
+        pq.write_table(rows(6, answer=answers), tmp_path / "x.parquet")
+        with caplog.at_level("INFO"):
+            examples = LabelledTable(tmp_path / "x.parquet")
+        assert [examples[index].answer for index in range(5)] == ["7", "7", "B", "7", "7"]
+        assert examples.unwrapped == 4
+        (said,) = [record.getMessage() for record in caplog.records if "wrapped" in record.getMessage()]
+        assert "4 of 6 answers are wrapped, and what is within is taken: '<answer> 7 </answer>' is '7'" in said
+
     def test_answers_that_are_none(self, tmp_path):
         pq.write_table(rows(2, answer=[float("nan"), 1.0]), tmp_path / "x.parquet")
         assert unusable(LabelledTable(tmp_path / "x.parquet"), 0) == "x:0: no answer: nan"

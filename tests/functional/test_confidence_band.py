@@ -63,3 +63,11 @@ def test_the_band_is_relaxed_no_more_than_needed(min_kept, band):
 
 def test_a_band_without_any_vote_stays():
     assert relax_band([None, _vote(0, 0, total=10)], 0.25, 0.75, 3) == (0.25, 0.75)
+
+
+def test_a_tie_has_no_label_unless_one_is_drawn():
+    votes = [Vote("a", 0.5, (("a", 2), ("b", 2)), 4, 4, tied=True), _vote(8, 10)]
+    assert keep_in_band(votes, high=0.8) == [1]
+    assert keep_in_band(votes, high=0.8, admit_ties=True) == [0, 1]
+    assert relax_band(votes, 0.25, 0.75, 1) == (0.25, 0.8)
+    assert relax_band(votes, 0.25, 0.75, 1, admit_ties=True) == (0.25, 0.75)

@@ -49,6 +49,13 @@ def test_the_log_ratio_is_held_and_then_the_estimate():
     torch.testing.assert_close(wide[0], torch.tensor([math.exp(20) - 21, math.exp(15) - 16, math.exp(-20) + 19]))
 
 
+def test_the_clamp_of_k3_ends_the_gradient_at_2_6_nats():
+    """Of a token that became less probable than under the reference; 11 nats of one that became more probable."""
+    logps = torch.tensor([[-2.6, -2.62, 10.9, 11.1]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(k3_kl(logps, torch.zeros(1, 4)).sum(), logps)
+    assert (gradient[0] != 0).tolist() == [True, False, True, False]
+
+
 def test_gradients_by_hand():
     # d k1 = 1, d k2 = logps - reference, d k3 = 1 - exp(reference - logps), and 0 beyond the clamp.
     expected = {

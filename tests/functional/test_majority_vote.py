@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visplay.functional import is_valid_vote, vote
+from visplay.functional import agreement, is_valid_vote, vote
 from visplay.types import Vote
 
 ANSWERS = st.lists(st.sampled_from(["1/2", "0.5", "50%", "50", "B", "(b)", "B. red", "red", "Red.", "x=3", "3", None]))
@@ -31,9 +31,22 @@ def test_answers_with_no_in_them_do_not_merge():
     assert vote(["piano keys", "casino sign"]).counts == (("piano keys", 1), ("casino sign", 1))
 
 
-def test_ties_go_to_the_shorter_name_then_the_alphabet():
-    assert vote(["circle", "dot", "circle", "dot"]).answer == "dot"
-    assert vote(["red", "dot", "tan"]).counts == (("dot", 1), ("red", 1), ("tan", 1))
+@pytest.mark.parametrize("one", [["yes", "no"], ["3", "8"], ["3", "3", "8", "8"], ["a", "b", "c", "c", "b"]])
+def test_a_tie_between_answers_that_differ_is_no_label(one):
+    """Drawn, and not always the one that is shorter, less or first in alphabetical order."""
+    names = {vote(one, seed=seed).answer for seed in range(20)}
+    assert names == ({"b", "c"} if "a" in one else set(one))
+    for seed in range(20):
+        result = vote(one, seed=seed)
+        assert result.tied
+        assert result.margin == 0.0
+        assert result.counts[0][0] == result.answer
+        assert result == vote(one[::-1], seed=seed)
+
+
+@pytest.mark.parametrize("clear", [["yes", "no", "yes"], ["1/2", "0.5"], ["B", "B. red", "red"], ["7"], [None]])
+def test_no_tie(clear):
+    assert not vote(clear).tied
 
 
 def test_a_class_is_named_by_its_most_frequent_form():
@@ -44,24 +57,43 @@ def test_a_class_is_named_by_its_most_frequent_form():
     assert vote(["aa", "cc"], together).counts == (("aa", 2),)
 
 
-def test_classes_are_connected_components():
-    chain = {frozenset(("p", "q")), frozenset(("q", "r"))}
-    assert vote(["p", "r", "s"], lambda one, other: frozenset((one, other)) in chain).counts[0] == ("p", 1)
-    assert vote(["p", "q", "r", "s"], lambda one, other: frozenset((one, other)) in chain).counts == (
-        ("p", 3),
-        ("s", 1),
-    )
+@pytest.mark.parametrize(
+    ("answers", "names", "confidence", "counts"),
+    [
+        (["A"] * 4 + ["A. red"] * 3 + ["red"] * 3, {"a. red"}, 1.0, [10]),
+        (["5 m"] * 3 + ["5"] + ["5 cm"] * 3, {"5 m", "5 cm"}, 4 / 7, [4, 3]),
+        (["5 m"] * 3 + ["5"] + ["5 cm"] * 2, {"5 m"}, 4 / 6, [4, 2]),
+        (["(1,2)", "(2,1)", "1,2"], {"(1,2)", "(2,1)"}, 2 / 3, [2, 1]),
+        (["B. red"] * 2 + ["red"] * 3 + ["C. red"], {"b. red"}, 5 / 6, [5, 1]),
+    ],
+)
+def test_the_confidence_is_what_the_reward_pays(answers, names, confidence, counts):
+    """An answer that says less agrees with two that contradict each other: it votes for both, and names neither."""
+    assert {vote(answers, seed=seed).answer for seed in range(20)} == names
+    result = vote(answers)
+    assert result.confidence == confidence
+    assert result.confidence == pytest.approx(agreement(answers, result.answer).mean().item())
+    assert [count for _, count in result.counts] == counts
+    assert result.tied == (len(names) > 1)
 
 
-def test_compares_distinct_forms_only():
+def test_classes_are_not_connected_components():
+    chain = {frozenset(("p", "q")), frozenset(("q", "r")), frozenset(("r", "s"))}
+    related = lambda one, other: frozenset((one, other)) in chain  # noqa: E731
+    assert vote(["p", "r", "s"], related).counts == (("r", 2), ("p", 1))
+    assert vote(["p", "q", "r"], related).counts == (("q", 3),)
+    assert vote(["p", "q", "r", "s", "s"], related).counts == (("r", 4), ("p", 1))
+
+
+def test_compares_each_pair_of_distinct_forms_once():
     compared = []
 
     def never(one: str, other: str) -> bool:
-        compared.append({one, other})
+        compared.append((one, other))
         return False
 
-    vote(["2", "2.0", "2", "3", "3.00", None], never)
-    assert compared == [{"2", "3"}]
+    vote(["2", "2.0", "2", "3", "3.00", None, "4"], never)
+    assert compared == [("2", "3"), ("2", "4"), ("3", "4")]
 
 
 @given(ANSWERS, st.randoms(use_true_random=False))
@@ -70,13 +102,33 @@ def test_order_of_the_answers_does_not_matter(answers, random):
     assert vote(shuffled) == vote(answers)
 
 
-@given(st.lists(st.sampled_from("abcdefg")), st.sets(st.frozensets(st.sampled_from("abcdefg"), min_size=2, max_size=2)))
-def test_any_symmetric_relation_gives_an_orderless_partition(answers, related):
-    result = vote(answers, lambda one, other: frozenset((one, other)) in related)
-    assert result == vote(sorted(answers, reverse=True), lambda one, other: frozenset((one, other)) in related)
+@given(ANSWERS, st.integers())
+def test_the_confidence_is_the_mean_agreement_with_the_silver_answer(answers, seed):
+    result = vote(answers, seed=seed)
+    assert sum(count for _, count in result.counts) == result.parsed
+    if result.parsed:
+        parsed = [answer for answer in answers if answer is not None]
+        assert result.confidence == pytest.approx(agreement(parsed, result.answer).mean().item())
+        assert vote(answers, count_unparsed=True, seed=seed).confidence == pytest.approx(
+            agreement(answers, result.answer).mean().item()
+        )
+
+
+@given(
+    st.lists(st.sampled_from("abcdefg"), min_size=1),
+    st.sets(st.frozensets(st.sampled_from("abcdefg"), min_size=2, max_size=2)),
+)
+def test_any_relation_gives_the_argmax_and_an_orderless_partition(answers, related):
+    agree = lambda one, other: one == other or frozenset((one, other)) in related  # noqa: E731
+    result = vote(answers, agree)
+    assert result == vote(sorted(answers, reverse=True), agree)
+    support = {name: sum(agree(name, answer) for answer in answers) for name in answers}
+    best = [name for name, count in support.items() if count == max(support.values())]
+    assert result.answer in best
+    assert result.confidence == max(support.values()) / len(answers) == result.counts[0][1] / len(answers)
     assert sum(count for _, count in result.counts) == result.parsed == len(answers)
     assert [count for _, count in result.counts] == sorted((count for _, count in result.counts), reverse=True)
-    assert result.confidence == (result.counts[0][1] / len(answers) if answers else 0.0)
+    assert result.tied == any(not agree(result.answer, other) for other in best)
 
 
 @pytest.mark.parametrize(("parsed", "valid"), [(10, True), (8, True), (7, False), (0, False)])

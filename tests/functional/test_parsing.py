@@ -172,11 +172,24 @@ def test_the_published_format_needs_the_question_alone():
     assert parse_question("<question>How many?</question>", require=("question",)) == Question("How many?", "")
 
 
+def test_tags_with_spaces_are_tags_where_asked_for():
+    text = "< type >numerical< /type ><question >Is 1 / 2 < 3 > 2?</ question>\n< answer >yes</answer >"
+    assert parse_question(text) is None
+    expected = Question("Is 1 / 2 < 3 > 2?", "numerical", "yes")
+    assert parse_question(text, spaced_tags=True) == expected
+    assert parse_question(f"Sure: {text}.", spaced_tags=True) is None
+    assert parse_question(f"Sure: {text}.", spaced_tags=True, text_around=True) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "formatted"),
     [
         (r"<think>a1</think>\boxed{3}", True),
-        ("\n<think>one\ntwo</think>\nso \\boxed{3}.\n", True),
+        ("\n<think>one\ntwo</think>\n \\boxed{3}\n", True),
+        ("< think >one< / think >\\boxed{\\frac{1}{2}}", True),
+        ("<think>one</think> so \\boxed{3}", False),
+        ("<think>one</think>\\boxed{3}.", False),
+        ("<think>one</think> The answer is\n\\boxed{3}", False),
         (r"\boxed{3}", False),
         (r"<think>a1</think> 3", False),
         (r"<think>a1 \boxed{3}", False),

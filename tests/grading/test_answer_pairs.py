@@ -1,7 +1,9 @@
 """The grader against pairs judged by hand.
 
-``answer_pairs.json`` was written before the grader was touched, and then guided its rules. ``answer_pairs_fresh.json``
-was written without a look at either, and no rule was made for it: 157 of 160 when it was first measured.
+``answer_pairs.json`` and ``answer_pairs_fresh.json`` are of eight kinds; ``answer_pairs_reports.json`` is in the manner
+of public reports about graders, ``answer_pairs_spellings.json`` has more of what those are about.
+``answer_pairs_blind.json`` was written without a look at the grader: 93.1 % when it was first measured, with four pairs
+called equal that are not. All of them have guided the rules since, so what they measure is that nothing is lost.
 """
 
 import json
@@ -13,7 +15,8 @@ import pytest
 
 from visplay.functional import equivalent
 
-FILES = {"answer_pairs.json": 25, "answer_pairs_fresh.json": 20}
+LEAST = {"answer_pairs.json": 25, "answer_pairs_fresh.json": 20}  # pairs of each kind
+FILES = [*LEAST, "answer_pairs_reports.json", "answer_pairs_spellings.json", "answer_pairs_blind.json"]
 KINDS = {"option", "unit", "separator", "percent", "yes_no", "latex", "text", "number"}
 
 
@@ -36,7 +39,7 @@ def _judge(prediction: str, gold: str) -> tuple[bool, bool, float]:
     return forward, backward, max(middle - start, time.monotonic() - middle)
 
 
-@pytest.mark.parametrize(("name", "least"), FILES.items())
+@pytest.mark.parametrize(("name", "least"), LEAST.items())
 def test_every_kind_is_there(name, least):
     counts = Counter(pair["kind"] for pair in _read(name))
     assert set(counts) == KINDS

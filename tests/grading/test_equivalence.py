@@ -178,7 +178,7 @@ def test_different_without_mathematics(a, b):
     ("a", "b", "outcome"),
     [
         ("Red.", "red", "equal_text"),
-        ("two", "2", "equal_value"),
+        ("1/2", "0.5", "equal_value"),
         ("(B)", "B. Paris", "equal_option"),
         ("B. Paris", "Paris", "equal_option"),
         ("2", "3", "different"),
@@ -194,8 +194,8 @@ def test_how_a_comparison_is_decided(a, b, outcome):
 def test_asks_only_about_what_is_open():
     asked = []
     assert not equivalent(r"x = \{1,2\}", r"\{2,1\}", lambda *pair: asked.append(pair))
-    assert not equivalent("x = 3 or x = -3", r"x = \pm 3", lambda *pair: asked.append(pair))
-    assert asked == [(r"\{1,2\}", r"\{2,1\}"), ("x = 3 or x = -3", r"\pm 3"), ("x = 3 or x = -3", r"x = \pm 3")]
+    assert equivalent("x = 3 or x = -3", r"x = \pm 3", lambda *pair: asked.append(pair))
+    assert asked == [(r"\{1,2\}", r"\{2,1\}")]
 
 
 def test_long_text_is_compared_as_text():
@@ -212,15 +212,15 @@ def test_long_text_is_compared_as_text():
         ("1 / 2", "1/2"),
         ("25 Percent", "25 %"),
         ("3 inches", "3 in"),
-        ("$7", "7 usd"),
+        ("$7", "7 $"),
         ("(C)", "c"),
-        (r"\Delta T", r"\Delta T"),
+        (r"\Delta T", "ΔT"),
         (r"\(x\)", "x"),
         ("'single' and 'double'", "'single' and 'double'"),
-        ("...", "."),
-        ("twenty square metres", "twenty square metres"),
+        ("...", "..."),
+        ("twenty square metres", "20 m^2"),
         ("20 square metres", "20 m^2"),
-        ("250 Mg", "250 megagram"),
+        ("250 Mg", "250 Mg"),
         ("R^2 r", "R^2 r"),
         ("Red!", "red"),
         ("５％", "5 %"),

@@ -38,13 +38,13 @@ MATHEMATICS = [
     [
         ("(x+1)^2", "x^2+2x+1", True),
         (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}", True),
-        (r"2\pi", "pi + π", True),
-        (r"\pi r^2 R", r"\pi R^2 r", False),
+        ("2π", "pi + π", True),
+        ("π r^2 R", "π R^2 r", False),
         ("sqrt(x^2)", "x", False),
         ("x/x", "1", False),
         ("x^{-1} x", "1", False),
         ("2^{60}", "2^{60}+1", False),
-        (r"\pi", "3.14159265", False),
+        ("π", "3.14159265", False),
         ("x+1", "x-1", False),
     ],
 )
@@ -57,7 +57,7 @@ def test_confirmed_by_a_point(a, b, confirmed):
     [
         ("x+1", "x-1", True),
         ("2^10", "1025", True),
-        (r"\frac{\pi}{2}", r"\pi/3", True),
+        (r"\frac{π}{2}", "π/3", True),
         ("-2^2", "4", True),
         ("(x+1)^2", "x^2+2x+1", False),
         ("(1, 2, x)", "(1, 3, x)", True),
@@ -65,7 +65,7 @@ def test_confirmed_by_a_point(a, b, confirmed):
         ("(3,4)", "(4,3)", True),
         (r"\{1,2\}", r"\{1,2,3\}", True),
         ("2, 3", "3, 2", False),
-        (r"\pm 3", "3", True),
+        ("±3", "3", True),
         ("i^2", "-1", False),
         ("1.00001", "1", False),
         ("1/0", "2", False),
@@ -87,8 +87,8 @@ def test_mathematics_in_both_directions(a, b, equal):
 
 def test_one_direction_of_math_verify_suffices(monkeypatch):
     monkeypatch.setattr("math_verify.verify", lambda gold, answer, timeout_seconds: str(gold) < str(answer))
-    assert same_mathematics(r"\frac{2}{7}", r"\frac{3}{7}")
-    assert same_mathematics(r"\frac{3}{7}", r"\frac{2}{7}")
+    assert same_mathematics("x + 2", "x + 3")
+    assert same_mathematics("x + 3", "x + 2")
 
 
 def test_works_outside_the_main_thread():

@@ -61,6 +61,7 @@ def test_questioner_rewards_by_hand(base):
     expected = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.25, 0.0]])
     torch.testing.assert_close(judgement.rewards, expected)
     assert judgement.statistics["valid_fraction"] == 4 / 8
+    assert judgement.statistics["tied_fraction"] == 2 / 8  # paid for its confidence all the same
     assert judgement.statistics["parsed_fraction"] == 5 / 8
     assert judgement.statistics["difficulty"] == pytest.approx((1 + 1 + 0 + 0.5) / 4)
     assert judgement.statistics["repeated_fraction"] == 1 / 5
@@ -83,7 +84,7 @@ def test_records_keep_image_question_and_votes_together(base):
         None,
     ]
     cats, sky = judgement.records[0].vote, judgement.records[2].vote
-    assert (cats.answer, cats.confidence, cats.counts) == ("1", 0.5, (("1", 2), ("2", 2)))
+    assert (cats.confidence, cats.tied, {*cats.counts}) == (0.5, True, {("1", 2), ("2", 2)})
     assert (sky.answer, sky.confidence, sky.total) == ("grey", 1.0, 4)
     assert judgement.records[3].vote is None
 

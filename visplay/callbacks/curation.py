@@ -39,6 +39,10 @@ class Curation:
         on_too_few: What happens then: "continue" with what there is, "relax" the band until there are enough, or "stop"
             with an error. Without a single question every run stops.
         template: The Questioner's prompt in this stage; null takes its own.
+        max_new_tokens: Most tokens of a question in this stage, no more than the context has; null takes the
+            Questioner's own, as for the next two.
+        top_p: Nucleus of sampling.
+        top_k: Most probable tokens kept in sampling; 0 keeps all.
         voting: How the Reasoner votes in this stage; null takes what it does while it judges.
         images_per_batch: Images asked about in one batch.
     """
@@ -50,6 +54,9 @@ class Curation:
     min_kept: int = 1
     on_too_few: Literal["continue", "relax", "stop"] = "continue"
     template: Template | None = None
+    max_new_tokens: int | None = None
+    top_p: float | None = None
+    top_k: int | None = None
     voting: Voting | None = None
     images_per_batch: int = 64
 
@@ -62,6 +69,8 @@ class Curation:
                 "curation: images, questions_per_image, images_per_batch and min_kept must be at least 1, got "
                 f"{self.images}, {self.questions_per_image}, {self.images_per_batch} and {self.min_kept}"
             )
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: {self.max_new_tokens} must be at least 1, or null")
 
 
 class TooFewQuestionsError(RuntimeError):
@@ -143,11 +152,13 @@ class Curator:
     def _propose(self, images: Draws) -> list[Proposal]:
         proposals: list[Proposal] = []
         c, module = self.config, self.module
+        most_tokens = c.max_new_tokens and min(c.max_new_tokens, module.questioner.vlm.context_tokens - 1)
+        sampling = {"max_new_tokens": most_tokens, "top_p": c.top_p, "top_k": c.top_k}
         for start in range(0, c.images, c.images_per_batch):
             module.clock.note = f"{start}/{c.images} images"
             chunk = images.draw(min(c.images_per_batch, c.images - start))
             seed = module.stage_seed("curation", start)
-            proposals += module.propose(chunk, c.questions_per_image, seed, c.template, c.voting)
+            proposals += module.propose(chunk, c.questions_per_image, seed, c.template, c.voting, **sampling)
         module.clock.note = ""
         return proposals
 
@@ -155,10 +166,12 @@ class Curator:
         """Indices of the questions to keep, and the band that they are in."""
         c = self.config
         band = (c.low, c.high)
-        kept = keep_in_band(votes, *band, min_parsed_fraction=0.0)
+        voting = c.voting or self.module.reasoner.voting
+        admitted: dict[str, Any] = {"min_parsed_fraction": 0.0, "admit_ties": voting.ties == "draw"}
+        kept = keep_in_band(votes, *band, **admitted)
         if len(kept) < c.min_kept and c.on_too_few == "relax":
-            band = relax_band(votes, *band, c.min_kept, min_parsed_fraction=0.0)
-            kept = keep_in_band(votes, *band, min_parsed_fraction=0.0)
+            band = relax_band(votes, *band, c.min_kept, **admitted)
+            kept = keep_in_band(votes, *band, **admitted)
         if len(kept) < c.min_kept:
             logger.warning("too few questions: %s", self._why_few(votes, len(kept)))
         if not kept or (len(kept) < c.min_kept and c.on_too_few == "stop"):
@@ -172,11 +185,12 @@ class Curator:
                 f"none of the {len(votes)} questions is valid: they do not parse (see `format` and the prompt), are "
                 "too long for the context, or too few of their answers parse (see `min_parsed_fraction`)"
             )
-        tenths = confidence_histogram(taken).tolist()
+        tenths, tied = confidence_histogram(taken).tolist(), sum(vote.tied for vote in taken)
         return (
-            f"{kept or 'none'} of the {len(taken)} valid questions (min_kept={self.config.min_kept}) has a confidence "
-            f"between low={self.config.low} and high={self.config.high}; confidences by tenths from 0 to 1: {tenths}; "
-            "widen the band, set on_too_few to relax, or ask about more images"
+            f"{kept or 'none'} of the {len(taken)} valid questions (min_kept={self.config.min_kept}) has a label and a "
+            f"confidence between low={self.config.low} and high={self.config.high}; {tied} are ties, which have no "
+            f"label unless voting.ties is draw; confidences by tenths from 0 to 1: {tenths}; widen the band, set "
+            "on_too_few to relax, or ask about more images"
         )
 
     def _describe(
@@ -187,6 +201,7 @@ class Curator:
         return {
             "asked": len(votes),
             "valid_fraction": len(confidences) / len(votes),
+            "tied_fraction": sum(vote is not None and vote.tied for vote in votes) / len(votes),
             "mean_confidence": float(np.mean(confidences)) if confidences else 0.0,
             "kept": len(kept),
             "kept_fraction": len(kept) / len(votes),

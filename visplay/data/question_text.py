@@ -12,8 +12,12 @@ from contextlib import suppress
 from numbers import Number
 from typing import Any, TypeGuard
 
+from visplay.functional.parsing import parse_boxed
+
 _MARK = re.compile(r"<image(?:[ \t]*(\d+))?>")
 _AT_THE_ENDS = re.compile(rf"\A(?:\s*{_MARK.pattern})+\s*|\s*(?:{_MARK.pattern}\s*)+\Z")
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_AFTER_HASHES = re.compile(r"(?:.*\n)?\s*####\s*(\S[^\n]*)", re.DOTALL)
 BARE_MARK = re.compile(r"<image>[ \t]*\n?")
 
 
@@ -27,6 +31,27 @@ def read_text(row: Mapping[str, Any], column: str | None) -> str:
     if not isinstance(value, str | Number | None):
         raise ValueError(f"{column} is a {type(value).__name__}, not text or a number")
     return _write(value)
+
+
+def unwrap_answer(text: str) -> str:
+    r"""The answer itself, out of what data sets wrap gold answers in: answer tags, the line after ``####``, a box.
+
+    A working before it goes with the wrapping. A text that has several tags or boxes is left as it is.
+
+    Example:
+        >>> [unwrap_answer(text) for text in ("<answer> 7 </answer>", "3 + 4 = 7\n#### 7", r"It is \boxed{7}.", "7")]
+        ['7', '7', '7', '7']
+    """
+    before, inner = "", text.strip()
+    while inner != before:
+        before, tags = inner, _ANSWER_TAG.findall(inner)
+        if len(tags) == 1:
+            inner = tags[0].strip() or inner
+        elif after := _AFTER_HASHES.fullmatch(inner):
+            inner = after[1].strip()
+        elif inner.count("\\boxed") == 1:
+            inner = parse_boxed(inner) or inner
+    return inner
 
 
 def count_marks(text: str) -> int:

@@ -6,6 +6,7 @@ Nothing is decoded before an item is asked for. A bad item raises ``UnusableItem
 from __future__ import annotations
 
 import difflib
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,14 @@ from torch.utils.data import Dataset
 from visplay.data.decoding import ImageLimits
 from visplay.data.image_columns import count_per_row, find_column, read_image, split_images
 from visplay.data.image_folder import EXTENSIONS, ImageFolder, UnusableItemError
-from visplay.data.question_text import BARE_MARK, read_text
+from visplay.data.question_text import BARE_MARK, read_text, unwrap_answer
 from visplay.data.sources import Origin, find_origin, is_saved, is_table, list_files, open_origin
 from visplay.types import Example, UnlabeledImage
 
+logger = logging.getLogger(__name__)
+
 _SHOWN_KEYS = 5
+_SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Columns:
 
     Args:
         problem: The question, text.
-        answer: The gold answer; numbers and booleans become text.
+        answer: The gold answer; numbers and booleans become text, and text is taken out of tags, boxes and the like.
         images: The image, in any shape that ``read_images`` takes; None for the first of images, image, img, picture,
             pictures.
         key: Identity of the row, different in every row; None to take the name of the source and the row number.
@@ -101,7 +105,8 @@ class LabelledTable(Dataset[Example]):
     """Questions with gold answers, one image each; item i is row i of the table.
 
     The key is ``name:row`` as in ``ImageTable``, or what the key column says; ``image_id`` is always ``name:row``. The
-    score is that of a column ``score``, else 1.0. Placeholders ``<image>`` are taken out of the question.
+    score is that of a column ``score``, else 1.0. Placeholders ``<image>`` are taken out of the question, and the
+    answer out of what wraps it, see ``unwrap_answer``.
 
     Args:
         source: See ``open_table``, with ``split`` and ``revision``.
@@ -109,6 +114,9 @@ class LabelledTable(Dataset[Example]):
         revision: Branch, tag or commit on the Hub.
         columns: Which column holds what.
         limits: What an image must keep to, judged by its header before it is decoded.
+
+    Attributes:
+        unwrapped: Number of rows whose answer is wrapped in something.
 
     Raises:
         OSError: If there is no such source.
@@ -140,6 +148,7 @@ class LabelledTable(Dataset[Example]):
         self._keys = None if columns.key is None else _read_keys(origin, table, columns.key)
         used = {columns.problem, columns.answer, columns.problem_type, self._images, "score"}
         self._table = table.select_columns([name for name in names if name in used])
+        self.unwrapped = _count_wrapped(origin, table, columns.answer)
 
     def __len__(self) -> int:
         """Number of rows, good or bad."""
@@ -163,7 +172,7 @@ class LabelledTable(Dataset[Example]):
         row = self._table[number]
         try:
             problem = BARE_MARK.sub("", read_text(row, columns.problem)).strip()
-            answer = read_text(row, columns.answer)
+            answer = unwrap_answer(read_text(row, columns.answer))
             for name, text in ((columns.problem, problem), (columns.answer, answer)):
                 if not text:
                     raise ValueError(f"no {name}: {row[name]!r}")
@@ -233,6 +242,17 @@ def _find_images(origin: Origin, table: datasets.Dataset, column: str | None, ar
     if not counts.any():
         raise ValueError(f"source: {origin.path!r}, column {name!r} must hold at least one image, got none")
     return name, counts
+
+
+def _count_wrapped(origin: Origin, table: datasets.Dataset, column: str) -> int:
+    """How many answers are wrapped in something; it is said once, with an example."""
+    texts = [value.strip() for value in table.data.column(column).to_pylist() if isinstance(value, str)]
+    wrapped = [text for text in texts if unwrap_answer(text) != text]
+    if wrapped:
+        example = f"{wrapped[0][-_SHOWN_CHARACTERS:]!r} is {unwrap_answer(wrapped[0])!r}"
+        message = "%s: %d of %d answers are wrapped, and what is within is taken: %s"
+        logger.info(message, origin.path, len(wrapped), len(table), example)
+    return len(wrapped)
 
 
 def _read_keys(origin: Origin, table: datasets.Dataset, column: str) -> list[str]:

@@ -10,25 +10,33 @@ from visplay.functional.majority_vote import is_valid_vote
 from visplay.types import Vote
 
 
-def in_band(vote: Vote, low: float = 0.25, high: float = 0.75, min_parsed_fraction: float = 0.8) -> bool:
-    """Whether a question is neither too easy nor too hard: low <= c <= high (Eq. 9).
+def in_band(
+    vote: Vote, low: float = 0.25, high: float = 0.75, min_parsed_fraction: float = 0.8, *, admit_ties: bool = False
+) -> bool:
+    """Whether a question has a label and is neither too easy nor too hard: low <= c <= high (Eq. 9).
 
     Args:
         vote: The vote on one question.
         low: Lower end of the band, included, in [0, 1].
         high: Upper end of the band, included, in [0, 1].
         min_parsed_fraction: Least fraction of the answers that must have parsed, in [0, 1].
+        admit_ties: Whether the answer drawn from a tie is a label.
 
     Raises:
         ValueError: The band is empty or leaves [0, 1].
     """
     if not 0.0 <= low <= high <= 1.0:
         raise ValueError(f"low, high: need 0 <= low <= high <= 1, got low={low} and high={high}")
-    return is_valid_vote(vote, min_parsed_fraction) and low <= vote.confidence <= high
+    return _has_label(vote, min_parsed_fraction, admit_ties) and low <= vote.confidence <= high
 
 
 def keep_in_band(
-    votes: Sequence[Vote | None], low: float = 0.25, high: float = 0.75, min_parsed_fraction: float = 0.8
+    votes: Sequence[Vote | None],
+    low: float = 0.25,
+    high: float = 0.75,
+    min_parsed_fraction: float = 0.8,
+    *,
+    admit_ties: bool = False,
 ) -> list[int]:
     """Choose the questions in the band (Eq. 9).
 
@@ -37,17 +45,26 @@ def keep_in_band(
         low: Lower end of the band, included.
         high: Upper end of the band, included.
         min_parsed_fraction: Least fraction of the answers that must have parsed.
+        admit_ties: Whether the answer drawn from a tie is a label.
 
     Returns:
         Ascending indices into ``votes``, so that identity travels with what is kept.
     """
     return [
-        index for index, vote in enumerate(votes) if vote is not None and in_band(vote, low, high, min_parsed_fraction)
+        index
+        for index, vote in enumerate(votes)
+        if vote is not None and in_band(vote, low, high, min_parsed_fraction, admit_ties=admit_ties)
     ]
 
 
 def relax_band(
-    votes: Sequence[Vote | None], low: float, high: float, min_kept: int, min_parsed_fraction: float = 0.8
+    votes: Sequence[Vote | None],
+    low: float,
+    high: float,
+    min_kept: int,
+    min_parsed_fraction: float = 0.8,
+    *,
+    admit_ties: bool = False,
 ) -> tuple[float, float]:
     """Widen the band, nearest confidences first, no more than needed to keep ``min_kept`` questions.
 
@@ -55,8 +72,9 @@ def relax_band(
         votes: One vote per question; None where there was no question to vote on.
         low: Lower end of the band, included.
         high: Upper end of the band, included.
-        min_kept: Questions to keep at least; if there are fewer valid ones, the band takes all of them.
+        min_kept: Questions to keep at least; if there are fewer with a label, the band takes all of them.
         min_parsed_fraction: Least fraction of the answers that must have parsed.
+        admit_ties: Whether the answer drawn from a tie is a label.
 
     Returns:
         The ends of the band, in [0, 1]; ``(low, high)`` if it keeps enough.
@@ -66,9 +84,11 @@ def relax_band(
         >>> relax_band(votes, 0.25, 0.75, min_kept=2)
         (0.2, 0.8)
     """
-    valid = [vote.confidence for vote in votes if vote is not None and is_valid_vote(vote, min_parsed_fraction)]
-    missed = {confidence: round(max(low - confidence, confidence - high, 0.0), 9) for confidence in valid}
-    distances = sorted(missed[confidence] for confidence in valid)
+    labelled = [
+        vote.confidence for vote in votes if vote is not None and _has_label(vote, min_parsed_fraction, admit_ties)
+    ]
+    missed = {confidence: round(max(low - confidence, confidence - high, 0.0), 9) for confidence in labelled}
+    distances = sorted(missed[confidence] for confidence in labelled)
     if not distances or min_kept < 1:
         return low, high
     furthest = distances[min(min_kept, len(distances)) - 1]
@@ -97,3 +117,7 @@ def confidence_histogram(votes: Sequence[Vote | None], bins: int = 10) -> np.nda
     # A fraction such as 3/10 must not fall below its own bin's edge by a rounding error.
     bin_numbers = np.floor(confidences * bins + 1e-9).astype(np.int64)
     return np.bincount(np.minimum(bin_numbers, bins - 1), minlength=bins)
+
+
+def _has_label(vote: Vote, min_parsed_fraction: float, admit_ties: bool) -> bool:
+    return is_valid_vote(vote, min_parsed_fraction) and (admit_ties or not vote.tied)

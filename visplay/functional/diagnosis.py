@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from visplay.grading.equivalence import equivalent, normalise_answer
+from visplay.grading.equivalence import canonical_form, equivalent
 from visplay.types import Question, Vote
 
 
@@ -58,7 +58,7 @@ def own_answer_agreement(
     votes: Sequence[Vote | None],
     equivalence: Callable[[str, str], bool] = equivalent,
 ) -> float | None:
-    """Fraction of questions whose silver answer is the one that the Questioner believes in.
+    """Fraction of questions whose silver answer is the one that the Questioner believes in; a tie is none.
 
     Args:
         questions: With or without an answer of their own; None did not parse.
@@ -69,9 +69,9 @@ def own_answer_agreement(
         The fraction among the questions that have both answers; None if there are none.
     """
     both = [
-        equivalence(normalise_answer(question.answer), vote.answer)
+        equivalence(canonical_form(equivalence)(question.answer), vote.answer)
         for question, vote in zip(questions, votes, strict=True)
-        if question is not None and question.answer is not None and vote is not None and vote.answer is not None
+        if question and question.answer is not None and vote and vote.answer is not None and not vote.tied
     ]
     return sum(both) / len(both) if both else None
 
@@ -81,7 +81,7 @@ def describe_votes(
     votes: Sequence[Vote | None],
     equivalence: Callable[[str, str], bool] = equivalent,
 ) -> dict[str, float]:
-    """Both figures about votes, by name: ``vote_margin``, and ``own_answer_agreement`` where there is any.
+    """Figures about votes, by name: ``vote_margin``, and ``own_answer_agreement`` where there is any.
 
     Args:
         questions: None did not parse.

@@ -13,7 +13,9 @@ _TAGLESS = r"[^<]*(?:<(?!/?[A-Za-z]\w*\s*/?>)[^<]*)*"
 _PART = {name: rf"<{name}>(?P<{name}>{_TAGLESS})</{name}>" for name in _PARTS}
 _FORMAT = re.compile(rf"\s*(?:{_PART['type']}\s*)?{_PART['question']}\s*(?:{_PART['answer']}\s*)?")
 _ANYWHERE = {name: re.compile(f"<{name}>(?P<part>.*?)</{name}>", re.DOTALL) for name in _PARTS}
-_THOUGHT = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
+_SPACED_TAG = re.compile(rf"<\s*(/?)\s*({'|'.join(_PARTS)})\s*>")
+_SPACE_AROUND_BRACKETS = re.compile(r"\s*([<>/])\s*")
+_THOUGHT = re.compile(r"<think>.*</think>\s*\\boxed\{.*\}\s*", re.DOTALL)
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -24,6 +26,7 @@ def parse_question(
     require: Collection[str] = ("type", "question"),
     *,
     text_around: bool = False,
+    spaced_tags: bool = False,
 ) -> Question | None:
     """Read a question in the required format (validity v of Eq. 7).
 
@@ -37,6 +40,7 @@ def parse_question(
         require: Parts that must be there and not empty, of "type", "question" and "answer"; ``("question",)`` is the
             paper's format. A type that is there must be allowed even where none is required.
         text_around: Whether other text may stand before, between and after the parts.
+        spaced_tags: Whether ``< type >`` is a tag too, as in the released code.
 
     Returns:
         The question, its type in lower case ("" without one), or None when the text does not parse.
@@ -52,6 +56,8 @@ def parse_question(
     """
     if unknown := set(require) - set(_PARTS):
         raise ValueError(f"require: parts are among {_PARTS}, got {sorted(unknown)}")
+    if spaced_tags:
+        text = _SPACED_TAG.sub(r"<\1\2>", text)
     found = _find_parts(text) if text_around else _match_parts(text)
     parts = {name: (found.get(name) or "").strip() for name in _PARTS}
     if not all(parts[name] for name in {"question", *require}):
@@ -85,13 +91,15 @@ def parse_boxed(text: str) -> str | None:
 
 
 def has_thought(text: str) -> bool:
-    r"""Whether an answer thinks in ``<think>...</think>`` and then has a box: the format of the released reward.
+    r"""Whether an answer is ``<think>...</think>\boxed{...}`` and nothing else: the format of the released reward.
+
+    White space does not count around the parts and within tags.
 
     Example:
-        >>> has_thought(r"<think>one, two</think> so \boxed{2}"), has_thought(r"\boxed{2}")
+        >>> has_thought(r"<think>one, two</think> \boxed{2}"), has_thought(r"<think>one, two</think> so \boxed{2}")
         (True, False)
     """
-    return _THOUGHT.fullmatch(text.strip()) is not None
+    return _THOUGHT.fullmatch(_SPACE_AROUND_BRACKETS.sub(r"\1", text)) is not None
 
 
 def _match_parts(text: str) -> dict[str, str | None]:

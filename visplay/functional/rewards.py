@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from visplay.functional.clustering import cluster, cluster_fractions, cluster_groups
-from visplay.grading.equivalence import equivalent, normalise_answer
+from visplay.grading.equivalence import canonical_form, equivalent
 
 
 def difficulty(confidence: Tensor) -> Tensor:
@@ -144,8 +144,9 @@ def agreement(
         >>> agreement(["1/2", "0.50", None, "2"], silver="0.5").tolist()
         [1.0, 1.0, 0.0, 0.0]
     """
-    forms = [None if answer is None else normalise_answer(answer) for answer in answers]
-    gold = normalise_answer(silver)
+    normalise = canonical_form(equivalence)
+    forms = [None if answer is None else normalise(answer) for answer in answers]
+    gold = normalise(silver)
     agrees = {form: form is not None and equivalence(form, gold) for form in dict.fromkeys(forms)}
     return torch.tensor([float(agrees[form]) for form in forms])
 
@@ -169,7 +170,7 @@ def formatted_agreement_rewards(agrees: Tensor, formatted: Tensor) -> Tensor:
 
     Args:
         agrees: (N, G) 0 or 1.
-        formatted: (N, G) bool, whether the answer thinks in ``<think>`` and ends in a box.
+        formatted: (N, G) bool, whether the answer thinks in ``<think>`` and then is a box, see ``has_thought``.
 
     Returns:
         (N, G) rewards in [0, 1].

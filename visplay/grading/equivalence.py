@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from visplay.grading.answers import MAX_CHARACTERS, Reading, fold_text, is_letter, normalise_answer, read_answer
+from visplay.grading.answers import Reading, is_letter, read_answer
 from visplay.grading.mathematics import is_confirmed, is_mathematical, is_refuted, same_mathematics
-from visplay.grading.measurements import Quantity, read_date, read_number, read_quantities
+from visplay.grading.moments import read_moment
+from visplay.grading.quantities import Quantity, convert, read_number, read_quantities
+from visplay.grading.rules import DEFAULT_RULES, GradingRules
+from visplay.grading.text import MAX_CHARACTERS, fold_text, normalise_answer
 
-__all__ = ["Comparison", "compare", "equivalent", "normalise_answer"]
+__all__ = ["Comparison", "canonical_form", "compare", "equivalent", "normalise_answer"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Comparison:
         return self.outcome.startswith("equal")
 
 
+_PRODUCT = re.compile("[A-Za-z]{1,3}")
 _RELATION = re.compile(r"[=<>≤≥]|\\(?:le|ge|in)(?![a-z])")
 _DIFFERENT = Comparison("different")
 _EQUAL_TEXT = Comparison("equal_text")
@@ -44,7 +48,9 @@ _EQUAL_VALUE = Comparison("equal_value")
 _EQUAL_OPTION = Comparison("equal_option")
 
 
-def equivalent(a: str, b: str, verify: Callable[[str, str], bool] = same_mathematics) -> bool:
+def equivalent(
+    a: str, b: str, verify: Callable[[str, str], bool] = same_mathematics, rules: GradingRules = DEFAULT_RULES
+) -> bool:
     r"""Whether two answers say the same (Eq. 4, Eq. 10).
 
     What only one side states is elaboration, what both state must agree: a unit, a counted noun, the letter of an
@@ -67,37 +73,46 @@ def equivalent(a: str, b: str, verify: Callable[[str, str], bool] = same_mathema
         a: An answer.
         b: Another answer.
         verify: A symmetric relation between mathematical expressions.
+        rules: What counts as the same where people differ.
 
     Example:
         >>> equivalent(r"\frac{1}{2}", "0.50"), equivalent("piano keys", "casino sign")
         (True, False)
     """
-    comparison = compare(a, b)
+    comparison = compare(a, b, rules)
     return comparison.is_equal or any(verify(one, other) for one, other in comparison.expressions)
 
 
-def compare(a: str, b: str) -> Comparison:
+def canonical_form(equivalence: Callable[[str, str], bool]) -> Callable[[str], str]:
+    """The canonical form of answers that goes with a relation: a grader's own, else that of the default rules."""
+    form: Callable[[str], str] = getattr(equivalence, "normalise", normalise_answer)
+    return form
+
+
+def compare(a: str, b: str, rules: GradingRules = DEFAULT_RULES) -> Comparison:
     r"""Decide by rules whether two answers say the same, or name what only mathematics can decide.
 
     Example:
         >>> compare("12 cm", "12"), compare(r"\{1,2\}", r"\{2,1\}").expressions
         (Comparison(outcome='equal_value', expressions=()), (('\\{1,2\\}', '\\{2,1\\}'),))
     """
-    a, b = normalise_answer(a), normalise_answer(b)
+    a, b = normalise_answer(a, rules), normalise_answer(b, rules)
     if a == b:
         return _EQUAL_TEXT
     if max(len(a), len(b)) > MAX_CHARACTERS:
         return _DIFFERENT
-    one, other = read_answer(a), read_answer(b)
+    one, other = read_answer(a, rules), read_answer(b, rules)
     if (option := _compare_options(one, other)) is not None:
         return option
     if one.subject and other.subject and one.subject != other.subject:
-        numbers = read_number(one.body), read_number(other.body)
+        numbers = read_number(one.body, rules), read_number(other.body, rules)
         return _DIFFERENT if None not in numbers else _ask((a, b))
-    body = _compare_bodies(one.body, other.body)
+    if one.aside and other.aside and fold_text(one.aside) != fold_text(other.aside):
+        return _DIFFERENT
+    body = _compare_bodies(one.body, other.body, rules)
     if body.is_equal:
         return _EQUAL_OPTION if one.option or other.option else body
-    if _is_settled(one, other):
+    if _is_settled(one, other) and not (one.subject and _PRODUCT.fullmatch(one.body)):
         return body
     return _ask(*dict.fromkeys((*body.expressions, (a, b))))
 
@@ -115,23 +130,29 @@ def _compare_options(one: Reading, other: Reading) -> Comparison | None:
     return None
 
 
-def _compare_bodies(a: str, b: str) -> Comparison:
+def _compare_bodies(a: str, b: str, rules: GradingRules) -> Comparison:
     if a == b or fold_text(a) == fold_text(b):
         return _EQUAL_TEXT
-    dates = read_date(a), read_date(b)
-    if any(dates):
-        return _EQUAL_VALUE if _same_date(*dates) else _DIFFERENT
-    quantities, others = read_quantities(a), read_quantities(b)
+    moments = read_moment(a), read_moment(b)
+    if moments[0] and moments[1]:
+        return _EQUAL_VALUE if moments[0].agrees(moments[1]) else _DIFFERENT
+    if any(moment and moment.month for moment in moments):
+        return _DIFFERENT
+    quantities, others = read_quantities(a, rules), read_quantities(b, rules)
     if len(quantities) != len(others):
         return _DIFFERENT
-    parts = [_compare_quantities(one, other) for one, other in zip(quantities, others, strict=True)]
+    parts = [_compare_quantities(one, other, rules) for one, other in zip(quantities, others, strict=True)]
     if len(parts) == 1:
         return parts[0]
     return _EQUAL_VALUE if all(part.is_equal for part in parts) else _DIFFERENT
 
 
-def _compare_quantities(one: Quantity, other: Quantity) -> Comparison:
-    if one.unit and other.unit and one.unit != other.unit:
+def _compare_quantities(one: Quantity, other: Quantity, rules: GradingRules) -> Comparison:
+    if rules.convert_units:
+        other = convert(other, one.unit)
+    if rules.percent == "fraction":
+        one, other = convert(one, ""), convert(other, "")
+    if one.unit != other.unit and (one.unit and other.unit or one.stated or other.stated or rules.require_units):
         return _DIFFERENT
     if one.value is not None and other.value is not None:
         rounds = one.rounds or other.rounds
@@ -145,12 +166,6 @@ def _same_number(a: Fraction, b: Fraction, rounds: bool) -> bool:
     return a == b or (rounds and round(a, 6) == round(b, 6) != 0)
 
 
-def _same_date(one: tuple[str, str, str] | None, other: tuple[str, str, str] | None) -> bool:
-    if one is None or other is None or one[1:] != other[1:]:
-        return False
-    return one[0] == other[0] or not (one[0] and other[0])
-
-
 def _is_settled(one: Reading, other: Reading) -> bool:
     """Whether bodies say all there is: not so where only one side is an equation that could be read, x = 1 or x = 2."""
     unread = other.body if one.subject else one.body
@@ -159,7 +174,15 @@ def _is_settled(one: Reading, other: Reading) -> bool:
 
 def _ask(*pairs: tuple[str, str]) -> Comparison:
     """Leave the pairs to mathematics that are mathematical and neither clearly different nor surely the same."""
-    kept = [(a, b) for a, b in pairs if is_mathematical(a) and is_mathematical(b) and not is_refuted(a, b)]
+    kept = [(a, b) for a, b in pairs if _are_mathematical(a, b) and not is_refuted(a, b)]
     if any(is_confirmed(a, b) for a, b in kept):
         return _EQUAL_VALUE
     return Comparison("", tuple(kept)) if kept else _DIFFERENT
+
+
+def _are_mathematical(a: str, b: str) -> bool:
+    """Whether both are expressions; one of them may be a product of letters alone, ab."""
+    one, other = is_mathematical(a), is_mathematical(b)
+    return (
+        (one or _PRODUCT.fullmatch(a) is not None) and (other or _PRODUCT.fullmatch(b) is not None) and (one or other)
+    )

@@ -1,14 +1,16 @@
-r"""Mathematical equality through math-verify, with a cheap refutation in floats before it.
+r"""Mathematical equality through math-verify, with a cheap decision at a point before it.
 
 Imports nothing of this package, so that a worker process can load this file alone, without torch.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import operator
 import re
 import threading
-from collections.abc import Sequence
+import unicodedata
 from functools import lru_cache
 from typing import Any
 
@@ -17,59 +19,84 @@ _MAX_CHARACTERS = 200
 _CACHED_TEXTS = 16384
 _CLEARLY_DIFFERENT = 1e-4
 _SAME = 1e-11
-_EXACT_BELOW = 1e4
 
-_MATHEMATICAL = re.compile(r"(?=.*[0-9\\+\-*/^_=<>π∞√])[A-Za-z0-9\s\\{}()\[\]+\-*/^_=<>.,|!&'π∞√×·÷≤≥]*")
+SYMBOLS = {  # a symbol, and the LaTeX command for it
+    "×": "times", "·": "cdot", "÷": "div", "±": "pm", "∓": "mp", "≤": "le", "≥": "ge", "≠": "ne", "≈": "approx",
+    "∞": "infty", "∅": "emptyset", "∪": "cup", "∩": "cap", "∈": "in", "∉": "notin", "⊂": "subset", "∠": "angle",
+    "∆": "triangle", "∥": "parallel", "⊥": "perp", "→": "to", "∫": "int", "∑": "sum", "∂": "partial",
+}  # fmt: skip
+_GREEK = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega"
+for _name in _GREEK.split():
+    for _case in ("small", "capital"):
+        _spelling = _name if _case == "small" else _name.title()
+        SYMBOLS[unicodedata.lookup(f"greek {_case} letter {_name.replace('lambda', 'lamda')}")] = _spelling
+_SYMBOLS = "".join(SYMBOLS)
+_MATHEMATICAL = re.compile(
+    rf"(?=.*(?:[0-9\\+\-*/^_=<>'{_SYMBOLS}]|sin|cos|tan|log|ln|exp))[A-Za-z0-9\s\\{{}}()\[\]+\-*/^_=<>.,|!&'°{_SYMBOLS}]*"
+)
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]*matrix\}|\\[A-Za-z]+")
 _WORD = re.compile(r"(?!(?:sqrt|sin|cos|tan|log|exp|max|min|and|infty)(?![A-Za-z]))(?<![A-Za-z])[A-Za-z]{3,}")
-_RANGE_OR_DATE = re.compile(
-    r"[0-9.,\s]+(?:[-:][0-9.,\s]+)+|[0-9]+(?:/[0-9]+){2,}|[0-9]+(?:\.[0-9]+){2,}"
-    r"|[0-9]+(?: [0-9]+)+|[0-9.]*[0-9]e[+-]?[0-9]+"
+_NO_EXPRESSION = re.compile(  # a range, a date, an identifier, a number of its own notation
+    r"[0-9.,]*[0-9]\s*(?:[-:]\s*[0-9.,]*[0-9]\s*)+|[0-9]+(?:/[0-9]+){2,}|[0-9]+(?:\.[0-9]+){2,}|[0-9]+(?: [0-9]+)+"
+    r"|[0-9.]*[0-9]e[+-]?[0-9]+|.*(?<![A-Za-z\\])[A-Za-z]{1,2}[0-9].*|.*\\(?:overline|dot)\b.*"
 )
 _EXPLOSIVE = re.compile(r"\^.*!|\^\s*\{?\s*[0-9]+\s*\^|\^\s*\{?\s*-?\s*[0-9]{4,}|[0-9]{4,}\s*[})]*\s*!")
-_TO_LATEX = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(?<![\\A-Za-z])pi(?![A-Za-z])|π", r"\\pi "),
-        (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"√\s*([0-9]+)", r"\\sqrt{\1}"),
-        ("∞", r"\\infty "),
-        ("[×·]", r"\\times "),
-        ("÷", r"\\div "),
-        ("≤", r"\\le "),
-        ("≥", r"\\ge "),
-    )
-)
-_TOKEN = re.compile(r"\s*(\\[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|[A-Za-z]|[-+*/^(){}])")
-_LETTER = re.compile("[A-Za-z]")
-_NOT_POLYNOMIAL = re.compile(r"sqrt|√|frac|/|÷|\\div|\^\s*(?![0-9]|\{\s*[0-9]+\s*\})")
 _PART = r"[^,()\[\]{}=<>]+"
 _LIST = re.compile(rf"(?:(?P<opening>\\?[({{\[])|(?=.*, ))(?P<parts>{_PART}(?:,{_PART})+)(?<!\\)(?:\\?[)}}\]])?")
 _INTERVAL = re.compile(rf"(?P<opening>[(\[])(?P<low>{_PART}),(?P<high>{_PART})(?P<closing>[)\]])")
-_BELOW = r"\s*(?P<{}><|≤|\\leq?(?![A-Za-z]))\s*"
 _CHAIN = re.compile(
-    rf"(?P<low>{_PART}?){_BELOW.format('opening')}(?P<variable>[A-Za-z]){_BELOW.format('closing')}(?P<high>{_PART})"
+    rf"(?P<low>{_PART}?)\s*(?P<opening>[<≤])\s*(?P<variable>[A-Za-z])\s*(?P<closing>[<≤])\s*(?P<high>{_PART})"
 )
-_NOT_SIMPLE = re.compile(r"(?<![\\A-Za-z])(?:sin|cos|tan|log|ln|exp|max|min|and|or)(?![A-Za-z])|[0-9.]\s*\\[dt]?frac")
-_CONSTANTS = {"i": 1j, "e": 2.718281828459045, "\\pi": 3.141592653589793}
+_NOT_POLYNOMIAL = re.compile(r"sqrt|frac|/|÷|\^\s*(?![0-9]|\{\s*[0-9]+\s*\})")
+_NOT_SIMPLE = re.compile(
+    r"(?<![\\A-Za-z])(?:sin|cos|tan|log|ln|exp|max|min|and|or)(?![A-Za-z])|[0-9.]\s*\\[dt]?frac|[0-9.]\s+[0-9.]|[a-zA-Z]_|'"
+)
+_TO_PYTHON = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\left(?![a-z])|\\right(?![a-z])|\s+", ""),
+        (r"\\[dt]?frac([0-9])([0-9])", r"((\1)/(\2))"),
+        (r"\\?sqrt([0-9]|\((?:[^()]*)\))", r"((\1)**.5)"),
+    )
+)
+_INNERMOST = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))"),
+        (r"\\sqrt\{([^{}]*)\}", r"((\1)**.5)"),
+        (r"(?<=\^)\{([^{}]*)\}", r"(\1)"),
+    )
+)
+_BETWEEN_FACTORS = re.compile(r"(?<=[A-Za-zπ)])(?=[A-Za-zπ0-9(.])|(?<=[0-9.])(?=[A-Za-zπ(])")
+_PYTHON = re.compile(r"[A-Za-zπ0-9.+\-*/()]+")
+_OPERATORS: dict[type, Any] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Pow: operator.pow, ast.UAdd: operator.pos, ast.USub: operator.neg,
+}  # fmt: skip
+_CONSTANTS = {"i": 1j, "e": 2.718281828459045, "π": 3.141592653589793}
 
 
 def is_mathematical(text: str) -> bool:
-    """Whether math-verify has anything to say: short, a number, command or operator in it, and no words."""
+    """Whether math-verify has anything to say: short, a number, command or operator in it, and no words or codes."""
     if len(text) > _MAX_CHARACTERS or _MATHEMATICAL.fullmatch(text) is None:
         return False
-    if _RANGE_OR_DATE.fullmatch(text) or _EXPLOSIVE.search(text) or not _is_balanced(text):
+    bare = _COMMAND.sub(" ", text)
+    if (
+        _NO_EXPRESSION.fullmatch(bare)
+        or _NO_EXPRESSION.fullmatch(text)
+        or _EXPLOSIVE.search(text)
+        or not _is_balanced(text)
+    ):
         return False
-    return _WORD.search(_COMMAND.sub(" ", text)) is None
+    return _WORD.search(bare) is None
 
 
 def is_refuted(a: str, b: str) -> bool:
     r"""Whether two expressions, or parts of two tuples, clearly differ at a point; False where either is not simple.
 
     Example:
-        >>> is_refuted(r"2\sqrt{3}", r"\sqrt{13}"), is_refuted(r"2\sqrt{3}", r"\sqrt{12}"), is_refuted("x+1", "x-1")
-        (True, False, True)
+        >>> is_refuted(r"2\sqrt{3}", r"\sqrt{13}"), is_refuted("10^{-12}", "10^{-13}"), is_refuted("y'", "y")
+        (True, True, True)
     """
     if intervals := _read_intervals(a, b):
         (sides, ends), (other_sides, other_ends) = intervals
@@ -77,10 +104,13 @@ def is_refuted(a: str, b: str) -> bool:
     lists = _LIST.fullmatch(a), _LIST.fullmatch(b)
     if lists[0] and lists[1]:
         return _is_list_refuted(lists[0], lists[1])
+    if a.count("'") != b.count("'"):  # math-verify drops primes
+        return True
     one, other = _evaluate(a), _evaluate(b)
     if one is None or other is None:
-        return (one is not None and "\\pm" in b) or (other is not None and "\\pm" in a)  # two values are not one
-    return abs(one - other) > _CLEARLY_DIFFERENT * max(1.0, abs(one), abs(other))
+        return (one is not None and "±" in b) or (other is not None and "±" in a)  # two values are not one
+    distance = abs(one[0] - other[0])
+    return distance > max(_CLEARLY_DIFFERENT * max(abs(one[0]), abs(other[0])), _SAME * (one[1] + other[1]))
 
 
 def is_confirmed(a: str, b: str) -> bool:
@@ -90,19 +120,19 @@ def is_confirmed(a: str, b: str) -> bool:
     cannot tell apart, and letters in both cases, which a point does not tell apart.
 
     Example:
-        >>> is_confirmed(r"2\sqrt{3}", r"\sqrt{12}"), is_confirmed("x(x+1)", "x+x^2"), is_confirmed(r"\pi", "3.141593")
+        >>> is_confirmed(r"2\sqrt{3}", r"\sqrt{12}"), is_confirmed("x(x+1)", "x+x^2"), is_confirmed("π", "3.141593")
         (True, True, False)
     """
     if intervals := _read_intervals(a, b):
         (sides, ends), (other_sides, other_ends) = intervals
         return sides == other_sides and all(map(is_confirmed, ends, other_ends))
     one, other = _evaluate(a), _evaluate(b)
-    if one is None or other is None or max(abs(one), abs(other)) > _EXACT_BELOW:
+    if one is None or other is None or max(one[1], other[1]) > 1e4:
         return False
-    letters = set(_LETTER.findall(_COMMAND.sub(" ", _to_latex(a) + _to_latex(b))))
+    letters = set(re.findall("[A-Za-z]", _COMMAND.sub(" ", a + b)))
     if letters and (_NOT_POLYNOMIAL.search(a + " " + b) or len(letters) > len({letter.lower() for letter in letters})):
         return False
-    return abs(one - other) <= _SAME * max(1.0, abs(one))
+    return abs(one[0] - other[0]) <= _SAME * max(abs(one[0]), abs(other[0]))
 
 
 def same_mathematics(a: str, b: str) -> bool:
@@ -119,7 +149,17 @@ def verify(a: str, b: str, time_limit_seconds: int | None) -> bool:
     from math_verify import verify as math_verify
 
     parsed = [_parse(text, time_limit_seconds) for text in _tell_cases_apart(a, b)]
+    if _are_far_apart(*parsed):
+        return False
     return any(math_verify(gold, text, timeout_seconds=time_limit_seconds) for gold, text in (parsed, parsed[::-1]))
+
+
+def _are_far_apart(one: list[Any], other: list[Any]) -> bool:
+    """Whether two constants differ in proportion; math-verify rounds to six places and takes small ones for equal."""
+    if not all(parsed and getattr(parsed[0], "is_number", False) for parsed in (one, other)):
+        return False
+    a, b = (complex(parsed[0].evalf(15)) for parsed in (one, other))
+    return abs(a - b) > _CLEARLY_DIFFERENT * max(abs(a), abs(b))
 
 
 def _is_list_refuted(one: re.Match[str], other: re.Match[str]) -> bool:
@@ -159,12 +199,12 @@ def _is_balanced(text: str) -> bool:
     return opened[0] == closed[0] and sum(opened) == sum(closed)
 
 
-def _tell_cases_apart(a: str, b: str) -> Sequence[str]:
+def _tell_cases_apart(a: str, b: str) -> list[str]:
     """Mark capitals of letters that a side has in both cases, for math-verify does not look at case."""
     bare = [_COMMAND.sub(" ", text) for text in (a, b)]
     both = {letter for text in bare for letter in text if letter.isupper() and letter.lower() in text}
     if not both:
-        return a, b
+        return [a, b]
     pattern = re.compile(rf"\\[A-Za-z]+|[{''.join(sorted(both))}]")
     return [pattern.sub(lambda m: m[0] if m[0][0] == "\\" else f"{m[0].lower()}_{{9}}", text) for text in (a, b)]
 
@@ -180,89 +220,48 @@ def _parse(text: str, time_limit_seconds: int | None) -> list[Any]:
 
 
 def _to_latex(text: str) -> str:
-    for pattern, replacement in _TO_LATEX:
-        text = pattern.sub(replacement, text)
-    return text
+    text = re.sub(f"[{_SYMBOLS}]", lambda match: f"\\{SYMBOLS[match[0]]} ", text)
+    text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<![\\A-Za-z])(sin|cos|tan|log|ln|exp|pi)(?![a-z])", r"\\\1 ", text)
+    text = re.sub(r"\\(sin|cos|tan)\s*[({]?([0-9.]+)\s*°[)}]?", r"\\\1(\\frac{\2 \\pi}{180})", text)
+    return text.replace("°", r"^{\circ}")
 
 
 @lru_cache(maxsize=_CACHED_TEXTS)
-def _evaluate(text: str) -> complex | None:
-    """The value of a simple expression where each letter is some positive number; None if it is not simple."""
-    tokens = _tokenise(_to_latex(text))
-    if not tokens:
-        return None
-    try:
-        value, rest = _sum(tokens)
-        return complex(value) if not rest and abs(value) < 1e100 else None
-    except (ValueError, IndexError, ArithmeticError, RecursionError):
-        return None
+def _evaluate(text: str) -> tuple[complex, float] | None:
+    """The value of a simple expression where each letter is some positive number, and the size of what was added up.
 
-
-def _tokenise(text: str) -> list[str] | None:
-    r"""Tokens in reverse, the next one last; \frac12 and \sqrt2 without braces are not simple."""
+    None if it is not simple; then it is math-verify's.
+    """
     if _NOT_SIMPLE.search(text):
         return None
-    text = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"\\(?:left|right)(?![A-Za-z])", "", text))
-    tokens, position = [], 0
-    while position < len(text.rstrip()):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            return None
-        tokens.append(match[1])
-        position = match.end()
-    adjacent = zip(tokens, tokens[1:], strict=False)
-    return None if any(a[0] in "0123456789." and b[0] in "0123456789." for a, b in adjacent) else tokens[::-1]
+    for pattern, replacement in _TO_PYTHON:
+        text = pattern.sub(replacement, text)
+    before = ""
+    while text != before:
+        before = text
+        for pattern, replacement in _INNERMOST:
+            text = pattern.sub(replacement, text)
+    text = text.replace("^", "**").replace("×", "*").replace("·", "*").replace("÷", "/").replace("pi", "π")
+    if _PYTHON.fullmatch(text) is None:
+        return None
+    try:
+        value, size = _compute(ast.parse(_BETWEEN_FACTORS.sub("*", text), mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
+        return None
+    return (value, size) if size < 1e100 else None
 
 
-def _sum(tokens: list[str]) -> tuple[complex, list[str]]:
-    value, _ = _product(tokens)
-    while tokens and tokens[-1] in "+-":
-        sign = 1 if tokens.pop() == "+" else -1
-        value += sign * _product(tokens)[0]
-    return value, tokens
-
-
-def _product(tokens: list[str]) -> tuple[complex, list[str]]:
-    value = _power(tokens)
-    while tokens and tokens[-1] not in ("+", "-", ")", "}"):
-        operator = tokens.pop() if tokens[-1] in ("*", "/", "\\times", "\\cdot", "\\div") else "*"
-        factor = _power(tokens)
-        value = value / factor if operator in ("/", "\\div") else value * factor
-    return value, tokens
-
-
-def _power(tokens: list[str]) -> complex:
-    if tokens[-1] in "+-":
-        return (1 if tokens.pop() == "+" else -1) * _power(tokens)
-    base = _atom(tokens)
-    if tokens and tokens[-1] == "^":
-        tokens.pop()
-        exponent = _group(tokens) if tokens[-1] == "{" else _atom(tokens)
-        return complex(base) ** exponent
-    return base
-
-
-def _atom(tokens: list[str]) -> complex:
-    token = tokens[-1]
-    if token in ("(", "{"):
-        return _group(tokens)
-    tokens.pop()
-    if token == "\\frac":
-        return _group(tokens) / _group(tokens)
-    if token == "\\sqrt":
-        return complex(_group(tokens)) ** 0.5
-    if token in _CONSTANTS:
-        return _CONSTANTS[token]
-    if len(token) == 1 and token.isalpha():
-        return 1.137 + (ord(token.lower()) * 0.61803) % 1.7
-    return float(token)
-
-
-def _group(tokens: list[str]) -> complex:
-    opening = tokens.pop()
-    if opening not in ("(", "{"):
-        raise ValueError(f"tokens: expected a bracket, got {opening!r}")
-    value, _ = _sum(tokens)
-    if tokens.pop() != {"(": ")", "{": "}"}[opening]:
-        raise ValueError(f"tokens: {opening!r} is not closed")
-    return value
+def _compute(node: ast.AST) -> tuple[complex, float]:
+    if isinstance(node, ast.BinOp):
+        (a, size), (b, other_size) = _compute(node.left), _compute(node.right)
+        value = _OPERATORS[type(node.op)](a, b)
+        return value, max(abs(value), size + other_size if isinstance(node.op, (ast.Add, ast.Sub)) else 0.0)
+    if isinstance(node, ast.UnaryOp):
+        value, size = _compute(node.operand)
+        return _OPERATORS[type(node.op)](value), size
+    if isinstance(node, ast.Name):
+        value = _CONSTANTS.get(node.id) or 1.137 + (ord(node.id.lower()) * 0.61803) % 1.7
+        return value, abs(value)
+    value = complex(node.value)  # type: ignore[attr-defined]
+    return value, abs(value)

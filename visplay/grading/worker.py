@@ -12,13 +12,18 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from visplay.grading import mathematics
 from visplay.grading.equivalence import compare
+from visplay.grading.rules import DEFAULT_RULES, GradingRules
+from visplay.grading.text import normalise_answer
 
 OUTCOMES = (
     "equal_text",
@@ -34,6 +39,8 @@ _START_LIMIT_SECONDS = 60.0
 _EXIT_LIMIT_SECONDS = 5.0
 _MEMORY_BYTES = 2 * 1024**3
 _CACHED_PAIRS = 65536
+_LIMITS_IN_BUDGET = 3
+_HOPELESS = 2  # an expression that exceeded the limit next to so many others is not tried again
 _PROGRAM = """
 import importlib.util, json, os, signal, sys
 
@@ -68,11 +75,13 @@ class Grader:
 
     The worker starts before the first comparison that needs it, whose limit does not include the start (about a
     second), and is killed when a comparison exceeds the limit; the next one starts another. A worker that dies is
-    restarted once per comparison. Undecided is not equivalent. Decisions on mathematics are remembered. Threads may
-    share a grader; a copy has the same limit and starts without worker, counts and memory.
+    restarted once per comparison. Undecided is not equivalent. Decisions on mathematics are remembered, and so is an
+    expression that exceeded the limit twice: it is not tried again. ``bounded`` limits many comparisons together.
+    Threads may share a grader; a copy has the same settings and starts without worker, counts and memory.
 
     Args:
         time_limit_seconds: Longest time for one comparison of expressions.
+        rules: What counts as the same where people differ.
 
     Attributes:
         outcomes: Comparisons by the way they were decided, one of ``OUTCOMES``: ``equal_text`` and ``different`` by
@@ -89,12 +98,15 @@ class Grader:
         (True, False, {'equal_value': 1, 'different': 1})
     """
 
-    def __init__(self, time_limit_seconds: float = 2.0) -> None:
+    def __init__(self, time_limit_seconds: float = 2.0, rules: GradingRules = DEFAULT_RULES) -> None:
         if not time_limit_seconds > 0:
             raise ValueError(f"time_limit_seconds: must be positive, got {time_limit_seconds}")
         self.time_limit_seconds = time_limit_seconds
+        self.rules = rules
         self.outcomes: Counter[str] = Counter()
         self._verdicts: OrderedDict[frozenset[str], str] = OrderedDict()
+        self._exceeded: Counter[str] = Counter()
+        self._budget = threading.local()
         self._worker: _Worker | None = None
         self._lock = threading.RLock()
         self._process_id = os.getpid()
@@ -103,11 +115,24 @@ class Grader:
         """Compare two answers."""
         if self._process_id != os.getpid():  # a fork must not talk to its parent's worker
             self.__setstate__(self.__getstate__())
-        comparison = compare(a, b)
+        comparison = compare(a, b, self.rules)
         outcome = comparison.outcome or self._verify_any(comparison.expressions)
         with self._lock:
             self.outcomes[outcome] += 1
         return outcome.startswith("equal")
+
+    def normalise(self, text: str) -> str:
+        """The canonical form of an answer under the rules."""
+        return normalise_answer(text, self.rules)
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Give all comparisons within, those of one vote say, three time limits together; what is left is undecided."""
+        self._budget.seconds = _LIMITS_IN_BUDGET * self.time_limit_seconds
+        try:
+            yield
+        finally:
+            del self._budget.seconds
 
     def drain_outcomes(self) -> dict[str, int]:
         """Return the counts since the last call and start again at zero."""
@@ -123,7 +148,7 @@ class Grader:
             worker.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"time_limit_seconds": self.time_limit_seconds}
+        return {"time_limit_seconds": self.time_limit_seconds, "rules": self.rules}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -142,11 +167,19 @@ class Grader:
         """Ask the memory, then the worker; one question at a time."""
         pair = frozenset((a, b))
         with self._lock:
-            outcome = self._verdicts.get(pair)
-            if outcome is None:
-                outcome = self._ask_worker(a, b)
-                self._remember(pair, outcome)
-            self._verdicts.move_to_end(pair)
+            if pair in self._verdicts:
+                self._verdicts.move_to_end(pair)
+                return self._verdicts[pair]
+            left = getattr(self._budget, "seconds", self.time_limit_seconds)
+            if left <= 0 or max(self._exceeded[a], self._exceeded[b]) >= _HOPELESS:
+                return "timed_out"
+            start = time.monotonic()
+            outcome = self._ask_worker(a, b, min(left, self.time_limit_seconds))
+            if hasattr(self._budget, "seconds"):
+                self._budget.seconds = left - (time.monotonic() - start)
+            if outcome == "timed_out":
+                self._exceeded.update(pair)
+            self._remember(pair, outcome)
         return outcome
 
     def _remember(self, pair: frozenset[str], outcome: str) -> None:
@@ -154,13 +187,13 @@ class Grader:
         if len(self._verdicts) > _CACHED_PAIRS:
             self._verdicts.popitem(last=False)
 
-    def _ask_worker(self, a: str, b: str) -> str:
+    def _ask_worker(self, a: str, b: str, limit_seconds: float) -> str:
         """Ask a worker; one that died is replaced once."""
         for _ in range(2):
             worker, self._worker = self._worker, None  # kept only once it has answered
             try:
                 worker = worker or _Worker(self.time_limit_seconds)
-                outcome = worker.ask([a, b], self.time_limit_seconds)
+                outcome = worker.ask([a, b], limit_seconds)
             except TimeoutError:
                 return "timed_out"
             except OSError:

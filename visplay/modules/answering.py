@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from visplay.benchmark_answers import Answer, AnsweredItem, BatchAnswers, BenchmarkBatch
 from visplay.clock import Clock
 from visplay.functional.majority_vote import vote
+from visplay.grading.worker import Grader
 from visplay.metrics import BenchmarkScores, Report, SuiteScores
 from visplay.modules.policy.vlm import VLM
 from visplay.prompts import Template
@@ -26,7 +27,7 @@ class Answerer(Protocol):
 
     vlm: VLM
     template: Template
-    grader: Callable[[str, str], bool]
+    grader: Grader
 
     @property
     def engine(self) -> Engine:
@@ -209,7 +210,7 @@ def answer_batch(reasoner: Answerer, batch: BenchmarkBatch, answering: Answering
     if batch.samples:
         sampled = reasoner.engine.generate(reasoner.vlm, prompts, replace(sampling, n=batch.samples))
     rows = tuple(
-        _grade(reasoner, batch.benchmark, example, first, further)
+        _grade(reasoner, batch.benchmark, example, first, further, seed)
         for (example, _), (first,), further in zip(asked, greedy, sampled, strict=True)
     )
     return BatchAnswers(batch.benchmark, rows, skipped)
@@ -233,7 +234,7 @@ def write_out(example: Example) -> str:
 
 
 def _grade(
-    reasoner: Answerer, benchmark: str, example: Example, greedy: Completion, sampled: Sequence[Completion]
+    reasoner: Answerer, benchmark: str, example: Example, greedy: Completion, sampled: Sequence[Completion], seed: int
 ) -> AnsweredItem:
     def grade(completion: Completion) -> Answer:
         answer = reasoner.parse(completion)
@@ -245,7 +246,9 @@ def _grade(
     gold = write_out(example)
 
     samples = tuple(grade(completion) for completion in sampled)
-    majority = vote([sample.answer for sample in samples], reasoner.grader).answer
+    tie_seed = derive_seed(seed, "tie", example.key)
+    with reasoner.grader.bounded():
+        majority = vote([sample.answer for sample in samples], reasoner.grader, seed=tie_seed).answer
     return AnsweredItem(
         key=example.key,
         benchmark=benchmark,

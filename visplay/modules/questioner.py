@@ -28,11 +28,13 @@ class QuestionFormat:
         kinds: Allowed question types; null allows any.
         require: Parts that must be there, of "type", "question" and "answer"; the paper asks for "question" alone.
         text_around: Whether other text may stand around the parts.
+        spaced_tags: Whether ``< type >`` is a tag too.
     """
 
     kinds: Collection[str] | None = DEFAULT_KINDS
     require: Collection[str] = ("type", "question")
     text_around: bool = False
+    spaced_tags: bool = False
 
     def __post_init__(self) -> None:
         """Reject an unknown part."""
@@ -40,7 +42,9 @@ class QuestionFormat:
 
     def parse(self, text: str) -> Question | None:
         """The question, or None if it does not have the required form."""
-        return parse_question(text, self.kinds, self.require, text_around=self.text_around)
+        return parse_question(
+            text, self.kinds, self.require, text_around=self.text_around, spaced_tags=self.spaced_tags
+        )
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ class Questioner(Role):
             votes = reasoner.vote_on(items, questions, seed)  # (N, G)
         valid = torch.tensor([[reasoner.is_valid(vote) for vote in group] for group in votes])
         confidences = torch.tensor([[vote.confidence if vote else 0.0 for vote in group] for group in votes])
+        tied = torch.tensor([[vote is not None and vote.tied for vote in group] for group in votes])
         texts = [[question.text if question else None for question in group] for group in questions]
         difficulty = self.reward.difficulty(confidences)
         redundancy = self.reward.redundancy_weight * self.reward.redundancy(texts)
@@ -162,6 +167,7 @@ class Questioner(Role):
         asked, n_parsed = [question for group in questions for question in group], sum(map(len, parsed))
         statistics = {
             "valid_fraction": float(valid.float().mean()),
+            "tied_fraction": float((tied & valid).float().mean()),
             "difficulty": _mean_where(difficulty, valid),
             "redundancy": _mean_where(redundancy, valid),
             "parsed_fraction": n_parsed / len(asked),

@@ -11,6 +11,7 @@ from torch import Tensor
 from visplay.functional.majority_vote import is_valid_vote, vote
 from visplay.functional.parsing import has_thought, parse_boxed
 from visplay.functional.rewards import agreement, agreement_rewards
+from visplay.grading.rules import GradingRules
 from visplay.grading.worker import Grader
 from visplay.modules.learner.grpo import GRPOConfig
 from visplay.modules.policy.vlm import VLM
@@ -27,6 +28,7 @@ from visplay.types import (
     Rollout,
     UnlabeledImage,
     Vote,
+    derive_seed,
 )
 
 
@@ -41,7 +43,8 @@ class Reasoner(Role):
             ``formatted_agreement_rewards`` (released code).
         vlm: The policy of a Reasoner that is fitted alone, or that judges a Questioner that is.
         seed: Root of every draw of a Reasoner that is fitted alone.
-        grading_seconds: Time limit of one comparison of answers; undecided, they differ.
+        grading_seconds: Time limit of one comparison of answers; undecided, they differ. A vote has three of it in all.
+        grading: What counts as the same answer where people differ: units, percent, decimal commas, languages.
     """
 
     name = "reasoner"
@@ -56,11 +59,12 @@ class Reasoner(Role):
         vlm: VLM | None = None,
         seed: int = 0,
         grading_seconds: float = 2.0,
+        grading: GradingRules = GradingRules(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__(template, grpo, vlm, seed)
         self.voting = voting
         self.reward = reward
-        self.grader = Grader(grading_seconds)
+        self.grader = Grader(grading_seconds, grading)
 
     @property
     def validated(self) -> Reasoner:
@@ -90,7 +94,7 @@ class Reasoner(Role):
     def judge(self, items: Sequence[Example], rollout: Rollout, seed: int) -> Judgement:
         """Reward answers (N, G) that agree with the example's answer."""
         answers = self.answers(rollout)  # (N, G)
-        agrees = torch.stack([agreement(a, item.answer, self.grader) for a, item in zip(answers, items, strict=True)])
+        agrees = torch.stack([self._agree(a, item.answer) for a, item in zip(answers, items, strict=True)])
         formatted = torch.tensor([[c.finished and has_thought(c.text) for c in g] for g in rollout.completions])
         rewards = self.reward(agrees, formatted)  # (N, G)
         parsed = [answer is not None for group in answers for answer in group]
@@ -105,6 +109,10 @@ class Reasoner(Role):
             for c, reward in zip(completions, group, strict=True)
         )
         return Judgement(rewards, statistics, records)
+
+    def _agree(self, answers: Sequence[str | None], silver: str) -> Tensor:
+        with self.grader.bounded():
+            return agreement(answers, silver, self.grader)
 
     def is_valid(self, vote: Vote | None, voting: Voting | None = None) -> bool:
         """Whether there is a vote and enough of its answers parsed."""
@@ -129,8 +137,8 @@ class Reasoner(Role):
             (N, G) votes; None where there is no question, or one too long for the context.
         """
         voting = voting or self.voting
-        sampling = self.sampling(voting.votes, seed).override(
-            max_new_tokens=voting.max_new_tokens, top_p=voting.top_p, top_k=voting.top_k
+        sampling = self.sampling(
+            voting.votes, seed, max_new_tokens=voting.max_new_tokens, top_p=voting.top_p, top_k=voting.top_k
         )
         template = voting.template or self.template
         prompts: dict[tuple[int, int], Prompt] = {}
@@ -141,10 +149,11 @@ class Reasoner(Role):
                     if self.vlm.fits(prompt, sampling.max_new_tokens):
                         prompts[n, g] = prompt
         sampled = self.engine.generate(self.vlm, list(prompts.values()), sampling)
-        votes = {
-            index: vote([self.parse(c) for c in group], self.grader, count_unparsed=voting.count_unparsed)
-            for index, group in zip(prompts, sampled, strict=True)
-        }
+        votes: dict[tuple[int, int], Vote] = {}
+        for (index, prompt), completions in zip(prompts.items(), sampled, strict=True):
+            answers, tie_seed = [self.parse(each) for each in completions], derive_seed(seed, "tie", prompt.key)
+            with self.grader.bounded():
+                votes[index] = vote(answers, self.grader, count_unparsed=voting.count_unparsed, seed=tie_seed)
         return [[votes.get((n, g)) for g in range(len(group))] for n, group in enumerate(questions)]
 
 

@@ -118,23 +118,18 @@ class Role(GRPOModule):
         c = self.config
         return AdamW(weights, lr=c.learning_rate, betas=c.betas, weight_decay=c.weight_decay, fused=True)
 
-    def sampling(self, n: int, seed: int, temperature: float | None = None) -> Sampling:
-        """How this role samples ``n`` completions."""
+    def sampling(self, n: int, seed: int, **settings: float | None) -> Sampling:
+        """How this role samples ``n`` completions; ``settings`` of ``Sampling`` override its own, unless None."""
         c = self.config
         own = Sampling(n, c.max_new_tokens, c.temperature, c.top_p, c.top_k, derive_seed(seed, self.name))
-        return own.override(temperature=temperature)
+        return own.override(**settings)
 
     def rollout(
-        self,
-        items: Sequence,
-        n: int,
-        seed: int,
-        temperature: float | None = None,
-        template: Template | None = None,
+        self, items: Sequence, n: int, seed: int, template: Template | None = None, **settings: float | None
     ) -> Rollout:
-        """Sample ``n`` completions for each item; ``temperature`` and ``template`` override the settings."""
+        """Sample ``n`` completions for each item; ``template`` and ``settings`` of ``Sampling`` override its own."""
         prompts = self.prompts(items, template)
-        completions = self.engine.generate(self.vlm, prompts, self.sampling(n, seed, temperature))
+        completions = self.engine.generate(self.vlm, prompts, self.sampling(n, seed, **settings))
         return Rollout(tuple(prompts), tuple(tuple(group) for group in completions))
 
     def collate(self, rollout: Rollout) -> GroupBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -14,7 +15,12 @@ from visplay.modules.answering import AnsweringModule
 from visplay.modules.learner.grpo import GRPO, GRPOConfig, LearningRole, StepResult
 from visplay.modules.policy.vlm import VLM
 from visplay.prompts import Template
-from visplay.types import Engine, PhaseState, derive_seed
+from visplay.types import Engine, PhaseState, Record, derive_seed
+
+logger = logging.getLogger(__name__)
+
+_FIRST_STEPS = 3
+_SHOWN_CHARACTERS = 200
 
 
 class TrainedRole(LearningRole, Protocol):
@@ -52,6 +58,7 @@ class GRPOModule(AnsweringModule):
         self._phase: PhaseState | None = None
         self.refill: Callable[[int], Sequence] | None = None
         self.result: StepResult | None = None
+        self._equal_rewards = 0
 
     @property
     @abstractmethod
@@ -109,6 +116,7 @@ class GRPOModule(AnsweringModule):
             self.refill,
         )
         self.phase.step += 1
+        self._warn_of_equal_rewards(self.result)
         seconds = self.clock.drain()
         tokens = sum(len(c.token_ids) for group in self.result.rollout.completions for c in group)
         graded = {f"graded_{outcome}": float(n) for outcome, n in self.role.grader.drain_outcomes().items()}
@@ -116,9 +124,33 @@ class GRPOModule(AnsweringModule):
         speed |= {f"{s}_tokens_per_second": tokens / seconds[s] for s in ("rollout", "update") if s in seconds}
         self.log_role(self.result.statistics | self.result.judgement.statistics | graded | speed)
 
+    def _warn_of_equal_rewards(self, result: StepResult) -> None:
+        """Say so once if all rewards of every group were equal in each of a phase's first steps: nothing is learned."""
+        equal = result.statistics["zero_variance_groups"] == 1.0
+        self._equal_rewards = equal if self.phase.step == 1 else self._equal_rewards + equal
+        first = min(_FIRST_STEPS, self.role.config.steps)
+        if self.phase.step == first == self._equal_rewards:
+            records = result.judgement.records[: result.judgement.rewards.shape[1]]
+            where = f"iteration {self.phase.iteration}, {self.role.name}"
+            why = "prompt, parser and labels may not fit each other"
+            message = "%s: all rewards of every group were equal in each of the first %d steps: nothing to learn; %s.%s"
+            logger.warning(message, where, first, why, _show_group(records))
+
     def log_role(self, statistics: dict[str, float]) -> None:
         """Log ``role/metric`` on the role's own step axis."""
         named = {f"{self.role.name}/{name}": value for name, value in statistics.items()}
         self.log_dict(named, logger=False, batch_size=1)
         for logger in self.loggers:
             logger.log_metrics(named, step=self.phase.role_step)
+
+
+def _show_group(records: Sequence[Record]) -> str:
+    """Three different completions of a group, and the label."""
+    if not records:
+        return ""
+    first = records[0]
+    label = "" if first.gold is None else f", gold answer {first.gold!r}"
+    if first.gold is None and first.vote is not None:
+        label = f", silver answer {first.vote.answer!r}"
+    texts = list(dict.fromkeys(record.text[-_SHOWN_CHARACTERS:] for record in records))[:3]
+    return f" For example: question {first.problem!r}{label}, rewards of {first.reward:g}, completions {texts}"

@@ -73,6 +73,7 @@ class VisPlay(GRPOModule):
         seed: int,
         template: Template | None = None,
         voting: Voting | None = None,
+        **settings: float | None,
     ) -> list[Proposal]:
         """Ask about images and vote on the questions, without learning.
 
@@ -82,12 +83,13 @@ class VisPlay(GRPOModule):
             seed: Root of all draws.
             template: The Questioner's prompt; None is its own.
             voting: How the Reasoner votes; None is as while it judges.
+            settings: How questions are sampled, by the names of ``Sampling``; None is as in training.
 
         Returns:
             ``questions_per_image`` proposals for each image, image by image.
         """
         with self.clock("questions"):
-            rollout = self.questioner.rollout(images, questions_per_image, seed, template=template)
+            rollout = self.questioner.rollout(images, questions_per_image, seed, template, **settings)
             questions = self.questioner.ask(rollout)
         with self.clock("votes"):
             votes = self.reasoner.vote_on(images, questions, seed, voting)

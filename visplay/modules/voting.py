@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from visplay.prompts import Template
 
@@ -17,6 +18,8 @@ class Voting:
             that parsed.
         min_parsed_fraction: A question of whose answers a smaller fraction parsed is invalid; else half-broken answers
             would look like maximal difficulty.
+        ties: What becomes of a question of which two answers that differ have the most votes: "reject" takes no label
+            from it, "draw" one of the two by a seeded draw. The Questioner is paid for its confidence either way.
         template: The prompt; ``{question}`` is filled in.
         max_new_tokens: Most tokens of an answer.
         top_p: Nucleus of sampling.
@@ -26,6 +29,7 @@ class Voting:
     votes: int = 10
     count_unparsed: bool = False
     min_parsed_fraction: float = 0.8
+    ties: Literal["reject", "draw"] = "reject"
     template: Template | None = None
     max_new_tokens: int | None = None
     top_p: float | None = None

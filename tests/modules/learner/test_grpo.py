@@ -140,6 +140,30 @@ def test_reference_is_the_policy_at_the_start_of_the_phase(fresh_base):
     assert role.learner.reference is None
 
 
+def test_the_learning_rate_warms_up_in_every_phase(fresh_base):
+    role, optimizer = _role(fresh_base, replace(CONFIG, warmup_steps=2))
+    for _ in range(2):
+        role.learner.begin_phase(fresh_base, optimizer)
+        rates, moved = [], []
+        for seed in range(3):
+            before = fresh_base.fingerprint()
+            step = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), seed)
+            rates.append(step.statistics["learning_rate"])
+            moved.append(fresh_base.fingerprint() != before)
+        assert rates == [0.0, 0.5e-3, 1e-3]
+        assert moved == [False, True, True]
+
+
+def test_groups_left_over_are_spread_over_the_mini_batches():
+    completions = tuple((Completion((1, 2), (0.0, 0.0), "", True),) * 2 for _ in range(9))
+    prompts = tuple(Prompt(str(i), (7,), ()) for i in range(9))
+    batch = GroupBatch.collate(Rollout(prompts, completions), [1] * 9)
+    for groups, size, expected in [(5, 4, [3, 2]), (9, 4, [3, 3, 3]), (8, 4, [4, 4]), (3, 4, [3]), (9, 8, [5, 4])]:
+        minis = list(batch.take(slice(groups)).mini_batches(size))
+        assert [len(mini.prompts) for mini in minis] == expected
+        assert [p.key for mini in minis for p in mini.prompts] == [str(i) for i in range(groups)]
+
+
 def test_later_mini_batches_are_off_policy_and_clipped(fresh_base):
     config = replace(CONFIG, prompts_per_update=1, learning_rate=3e-3)
     role, optimizer = _role(fresh_base, config)
@@ -187,6 +211,7 @@ def test_weights_that_are_not_float32_are_rejected(fresh_base):
     [
         ({"group_size": 1}, "group_size: 1 must be at least 2"),
         ({"steps": 0}, "steps: 0 must be at least 1"),
+        ({"warmup_steps": -1}, "warmup_steps: -1 must not be negative"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
         ({"prompts_per_update": 9}, "prompts_per_update: 9 must be between 1 and prompts_per_step=4"),
     ],

@@ -2,13 +2,14 @@
 
 Axes: N prompts, G completions per prompt, B = N·G, T tokens of a completion, K votes on a question, V vocabulary.
 Source: arXiv 2402.03300 and VisPlay (arXiv 2511.15661, Eq. 2-3). The losses, KL estimators and corrections are in
-``visplay.functional.losses``. Left out on purpose: no critic, no value loss, no learning-rate schedule.
+``visplay.functional.losses``. Left out on purpose: no critic, no value loss, no learning-rate schedule but a warm-up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -34,13 +35,16 @@ class GRPOConfig:
     Args:
         steps: Steps of a phase; each samples one rollout batch.
         prompts_per_step: N, prompts of a rollout batch.
-        prompts_per_update: Prompts of a mini-batch, one optimizer step each; None takes the whole rollout batch.
+        prompts_per_update: Most prompts of a mini-batch, one optimizer step each; None takes the whole rollout batch.
+            What does not divide evenly, as after ``filter_zero_variance``, is spread over the mini-batches.
         group_size: G, completions per prompt.
         max_new_tokens: Most tokens of a completion.
         temperature: Sampling temperature.
         top_p: Nucleus of sampling; below 1 the log-probabilities stay those before truncation.
         top_k: Most probable tokens kept in sampling; 0 keeps all.
-        learning_rate: Constant learning rate of AdamW.
+        learning_rate: Learning rate of AdamW, constant after the warm-up.
+        warmup_steps: Steps at the start of a phase over which the learning rate rises: step s, counted from 0, has the
+            fraction s / ``warmup_steps`` of it, so that 1 is a first step without learning, as in the released code.
         betas: Momentum terms of AdamW.
         weight_decay: Weight decay of AdamW.
         max_grad_norm: Gradients are scaled down to this norm.
@@ -80,6 +84,7 @@ class GRPOConfig:
     top_p: float = 1.0
     top_k: int = 0
     learning_rate: float = 1e-6
+    warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
@@ -116,7 +121,7 @@ class GRPOConfig:
                 f"prompts_per_update: {self.prompts_per_update} must be between 1 and prompts_per_step="
                 f"{self.prompts_per_step}, or null"
             )
-        for name in ("kl_weight", "entropy_weight", "max_refills"):
+        for name in ("kl_weight", "entropy_weight", "max_refills", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must not be negative")
         if not self.correction_cap >= 1.0:
@@ -217,14 +222,17 @@ class GroupBatch:
     ) -> Iterator[GroupBatch]:
         """Cut into mini-batches, one optimizer step each; each carries the weights of its own loss.
 
+        Their sizes differ by one at most: a step is as long for a mini-batch of one group that was left over.
+
         Args:
-            prompts: Prompts of a mini-batch; None takes all.
+            prompts: Most prompts of a mini-batch; None takes all.
             aggregation: Mask (B, T) of the tokens that count to their weights (B, T).
             mask_truncated: Whether completions that were truncated do not count.
         """
-        size = prompts or len(self.prompts)
-        for start in range(0, len(self.prompts), size):
-            mini = self.take(slice(start, start + size))
+        total = len(self.prompts)
+        parts = ceil(total / (prompts or total))
+        for index in range(parts):
+            mini = self.take(slice(ceil(index * total / parts), ceil((index + 1) * total / parts)))
             counted = mini.mask & mini.finished[..., None] if mask_truncated else mini.mask
             yield replace(mini, weights=aggregation(counted.flatten(0, 1)).view_as(mini.mask))
 
@@ -313,10 +321,12 @@ class GRPO:
         self.clock = clock
         self.reference: VLM | None = None
         self.mismatch = MismatchCheck(config.mismatch)
+        self._steps = 0
 
     def begin_phase(self, policy: VLM, optimizer: Optimizer, *, offload: bool = False) -> None:
         """Freeze the reference, on the CPU if told to, and reset the optimizer state."""
         self.end_phase(optimizer)
+        self._steps = 0
         if self.config.kl_weight and self.config.kl_reference != "old":
             self.reference = policy.base() if self.config.kl_reference == "base" else policy.frozen_copy()
             if offload:
@@ -350,9 +360,11 @@ class GRPO:
             PolicyMismatchError: The engine does not sample from the policy; the update is not applied.
         """
         config = self.config
+        self._warm_up(optimizer)
         rollout, judgement = self._sample(role, items, seed, refill)  # completions and rewards (N, G)
         kept = self._choose(judgement.rewards, len(items))
         statistics = _describe(rollout, judgement.rewards, len(kept))
+        statistics["learning_rate"] = optimizer.param_groups[0]["lr"]
         if not kept:
             return StepResult(rollout, judgement, statistics)
         role.engine.sleep()
@@ -364,6 +376,14 @@ class GRPO:
             updates = [self._update(role.vlm, mini, optimizer, backward) for mini in mini_batches]
         spread = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
         return StepResult(rollout, judgement, statistics | spread | reduce_statistics(updates, len(updates)))
+
+    def _warm_up(self, optimizer: Optimizer) -> None:
+        """Set the learning rate of the next step."""
+        if self.config.warmup_steps:
+            for group in optimizer.param_groups:
+                rate = group.setdefault("initial_lr", group["lr"])
+                group["lr"] = rate * min(1.0, self._steps / self.config.warmup_steps)
+        self._steps += 1
 
     def _sample(
         self, role: LearningRole, items: Sequence, seed: int, refill: Callable[[int], Sequence] | None
