@@ -123,7 +123,7 @@ CHEAP_DIFFERENT = [
     ("the man is tall", "the woman is tall"),
     ("5 MW", "5 mW"),
     ("5 cm^2", "5 cm^3"),
-    ("5 pounds", "5 pounds sterling"),
+    ("5 lb", "5 pounds sterling"),
     ("1 h 30 min", "1 h 20 min"),
     ("1 h 30 min", "30 min"),
     ("1 h 30 min", "90 min"),

@@ -18,6 +18,7 @@ _LABELLED = re.compile(
 _LABEL_BEHIND = re.compile(r"(?P<text>.{2,}|[0-9]) \((?P<letter>[A-Ja-j])\)")
 _ASIDE = re.compile(r"(?P<text>[a-z][a-z' -]*[a-z]) \((?P<aside>[a-z][a-z ,'-]+)\)")
 _SOLUTIONS = re.compile(r"(?P<variable>[A-Za-z]) ?= ?[^=<>]+?(?:(?:,? or |,? and |, ?)(?P=variable) ?= ?[^=<>]+?)+")
+_RAY = re.compile(r"(?P<variable>[A-Za-z]) ?(?P<sign>[<>≤≥]) ?(?P<end>[^<>=≤≥,]+)")
 _BOTH_SIGNS = re.compile(r"± ?([^±+,-]+)")
 _YES_NO = re.compile(
     r"(?P<answer>yes|no|true|false|(?:不?[是对]|否|错|没?有)的?)(?:\s*[,;:!-]\s*|\s*\.\s+(?![0-9])|\s+(?=(?:it|there|he|she|they|i|you|we|this|that)\s"
@@ -92,11 +93,24 @@ def read_answer(form: str, rules: GradingRules = DEFAULT_RULES) -> Reading:
             body = normalise_answer(match["answer"] or match["at"], rules)
         elif match := _ASIDE.fullmatch(body):
             aside, body = match["aside"], normalise_answer(match["text"], rules)
+        elif rays := _read_rays(body):
+            subject, body = rays
         elif match := _BOTH_SIGNS.fullmatch(body):
             body = f"{match[1]}, -{match[1]}"
         if body == before:
             break
     return Reading(option, subject, aside, body)
+
+
+def _read_rays(text: str) -> tuple[str, str] | None:
+    """The variable and the set of numbers of x<-2 or x>2, (-∞,-2)∪(2,∞)."""
+    rays = [_RAY.fullmatch(part) for part in text.split(" or ")]
+    if len(rays) < 2 or not all(rays) or len({ray["variable"] for ray in rays if ray}) > 1:
+        return None
+    ends = [(ray["sign"], ray["end"].strip()) for ray in rays if ray]
+    closing, opening = {"<": ")", "≤": "]"}, {">": "(", "≥": "["}
+    sets = [f"(-∞,{end}{closing[sign]}" if sign in closing else f"{opening[sign]}{end},∞)" for sign, end in ends]
+    return rays[0]["variable"], "∪".join(sets)  # type: ignore[index]
 
 
 def is_letter(text: str) -> bool:

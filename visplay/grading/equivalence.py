@@ -15,7 +15,7 @@ from fractions import Fraction
 from visplay.grading.answers import Reading, is_letter, read_answer
 from visplay.grading.mathematics import is_confirmed, is_mathematical, is_refuted, same_mathematics
 from visplay.grading.moments import read_moment
-from visplay.grading.quantities import Quantity, convert, read_number, read_quantities
+from visplay.grading.quantities import POUNDS, Quantity, convert, read_number, read_quantities
 from visplay.grading.rules import DEFAULT_RULES, GradingRules
 from visplay.grading.text import MAX_CHARACTERS, fold_text, normalise_answer
 
@@ -40,6 +40,7 @@ class Comparison:
         return self.outcome.startswith("equal")
 
 
+_AMBIGUOUS = ({POUNDS, "lb"}, {POUNDS, "£"})
 _PRODUCT = re.compile("[A-Za-z]{1,3}")
 _RELATION = re.compile(r"[=<>≤≥]|\\(?:le|ge|in)(?![a-z])")
 _DIFFERENT = Comparison("different")
@@ -152,7 +153,8 @@ def _compare_quantities(one: Quantity, other: Quantity, rules: GradingRules) -> 
         other = convert(other, one.unit)
     if rules.percent == "fraction":
         one, other = convert(one, ""), convert(other, "")
-    if one.unit != other.unit and (one.unit and other.unit or one.stated or other.stated or rules.require_units):
+    both_stated = one.unit and other.unit or one.stated or other.stated or rules.require_units
+    if one.unit != other.unit and {one.unit, other.unit} not in _AMBIGUOUS and both_stated:
         return _DIFFERENT
     if one.value is not None and other.value is not None:
         rounds = one.rounds or other.rounds

@@ -51,6 +51,9 @@ _UNIT_GRAMMAR = tuple(
         (r"^k(?:mp?|p)h$", "km/h"),
         (r"^amps?$", "ampere"),
         (r"^microns?$", "micrometer"),
+        (r"^(?-i:Nm)$", "N*m"),
+        (r"^c$", "degC"),
+        (r"^f$", "degF"),
         (r"^kb$", "kB"),
         (r"^pct\.?$", "percent"),
     )
@@ -60,6 +63,7 @@ _CURRENCY = re.compile(
 )
 _UNIT = r"[A-Za-zμΩ°%‰¢$€£¥₹一-鿿][A-Za-zμΩ°%‰¢$€£¥₹ .*·/()^{}23一-鿿-]*"
 _QUANTITY = re.compile(rf"(?P<number>.*?[0-9.}}])(?P<space>\s*)(?P<unit>{_UNIT})?")
+POUNDS = "pounds"  # of mass or of sterling
 _PAIR = re.compile("^([0-9]),([0-9])$")  # before a unit it is a decimal
 _NO_QUANTITY = re.compile("(?:[0-9]{2})?[0-9]0'?s|[0-9]+(?:st|nd|rd|th)")  # the 80s are no seconds
 _LETTERS = frozenset("mgshlLtAVWNJKCFΩBb")  # the units of one letter; a, c, e, k, x and the others are variables
@@ -179,6 +183,7 @@ def spell_numbers(text: str, rules: GradingRules = DEFAULT_RULES) -> str:
     text = _words().alpha2digit(_SCALED.sub(_multiply, text), "en", threshold=0)
     text = _SCALED.sub(_multiply, text)
     text = re.sub(r"^half(?=$| of )", "1/2", re.sub(r"([0-9]+) and (?:a|1) half\b", r"\1.5", text), flags=re.IGNORECASE)
+    text = re.sub(r"([0-9]+) and (?=[0-9]+/[0-9]+$)", r"\1 ", text)
     return re.sub(r"^(?:minus|negative) (?=[0-9])", "-", _PART.sub(_divide, text), flags=re.IGNORECASE)
 
 
@@ -193,7 +198,9 @@ def read_unit(text: str) -> str:
     text = text.strip()
     if (len(text) == 1 and text.isascii() and text.isalpha() and text not in _LETTERS) or _ADDS_NOTHING.fullmatch(text):
         return ""
-    for spelling in (text, text.lower()):
+    if text.lower() in ("pound", "pounds"):
+        return POUNDS
+    for spelling in (text, text.lower(), text.capitalize()):
         for name in (spelling, spelling.replace(" ", "_")):
             try:
                 unit = _units().parse_units(name)

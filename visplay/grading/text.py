@@ -55,6 +55,12 @@ _REWRITES = tuple(
         (r"(?<=[0-9])\s*;\s*(?=[0-9])", ", "),
         (r"(?<=[0-9]0)'(?=s$)", ""),
         (r"^(\S+) \(\1\)$", r"\1"),
+        (r"</?(?:b|i|u|em|strong|span|p)>", ""),
+        (r"->", "→"),
+        (r"^m(?=∠)", ""),
+        (r"^[Bb]etween ([0-9.]+) and ([0-9.]+)$", r"\1-\2"),
+        (r"\[\s*\\begin\{array\}\{[clr| ]*\}(.*?)\\end\{array\}\s*\]", r"\\begin{bmatrix}\1\\end{bmatrix}"),
+        (r"\(\s*\\begin\{array\}\{[clr| ]*\}(.*?)\\end\{array\}\s*\)", r"\\begin{pmatrix}\1\\end{pmatrix}"),
         (r"^<answer>(.*)</answer>$|^#### (?=\S)", r"\1"),
         (r"\\([%$&#])", r"\1"),
         (r"(?<!\\)\\[,;:! ]|\\quad\b|~", " "),
@@ -82,7 +88,7 @@ _WRAPPERS = tuple(pair.split() for pair in (r"$$ $$", "$ $", r"\( \)", r"\[ \]",
 _ALGEBRA = re.compile(r"(?=.*[\^*/+=_])(?!.*[A-Za-z]{3})[A-Za-z0-9\s{}()\[\]+\-*/^_=.,']*")
 _FUNCTIONS = re.compile("sqrt|sin|cos|tan|log")
 _OPTION = re.compile(r"(?:(?:option|choice|answer)\s+)?[(\[]?(?P<letter>[a-z])[)\].:]?")
-_LETTERS = re.compile(r"[a-j](?:(?:, ?(?:and )?| and | & )[a-j])+")
+_LETTERS = re.compile(r"(?:both )?(?:[a-j]|[ivx]+)(?:(?:, ?(?:and )?| and | & )(?:[a-j]|[ivx]+))+")
 _SEGMENT = re.compile("[a-h]{2}")
 _TITLES = re.compile(r"\b(mr|mrs|ms|dr|st|jr|sr|vs|prof)\.(?= |$)")
 _ABBREVIATION = re.compile(r"\b(?:(?:[a-z]\.){2,}|(?:[a-z]\.)+[a-z])(?![a-z])")
@@ -97,6 +103,10 @@ _FOLDS = tuple(
         (r"(?<=[a-z])-(?=[a-z]{3})|(?<=[a-z]{3})-(?=[a-z])", " "),
         (r"^(?:on|in|at|to) the (?=(?:left|right|middle|center|top|bottom|back|front|(?:back|fore)ground)$)", ""),
         (r"\s*&\s*", " and "),
+        (r"^both (?=.+ and )", ""),
+        (r"(?<=[a-z])'(?=s\b)", ""),
+        (r"^([a-z]{1,3}) (?=[0-9]+$)", r"\1"),
+        (r"(?<=[一-鿿]{2})的$", ""),
         (r"\s*,\s*", ", "),
         (r"(?<=[A-Za-z])_\{?([0-9]+|[a-z])\}?", r"\1"),
         (r"(?<=[a-z]{4})-(?=[0-9])", " "),
@@ -156,7 +166,7 @@ def fold_text(form: str) -> str:
     if "\\" in form:
         return _LATEX_SPACE.sub("", form)
     if _LETTERS.fullmatch(form):
-        return ", ".join(sorted(set(re.findall(r"\b[a-j]\b", form))))
+        return ", ".join(sorted(set(re.findall(r"\b(?:[a-j]|[ivx]+)\b", form))))
     if _SEGMENT.fullmatch(form):
         return "".join(sorted(form))
     form = _TITLES.sub(r"\1", _ABBREVIATION.sub(lambda match: match[0].replace(".", ""), form))
