@@ -20,6 +20,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "callbacks/test_progress.py::test_a_run_whose_output_is_a_file",
         "data/benchmarks/test_benchmark_memory.py",
         "data/test_sources.py::TestElsewhere::test_opening_takes_no_memory",
+        "data/test_image_decoding.py::TestFormats::test_heic",
         "data/test_zoo.py::test_memory_is_bounded",
         "evaluation/test_stop_and_continue.py",
         "functional/test_purity.py::test_importing_loads_no_framework",
@@ -31,6 +32,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "planning/test_peak.py::test_a_step",
         "test_cli.py::test_help_is_quick",
         "test_cli.py::test_threads_spin_little",
+        "test_odd_input.py",
     ],
     "slow": [  # more than five seconds, or a file of many seconds that looks at one thing in many settings
         "benchmarks/test_evaluation.py",
@@ -57,6 +59,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "test_configs.py",
         "test_demo.py",
         "test_export_command.py",
+        "test_odd_input.py",
         "tiny/test_base.py::test_base_leaves_head_room",
         "tiny/test_cold_start.py",
     ],

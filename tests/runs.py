@@ -48,16 +48,14 @@ def write_plain_images(directory: Path, n=10):
 
 
 def make_trainer(root, engine, self_play, *callbacks, **settings):
+    default = {"enable_checkpointing": bool(callbacks), "reload_dataloaders_every_n_epochs": 1, "max_epochs": 1}
     return Trainer(
         default_root_dir=root,
         accelerator="cpu",
-        logger=CSVLogger(root, name="run"),
         callbacks=[engine, self_play, *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
-        max_epochs=1,
-        **{"enable_checkpointing": bool(callbacks)} | settings,
+        **default | {"logger": CSVLogger(root, name="run")} | settings,
     )
 
 

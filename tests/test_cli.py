@@ -1,8 +1,13 @@
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -10,7 +15,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from visplay.__main__ import main
-from visplay.cli import VisPlayCLI, run
+from visplay.cli import VisPlayCLI, find_checkpoint, run
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import ImageSource, LabelledSource
 from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
@@ -256,9 +261,12 @@ def fit(monkeypatch, tmp_path):
     [
         ("--data.images=nowhere", "source: 'nowhere' does not exist"),
         ("--model.vlm.path=./nowhere", "path: no processor could be loaded from './nowhere'"),
-        ("--ckpt_path=nowhere.ckpt", "Checkpoint file not found: nowhere.ckpt"),
+        ("--ckpt_path=nowhere.ckpt", "ckpt_path: there is no checkpoint 'nowhere.ckpt'"),
         ("--evaluation.judges=[{model: x}]", "OPENAI_BASE_URL: the judge needs this environment variable"),
         ("--trainer.accelerator=mps", "MPSAccelerator"),
+        ("--trainer.limit_train_batches=0", "trainer.limit_train_batches: 0.0 leaves no whole phases"),
+        ("--trainer.gradient_clip_val=1", "gradient clipping is not supported for manual optimization"),
+        ("--trainer.accumulate_grad_batches=2", "gradient accumulation is not supported for manual optimization"),
     ],
 )
 def test_what_keeps_a_run_from_beginning_ends_it_with_its_words(fit, capsys, argument, message):
@@ -267,6 +275,268 @@ def test_what_keeps_a_run_from_beginning_ends_it_with_its_words(fit, capsys, arg
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """What a run has written."""
+    directory = tmp_path_factory.mktemp("run")
+    few = ["--data.n_images=6", "--data.heldout_questions=4", "--data.heldout_votes=2", "--self_play.iterations=1"]
+    steps = [f"--model.{role}.grpo={{steps: 1, prompts_per_step: 2}}" for role in ("questioner", "reasoner")]
+    kept = ["--self_play.curation={images: 4, low: 0, high: 1}", "--trainer.num_sanity_val_steps=0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.setattr(sys, "argv", ["visplay"])
+        run(["fit", f"--config={TINY}", f"--model.vlm.path={BASE}", *few, *steps, *kept])
+    torch.use_deterministic_algorithms(False)
+    return directory / "runs" / "tiny" / "version_0" / "checkpoints" / "phase-00.ckpt"
+
+
+def _flip(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+
+
+def _changed(data, change):
+    state, buffer = torch.load(BytesIO(data), weights_only=True), BytesIO()
+    change(state)
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+NO_CHECKPOINTS = {
+    "empty": (lambda data: b"", "is no checkpoint of a run, or not a whole one: 0 bytes, and no archive"),
+    "text": (
+        lambda data: b"weights: none\n",
+        "is no checkpoint of a run, or not a whole one: 14 bytes, and no archive",
+    ),
+    "half": (lambda data: data[: len(data) // 2], "is no checkpoint of a run, or not a whole one"),
+    "all but a byte": (lambda data: data[:-1], "is no checkpoint of a run, or not a whole one"),
+    "another archive": (lambda data: _archive(), "is no checkpoint of a run, or not a whole one"),
+    "a flipped byte": (_flip, "is damaged: the checksum of"),
+    "weights alone": (
+        lambda data: _changed(data, lambda state: state.pop("callbacks")),
+        "holds weights alone, from which no run can be continued",
+    ),
+    "another version": (
+        lambda data: _changed(data, lambda state: state["callbacks"]["SelfPlay"].pop("history")),
+        "ckpt_path: the checkpoint is of another version",
+    ),
+    "a list": (lambda data: _saved([1, 2]), "is no checkpoint of a run: it has no state_dict"),
+}
+
+
+def _saved(value):
+    buffer = BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _archive():
+    buffer = BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        archive.writestr("notes.txt", "no weights")
+    return buffer.getvalue()
+
+
+HOMES = {
+    "--trainer.default_root_dir=~/a": lambda cli: [
+        cli.trainer.default_root_dir,
+        cli.trainer.logger.save_dir,
+        _evaluation(cli).directory,
+    ],
+    "--data.images=~/a": lambda cli: [cli.datamodule.image_source.path],
+    "--data.images={path: ~/a/*.parquet, column: image}": lambda cli: [cli.datamodule.image_source.path],
+    "--data.labelled=~/a.parquet": lambda cli: [cli.datamodule.labelled_source.path],
+    "--data.labelled.path=~/a.parquet": lambda cli: [cli.datamodule.labelled_source.path],
+    "--data.silver=~/a.parquet": lambda cli: [cli.datamodule.silver_path],
+    "--data.benchmarks.directory=~/a": lambda cli: [cli.datamodule.suite.directory],
+    "--data.benchmarks.sources=[{name: a, path: ~/a.parquet}]": lambda cli: [cli.datamodule.suite.sources[0].path],
+    "--model.vlm.path=~/a": lambda cli: [cli.model.reasoner.vlm.path, cli.model.questioner.vlm.path],
+    "--evaluation.directory=~/a": lambda cli: [_evaluation(cli).directory],
+    "--evaluation.models={base: {path: ~/a}}": lambda cli: [_evaluation(cli).models["base"].path],
+    "--evaluation.judges=[{model: x, cache_directory: ~/a}]": lambda cli: [
+        judge.config.cache_directory for judge in _evaluation(cli).judges.values()
+    ],
+    "--checkpoint.dirpath=~/a": lambda cli: [_checkpoint(cli).dirpath],
+    "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {every_n_epochs: 2, dirpath: ~/a}}": lambda cli: [
+        callback.dirpath for callback in cli.trainer.checkpoint_callbacks if callback.dirpath
+    ],
+    "--trainer.logger.save_dir=~/a": lambda cli: [cli.trainer.logger.save_dir],
+    "--ckpt_path=~/a.ckpt": lambda cli: [cli.config["fit"]["ckpt_path"]],
+}
+
+
+def _evaluation(cli):
+    return next(callback for callback in cli.trainer.callbacks if type(callback).__name__ == "Evaluation")
+
+
+@pytest.mark.parametrize("argument", HOMES)
+def test_a_tilde_is_the_home_in_every_path(parse, monkeypatch, tmp_path, argument):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    found = HOMES[argument](parse(_config("qwen2_5_vl_3b"), argument))
+    assert found
+    assert all(str(path).startswith(str(tmp_path / "home" / "a")) for path in found), found
+
+
+def test_a_tilde_in_a_text_is_a_tilde(parse):
+    template = "{system: null, user: '~5 cm? {question} ~/x'}"
+    assert (
+        parse("--config", TINY, f"--model.reasoner.template={template}").model.reasoner.template.user
+        == "~5 cm? {question} ~/x"
+    )
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model fails."""
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("visplay.modules.policy.vlm.load_processor", load)
+
+
+def _last_line(capsys):
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--model.questioner.template={user: Ask., system: Be good.}",
+        "--model.reasoner.template={user: '{question}', system: Be good.}",
+        "--model.reasoner.voting.template={user: '{question}', system: Be good.}",
+        "--self_play.curation.template={user: Ask., system: Be good.}",
+        "--self_play.curation.voting.template={user: '{question}', system: Be good.}",
+        "--evaluation.answering.template={user: '{question}', system: Be good.}",
+    ],
+)
+def test_a_prompt_that_a_chat_template_rejects_ends_the_command(fit, monkeypatch, tmp_path, capsys, argument):
+    shutil.copytree(BASE, tmp_path / "base")
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}a"
+    (tmp_path / "base" / "chat_template.jinja").write_text(template)
+    monkeypatch.setattr(VisPlay, "validation_step", lambda *_: pytest.fail("it has begun"))
+    with pytest.raises(SystemExit, match="2"):
+        fit(f"--model.vlm.path={tmp_path / 'base'}", argument)
+    last = _last_line(capsys)
+    assert "system: the chat template of" in last
+    assert "no system role" in last
+    assert "'Be good.'; give system: null, and say it in user" in last
+
+
+HUB_NAMES = ["--model.vlm.path=models/mistyped", "--model.vlm.path=mistyped", "--data.images=photos/mistyped"]
+
+
+@pytest.mark.parametrize("argument", HUB_NAMES)
+def test_a_mistyped_path_that_may_be_a_name_on_the_hub_is_asked_about_once(fit, monkeypatch, capsys, argument):
+    def answer(self, name, **_):
+        asked.append(name)
+        raise OSError("no route")
+
+    asked = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", answer)
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", None)
+    if "images" in argument:
+        monkeypatch.setattr("datasets.load_dataset", None)
+    Path("models/mistype").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="2"):
+        fit(argument)
+    name = argument.partition("=")[2]
+    last = _last_line(capsys)
+    assert asked == [name]
+    assert f"'{name}' is no path here" in last
+    assert "the Hub does not answer (OSError: no route)" in last
+    assert ("did you mean 'models/mistype'?" in last) == name.startswith("models")
+
+
+@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
+def test_what_is_no_checkpoint_ends_the_command_before_a_model_is_loaded(fit, no_model, checkpoint, capsys, kind):
+    make, message = NO_CHECKPOINTS[kind]
+    Path("bad.ckpt").write_bytes(make(checkpoint.read_bytes()))
+    with pytest.raises(SystemExit, match="2"):
+        fit("--ckpt_path=bad.ckpt")
+    assert message in _last_line(capsys)
+
+
+@pytest.mark.parametrize("path", ["nowhere.ckpt", "runs", "last", "best"])
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_checkpoint_that_is_not_there_ends_the_command_before_a_model_is_loaded(
+    monkeypatch, tmp_path, no_model, capsys, path, command
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    with pytest.raises(SystemExit, match="2"):
+        run([command, f"--config={TINY}", f"--model.vlm.path={BASE}", "--data.n_images=6", f"--ckpt_path={path}"])
+    assert path in _last_line(capsys)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("kind", ["empty", "half", "a flipped byte"])
+def test_what_is_no_checkpoint_is_neither_exported_nor_tested(
+    monkeypatch, tmp_path, no_model, checkpoint, capsys, kind
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    make, message = NO_CHECKPOINTS[kind]
+    Path("bad.ckpt").write_bytes(make(checkpoint.read_bytes()))
+    config = [f"--config={TINY}"]
+    with pytest.raises(SystemExit, match=f"error: path: 'bad.ckpt' {message}"):
+        main(["export", "bad.ckpt", "--output=out", *config])
+    with pytest.raises(SystemExit, match="2"):
+        run(["test", *config, f"--model.vlm.path={BASE}", "--data.n_images=6", "--ckpt_path=bad.ckpt"])
+    assert message in _last_line(capsys)
+    torch.use_deterministic_algorithms(False)
+
+
+def test_the_last_checkpoint_of_the_runs_of_a_name(checkpoint, tmp_path):
+    trainer = SimpleNamespace(
+        logger=SimpleNamespace(root_dir=checkpoint.parents[2]), default_root_dir=tmp_path, checkpoint_callbacks=[]
+    )
+    assert Path(find_checkpoint(trainer, "last")).name == "phase-01.ckpt"
+    trainer.logger.root_dir = tmp_path
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path: 'last', but no run in .* has a checkpoint"):
+        find_checkpoint(trainer, "last")
+    trainer.checkpoint_callbacks = [ModelCheckpoint(checkpoint.parent)]
+    assert Path(find_checkpoint(trainer, "last")).name == "phase-01.ckpt"
+    assert find_checkpoint(trainer, None) is None
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "visplay.modules.VisPlay.training_step",
+        "visplay.modules.VisPlay.validation_step",
+        "visplay.modules.VisPlay.propose",
+        "visplay.modules.VisPlay.configure_model",
+        "lightning.pytorch.callbacks.ModelCheckpoint.on_train_epoch_end",
+    ],
+)
+def test_sigterm_ends_a_run_with_the_code_that_says_so(fit, monkeypatch, moment):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(moment, lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        fit("--model.questioner.grpo={steps: 1, prompts_per_step: 2}")
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--self_play.curation={images: 2, low: 0.5, high: 0.5, min_kept: 99, on_too_few: stop}", "error: "),
+        ("--model.questioner.grpo.max_new_tokens=1015", "items: none of the 6 can be used, for example "),
+    ],
+)
+def test_that_nothing_is_left_to_learn_from_is_said_in_a_line(fit, capsys, argument, message):
+    with pytest.raises(SystemExit, match="2"):
+        fit("--model.questioner.grpo={steps: 1, prompts_per_step: 2}", "--trainer.num_sanity_val_steps=0", argument)
+    assert message in _last_line(capsys)
 
 
 def test_a_fault_of_a_run_that_began_has_its_traceback(fit, monkeypatch):

@@ -119,3 +119,15 @@ def test_a_card_calls_data_the_same_during_a_run_and_after_it():
         "labelled questions": "answers.parquet",
         "generated questions": "made.parquet",
     }
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match=rf"source: '{tmp_path}/run' is no checkpoint"):
+        main(["export", "~/run", "--output=~/out"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").touch()
+    with pytest.raises(SystemExit, match=rf"output: '{tmp_path}/out' is there already"):
+        main(["export", "~/run", "--output=~/out"])
+    (tmp_path / "a.yaml").write_text("model: {class_path: x, init_args: {vlm: {path: ~/base}}}")
+    assert read_config(["~/a.yaml"]).model.class_path == "x"

@@ -65,3 +65,27 @@ def test_a_system_message_is_never_dropped_silently(base, monkeypatch):
     with pytest.raises(ValueError, match=r"system: the chat template of .* drops it: 'Be good\.'"):
         encode_prompt(base.tokenizer, Template("a", system="Be good."))
     assert base.tokenizer.decode(encode_prompt(base.tokenizer, Template("a"))) == "a"
+
+
+REJECTING = {
+    "a system message": (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}a",
+        "no system role",
+    ),
+    "a list of parts": ("{{ messages[0].content + 'x' }}", "TypeError"),
+    "a name it lacks": ("{{ nothing.at.all }}", "UndefinedError"),
+    "itself": ("{% for %}", "TemplateSyntaxError"),
+}
+
+
+@pytest.mark.parametrize("what", REJECTING)
+def test_a_chat_template_that_raises_is_named(base, monkeypatch, what):
+    template, cause = REJECTING[what]
+    monkeypatch.setattr(base.tokenizer, "chat_template", template)
+    with pytest.raises(ValueError, match=rf"the chat template of .* rejects the messages \(.*{cause}"):
+        encode_prompt(base.tokenizer, Template("a", system="Be good." if what == "a system message" else None))
+
+
+def test_without_a_system_message_it_is_taken(base, monkeypatch):
+    monkeypatch.setattr(base.tokenizer, "chat_template", REJECTING["a system message"][0])
+    assert base.tokenizer.decode(encode_prompt(base.tokenizer, Template("a"))) == "a"

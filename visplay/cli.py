@@ -6,7 +6,9 @@ import argparse
 import difflib
 import inspect
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,15 +22,18 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from visplay.callbacks.curation import TooFewQuestionsError
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
 from visplay.commands.compare import evaluate_models
-from visplay.commands.configuration import TRAINER_DEFAULTS
+from visplay.commands.configuration import TRAINER_DEFAULTS, expand_home
+from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
 from visplay.judge import JudgeUnavailableError
+from visplay.modules.policy.model_source import check_checkpoint, read_checkpoint
 from visplay.modules.training import GRPOModule
 from visplay.terminal import set_up_log
 
@@ -112,6 +117,10 @@ class VisPlayCLI(LightningCLI):
         parser.set_defaults({"weights_only": True})
         return parser
 
+    def before_instantiate_classes(self) -> None:
+        """Have every path that begins with ``~`` mean the home that a shell would mean."""
+        expand_home(self.config)
+
     def instantiate_classes(self) -> None:
         """Build what is configured; where a constructor rejects a value, the command ends with its words."""
         try:
@@ -136,21 +145,25 @@ class VisPlayCLI(LightningCLI):
         fit = arguments | {"train_dataloaders", "val_dataloaders"}
         return {"fit": fit, "validate": arguments, "test": arguments}
 
-    def fit(self, **options: Any) -> None:
+    def fit(self, ckpt_path: str | None = None, **options: Any) -> None:
         """Train; what keeps a run from beginning ends the command with its words, later errors with a traceback."""
         beginning = _Beginning()
         self.trainer.callbacks.append(beginning)
         with self._rejecting(beginning):
-            self.trainer.fit(**options)
+            ckpt_path = find_checkpoint(self.trainer, ckpt_path)
+            if ckpt_path is not None:
+                check_continues(self.trainer, ckpt_path)
+            self.trainer.fit(ckpt_path=ckpt_path, **options)
 
-    def validate(self, **options: Any) -> None:
+    def validate(self, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluate the model on the benchmarks to validate on; ``Evaluation`` shows the scores, not the trainer."""
         evaluation = next(callback for callback in self.trainer.callbacks if isinstance(callback, Evaluation))
-        evaluation.name = "base" if options.get("ckpt_path") is None else "reasoner"
+        evaluation.name = "base" if ckpt_path is None else "reasoner"
         with self._rejecting():
             if self.model.validated is None:
                 raise ValueError(f"model: a {type(self.model).__name__} alone does not answer; validate a Reasoner")
-            self.trainer.validate(**options | {"verbose": False})
+            ckpt_path = find_checkpoint(self.trainer, ckpt_path)
+            self.trainer.validate(ckpt_path=ckpt_path, **options | {"verbose": False})
 
     def test(self, model: GRPOModule, datamodule: SelfPlayData, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluate one model after the other on all benchmarks, and compare them."""
@@ -159,13 +172,18 @@ class VisPlayCLI(LightningCLI):
 
     @contextmanager
     def _rejecting(self, beginning: _Beginning | None = None) -> Iterator[None]:
-        """End the command with the words of what cannot be done, unless it was being done already."""
+        """End the command with the words of what cannot be done, unless it was being done already.
+
+        That nothing is left to learn from is no fault of a run, whenever it turns out.
+        """
         try:
             yield
-        except (JudgeUnavailableError, OSError, ValueError) as error:
+        except (NothingUsableError, TooFewQuestionsError) as error:
+            self.parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+        except (JudgeUnavailableError, MisconfigurationException, OSError, ValueError) as error:
             if beginning is not None and beginning.over:
                 raise
-            self.parser.exit(2, f"error: {error}\n")
+            self.parser.exit(2, f"error: {' '.join(str(error).split())}\n")
 
 
 class _Beginning(Callback):
@@ -195,6 +213,59 @@ class _Unloaded(VisPlayCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         return
+
+
+def find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
+    """The file that ``--ckpt_path`` means, known to be a whole checkpoint before any model is loaded.
+
+    ``last`` is the one that was written last, by this or an earlier run of the same name.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is no checkpoint of a run, or not a whole one.
+    """
+    if ckpt_path == "last":
+        root = Path(getattr(trainer.logger, "root_dir", None) or trainer.default_root_dir)
+        directories = [*root.glob("*/checkpoints"), root / "checkpoints"]
+        directories += [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
+        found = [path for directory in directories for path in directory.glob("*.ckpt")]
+        if not found:
+            raise FileNotFoundError(
+                f"ckpt_path: 'last', but no run in {str(root)!r} has a checkpoint; give a file, or null"
+            )
+        ckpt_path = str(max(found, key=lambda path: path.stat().st_mtime_ns))
+    if ckpt_path is not None:
+        check_checkpoint(ckpt_path, "ckpt_path")
+    return ckpt_path
+
+
+def check_continues(trainer: Trainer, ckpt_path: str) -> None:
+    """See that a checkpoint says where its run was; a ValueError if it does not."""
+    self_play = next(callback for callback in trainer.callbacks if isinstance(callback, SelfPlay))
+    state = read_checkpoint(ckpt_path).get("callbacks", {}).get(self_play.state_key)
+    if state is None:
+        raise ValueError(
+            f"ckpt_path: {ckpt_path!r} holds weights alone, from which no run can be continued; export them, and give "
+            "the directory as model.vlm.path"
+        )
+    SelfPlay().load_state_dict(state)
+
+
+@contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """Have SIGTERM end the command wherever it is, with the code that a shell gives to that; the trainer's is 0."""
+
+    def end(signum: int, _: Any) -> None:
+        raise SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _in_use(config: Mapping[str, Any], callbacks: Sequence[Callback | None]) -> list[Callback]:
@@ -247,17 +318,18 @@ def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlay
             "name": _run_name(sys.argv[1:] if arguments is None else arguments),
         },
     }
-    return kind(
-        GRPOModule,
-        SelfPlayData,
-        trainer_defaults={**TRAINER_DEFAULTS, "logger": logger},
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=False,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        parser_class=SuggestingParser,
-        parser_kwargs={"parser_mode": "omegaconf+"},
-        save_config_kwargs={"overwrite": True},
-        args=arguments,
-    )
+    with _ending_at_sigterm():
+        return kind(
+            GRPOModule,
+            SelfPlayData,
+            trainer_defaults={**TRAINER_DEFAULTS, "logger": logger},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_class=SuggestingParser,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            save_config_kwargs={"overwrite": True},
+            args=arguments,
+        )

@@ -110,7 +110,8 @@ def encode_prompt(
         P token ids.
 
     Raises:
-        ValueError: The fields are not the ones that the template names, or the chat template drops the system message.
+        ValueError: The fields are not the ones that the template names, or the chat template drops the system message
+            or rejects the messages.
     """
     if template.fields() != set(fields):
         raise ValueError(f"fields: the template needs {sorted(template.fields())}, got {sorted(fields)}")
@@ -134,12 +135,23 @@ def _render_cached(tokenizer: PreTrainedTokenizerBase, _chat_template: str, temp
     if template.system is None:
         return _apply(tokenizer, messages)
     # some templates lose a system message that is given as text, others take nothing else
+    causes = []
     for system in (template.system, [{"type": "text", "text": template.system}]):
-        text = _apply(tokenizer, [{"role": "system", "content": system}, *messages])
+        try:
+            text = _apply(tokenizer, [{"role": "system", "content": system}, *messages])
+        except ValueError as error:
+            causes.append(str(error))
+            continue
         if template.system.strip() in text:
             return text
-    raise ValueError(f"system: the chat template of {tokenizer.name_or_path!r} drops it: {template.system[:60]!r}")
+    why = causes[0] if causes else f"the chat template of {tokenizer.name_or_path!r} drops it"
+    raise ValueError(f"system: {why}: {template.system[:60]!r}; give system: null, and say it in user")
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a chat template is a program, which a checkpoint brings along
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path!r} rejects the messages ({type(error).__name__}: {error})"
+        ) from error

@@ -37,11 +37,13 @@ class Prompt:
         key: Identity within one call of ``generate``; it also enters the seed of every sample.
         token_ids: P token ids with ONE placeholder per image.
         images: The images, in the order of their placeholders.
+        opened: The mark of a thought that the chat template has put at the end: the completion goes on with it.
     """
 
     key: str
     token_ids: tuple[int, ...]
     images: tuple[Image, ...]
+    opened: str = ""
 
 
 @dataclass(frozen=True)

@@ -229,3 +229,20 @@ def test_a_phase_with_a_step_to_learn_from_says_nothing(tmp_path, caplog):
     reasoner, data = _reasoner(labelled=_labelled(tmp_path / "gold.parquet"))
     fit(tmp_path, module=reasoner, data=data, self_play=SelfPlay(2))
     assert "rewards of every group" not in caplog.text
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_the_loop_sets_what_it_needs_of_the_trainer(tmp_path, phases, epochs):
+    settings = {"reload_dataloaders_every_n_epochs": epochs, "max_epochs": 7, "check_val_every_n_epoch": 5}
+    _, module, self_play = fit(tmp_path, self_play=SelfPlay(2, CURATION), **settings)
+    assert [role for _, role, *_ in phases] == ["q"] * STEPS + ["r"] * STEPS + ["q"] * STEPS + ["r"] * STEPS
+    assert module.questioner.vlm.version == module.reasoner.vlm.version == 2 * STEPS
+    assert self_play.dataset is not None
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("limit_train_batches", 0), ("overfit_batches", 2), ("val_check_interval", 2)]
+)
+def test_what_leaves_no_phases_is_rejected(tmp_path, setting, value):
+    with pytest.raises(ValueError, match=rf"trainer\.{setting}: {value}.* leaves no whole phases"):
+        fit(tmp_path, **{setting: value})

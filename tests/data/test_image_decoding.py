@@ -1,18 +1,25 @@
 import contextlib
+import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 from PIL.ExifTags import Base as ExifTag
 
+from data.zoo import PNG_SIGNATURE, chunk, png_header
 from visplay.data import decoding
-from visplay.data.decoding import ImageLimits, decode_image, to_rgb
+from visplay.data.decoding import DecodeError, ImageLimits, decode_image, to_rgb
+from visplay.data.draws import Draws
+from visplay.data.image_columns import read_images
 from visplay.data.image_folder import ImageFolder
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -67,6 +74,46 @@ class TestFormats:
     def test_progressive_jpeg(self, tmp_path):
         quadrants().save(tmp_path / "a.jpg", progressive=True, quality=95)
         np.testing.assert_allclose(corners(only(tmp_path)), [RED, GREEN, BLUE, WHITE], atol=6)
+
+    @pytest.mark.parametrize("name", ["a.ppm", "a.qoi", "a.jp2", "a.j2k", "a.apng", "a.pnm"])
+    def test_further_lossless_formats(self, tmp_path, name):
+        noise().save(tmp_path / name)
+        np.testing.assert_array_equal(only(tmp_path), noise())
+        np.testing.assert_array_equal(read_images((tmp_path / name).read_bytes())[0], noise())
+        np.testing.assert_array_equal(read_images(b64encode((tmp_path / name).read_bytes()).decode())[0], noise())
+
+    @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+    @pytest.mark.parametrize("name", ["a.avif", "a.AVIF"])
+    def test_avif(self, tmp_path, name):
+        quadrants().save(tmp_path / name, "AVIF", quality=95, subsampling="4:4:4")
+        np.testing.assert_allclose(corners(only(tmp_path)), [RED, GREEN, BLUE, WHITE], atol=12)
+        assert corners(read_images(b64encode((tmp_path / name).read_bytes()).decode())[0]) == corners(only(tmp_path))
+
+    def test_heic_where_its_package_is_installed(self, tmp_path):
+        """A stand-in registers a format HEIF as pillow-heif does: a header, then a BMP."""
+        (tmp_path / "pillow_heif.py").write_text(
+            "from io import BytesIO\n"
+            "from PIL import Image\n"
+            "def open_heif(file, name):\n"
+            "    image = Image.open(BytesIO(file.read()[16:]))\n"
+            "    image.load()\n"
+            "    return image\n"
+            "def register_heif_opener():\n"
+            "    Image.register_open('HEIF', open_heif, lambda head: head[4:12] == b'ftypheic')\n"
+            "    Image.register_extensions('HEIF', ['.heic', '.heif', '.hif'])\n"
+        )
+        quadrants().save(tmp_path / "plain.bmp")
+        for name in ("a.heic", "b.HEIF"):
+            (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0" + (tmp_path / "plain.bmp").read_bytes())
+        code = "import sys; from visplay.data.image_folder import ImageFolder; print(ImageFolder(sys.argv[1]).keys)"
+        found = subprocess.run(
+            [sys.executable, "-c", code, tmp_path],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout == "('a.heic', 'b.HEIF', 'plain.bmp')\n"
 
     @pytest.mark.parametrize(
         ("name", "kind"), [("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.png", "PNG"), ("a.tif", "TIFF")]
@@ -287,5 +334,90 @@ class TestInMemory:
     def test_bytes(self, tmp_path):
         noise().save(tmp_path / "a.png")
         np.testing.assert_array_equal(decode_image((tmp_path / "a.png").read_bytes()), noise())
-        with pytest.raises(OSError, match="cannot identify"):
+        with pytest.raises(DecodeError, match="^UnidentifiedImageError: cannot identify"):
             decode_image(b"text")
+
+
+class TestKeysOf16Bits:
+    """A PNG of 16 bits a channel names the colour that is transparent in 16 bits as well."""
+
+    @staticmethod
+    def png(key: tuple[int, int, int] | None, pixels: list[tuple[int, int, int]]) -> bytes:
+        header = struct.pack(">IIBBBBB", len(pixels), 8, 16, 2, 0, 0, 0)
+        row = b"\0" + b"".join(struct.pack(">HHH", *pixel) for pixel in pixels)
+        transparent = b"" if key is None else chunk(b"tRNS", struct.pack(">HHH", *key))
+        body = transparent + chunk(b"IDAT", zlib.compress(row * 8)) + chunk(b"IEND", b"")
+        return PNG_SIGNATURE + chunk(b"IHDR", header) + body
+
+    @pytest.mark.parametrize("key", [(0x1234, 0x5678, 0x9ABC), (0, 0, 200), (0xFFFF, 0, 0), (255, 255, 255)])
+    def test_the_key_becomes_white_and_nothing_else(self, key):
+        red, green, blue = key
+        others = [(red ^ 1, green, blue), (red, green ^ 2, blue), (red, green, blue ^ 0x100), (0x8000, 0x8000, 0x8000)]
+        image = decode_image(self.png(key, [key, *others] + [key] * 4))
+        found = [image.getpixel((x, 3)) for x in range(9)]
+        assert found[0] == found[5] == found[8] == WHITE
+        assert found[1:5] == [tuple(value >> 8 for value in pixel) for pixel in others]
+
+    def test_without_a_key(self):
+        image = decode_image(self.png(None, [(0x1234, 0x5678, 0x9ABC)] * 8))
+        assert corners(image) == [(0x12, 0x56, 0x9A)] * 4
+
+
+class OwnError(Exception):
+    """What nobody has listed."""
+
+
+class TestWhateverADecoderRaises:
+    RAISED = (AssertionError(), OwnError("own"), StopIteration(), struct.error("short"), zlib.error("bits"))
+
+    @pytest.fixture(params=RAISED, ids=lambda error: type(error).__name__)
+    def raised(self, request, tmp_path, monkeypatch):
+        """One of two files makes its decoder raise."""
+
+        def load(image):
+            if image.size == (32, 16):
+                raise request.param
+            return original(image)
+
+        original = ImageFile.ImageFile.load
+        quadrants().save(tmp_path / "bad.bmp")
+        noise().save(tmp_path / "good.bmp")
+        monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+        return type(request.param).__name__
+
+    def test_costs_the_file(self, tmp_path, raised):
+        images = ImageFolder(tmp_path)
+        assert images.keys == ("good.bmp",)
+        (bad,) = images.skipped
+        assert (bad.path, bad.reason.partition(":")[0]) == ("bad.bmp", raised)
+
+    def test_costs_the_cell(self, tmp_path, raised):
+        with pytest.raises(ValueError, match=f"^1590 bytes: {raised}"):
+            read_images((tmp_path / "bad.bmp").read_bytes())
+
+    def test_costs_what_is_drawn_in_a_phase(self, tmp_path, raised):
+        quadrants(48, 48).save(tmp_path / "bad.bmp")
+        images = ImageFolder(tmp_path)
+        quadrants().save(tmp_path / "bad.bmp")  # it breaks after it was looked at
+        draws = Draws(images, seed=0)
+        assert [image.key for image in draws.draw(4)] == ["good.bmp"] * 4
+        assert list(draws.skipped) == ["bad.bmp"]
+        assert f"is not now: {raised}" in draws.skipped["bad.bmp"]
+
+    @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+    def test_but_what_is_not_the_fault_of_the_file(self, tmp_path, monkeypatch, error):
+        def load(image):
+            raise error
+
+        quadrants().save(tmp_path / "a.bmp")
+        monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+        with pytest.raises(error):
+            ImageFolder(tmp_path)
+
+    def test_a_palette_image_without_its_palette(self, tmp_path):
+        noise().save(tmp_path / "good.png")
+        data = chunk(b"IDAT", zlib.compress(bytes(17 * 16))) + chunk(b"IEND", b"")
+        (tmp_path / "bad.png").write_bytes(png_header(16, 16, colour=3) + data)
+        images = ImageFolder(tmp_path)
+        assert images.keys == ("good.png",)
+        assert [bad.path for bad in images.skipped] == ["bad.png"]

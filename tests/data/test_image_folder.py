@@ -13,7 +13,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from visplay.data.decoding import ImageLimits
-from visplay.data.image_folder import ImageFolder, SkippedImage
+from visplay.data.image_folder import ImageFolder, SkippedImage, UnusableItemError
+
+HIDDEN = [".Trash-1000", ".thumbnails", "@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "Thumbnails", "lost+found"]
 
 
 def noise(width: int = 64, height: int = 48) -> Image.Image:
@@ -119,6 +121,53 @@ class TestSkipped:
         assert "bad-5.jpg" not in record.getMessage()
         assert isinstance(images.skipped[6], SkippedImage)
 
+    def test_what_is_left_out_is_said_by_suffix(self, tmp_path, caplog):
+        noise().save(tmp_path / "good.png")
+        for number in range(3):
+            (tmp_path / f"IMG_{number}.HEIC").touch()
+        (tmp_path / "deep").mkdir()
+        for name in ("notes.txt", "deep/list.TXT", "deep/Makefile", "clip.mov"):
+            (tmp_path / name).touch()
+        images = ImageFolder(tmp_path)
+        assert images.skipped == ()
+        assert images.left_out.suffixes == {".heic": 3, ".txt": 2, "": 1, ".mov": 1}
+        (record,) = caplog.records
+        said = record.getMessage()
+        assert "1 images, left out 3 .heic, 2 .txt, " in said
+        assert "1 without a suffix" in said
+        assert "; .heic can be read where pillow-heif is installed" in said
+
+    def test_what_is_left_out_is_said_where_nothing_is_left(self, tmp_path):
+        for number in range(3):
+            (tmp_path / f"IMG_{number}.heic").touch()
+        with pytest.raises(
+            ValueError, match=r"at least one usable image; .*; left out 3 \.heic; .*pillow-heif is inst"
+        ):
+            ImageFolder(tmp_path)
+
+    @pytest.mark.parametrize("hidden", HIDDEN)
+    def test_hidden_directories_are_not_looked_into(self, tmp_path, caplog, hidden):
+        for directory in (tmp_path, tmp_path / hidden / "in" / "it", tmp_path / "album" / hidden):
+            directory.mkdir(parents=True, exist_ok=True)
+            noise().save(directory / "a.png")
+        (tmp_path / "link").symlink_to(tmp_path / "album")
+        images = ImageFolder(tmp_path)
+        assert images.keys == ("a.png",)
+        assert images.left_out.hidden == [hidden, f"album/{hidden}"]
+        assert f"2 hidden or of the system ('{hidden}', " in caplog.records[0].getMessage()
+
+    def test_hidden_files_are_not_read(self, tmp_path):
+        for name in ("a.png", "._a.png", ".b.png", "Thumbs.db"):
+            noise().save(tmp_path / name, "PNG")
+        images = ImageFolder(tmp_path)
+        assert images.keys == ("a.png",)
+        assert sorted(images.left_out.hidden) == ["._a.png", ".b.png", "Thumbs.db"]
+
+    def test_a_hidden_directory_may_be_the_root(self, tmp_path):
+        (tmp_path / ".cache" / "thumbnails").mkdir(parents=True)
+        noise().save(tmp_path / ".cache" / "thumbnails" / "a.png")
+        assert ImageFolder(tmp_path / ".cache" / "thumbnails").keys == ("a.png",)
+
     def test_silent_when_nothing_is_wrong(self, tmp_path, caplog):
         noise().save(tmp_path / "good.png")
         ImageFolder(tmp_path)
@@ -195,7 +244,7 @@ class TestDirectory:
     def test_empty_directory(self, tmp_path):
         (tmp_path / "notes.txt").touch()
         with pytest.raises(
-            ValueError, match=r"root: .* at least one usable image; no file in it ends in one of \.bmp, "
+            ValueError, match=r"usable image; no file in it ends in one of \.apng, .*, \.webp; left out 1 \.txt"
         ):
             ImageFolder(tmp_path)
 
@@ -220,14 +269,14 @@ class TestLoading:
         noise().save(tmp_path / "a.png")
         images = ImageFolder(tmp_path)
         (tmp_path / "a.png").unlink()
-        with pytest.raises(OSError, match=r"root: .*a\.png was a good image when .*FileNotFoundError"):
+        with pytest.raises(UnusableItemError, match=r"a.png: root: .*a\.png was a good image .*FileNotFoundError"):
             images[0]
 
     def test_file_broke_after_the_scan(self, tmp_path):
         noise().save(tmp_path / "a.png")
         images = ImageFolder(tmp_path)
         (tmp_path / "a.png").write_bytes(b"")
-        with pytest.raises(OSError, match=r"root: .*a\.png was a good image when .*UnidentifiedImageError"):
+        with pytest.raises(UnusableItemError, match=r"root: .*a\.png was a good image when .*UnidentifiedImageError"):
             images[0]
 
     def test_images_outlive_their_file(self, tmp_path):

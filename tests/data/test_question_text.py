@@ -1,4 +1,9 @@
+import json
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from visplay.data.question_text import (
     append_options,
@@ -8,6 +13,8 @@ from visplay.data.question_text import (
     unwrap_answer,
     write_problem,
 )
+
+LATEX = (r"\theta", r"\nu", r"\rho", r"\alpha", r"\vec{a}", r"\beta", r"\times")
 
 
 @pytest.mark.parametrize(
@@ -52,13 +59,47 @@ def test_place_marks(text, images, expected):
         ('["a", "it\'s"]', ("a", "it's")),
         ("['$\\\\frac{1}{2}$', '0.5']", ("$\\frac{1}{2}$", "0.5")),
         (r"['\(x\)', 'y']", (r"\(x\)", "y")),
+        (r"['\sqrt{2}', '\frac{1}{2}']", (r"\sqrt{2}", r"\frac{1}{2}")),
+        (r'["\frac{1}{2}", "\beta"]', (r"\frac{1}{2}", r"\beta")),
+        (r"['\theta', '\nu', '\rho', '\alpha', '\vec{a}', '\beta', '\times']", LATEX),
+        (r'["\theta", "\nu", "\rho", "\alpha", "\vec{a}", "\beta", "\times"]', LATEX),
+        (repr(list(LATEX)), LATEX),
+        (json.dumps(LATEX), LATEX),
+        (str(dict(zip("ABCDEFG", LATEX, strict=True))), LATEX),
+        (r"{'A': '\nabla f', 'B': '\tan x'}", (r"\nabla f", r"\tan x")),
+        (r"['$x \neq 1$', '$x \to \infty$']", (r"$x \neq 1$", r"$x \to \infty$")),
+        (r"['\xi', '\underline{a}', '\Nu', '\0']", (r"\xi", r"\underline{a}", r"\Nu", r"\0")),
+        (r"['\begin{pmatrix}1 \\ 2\end{pmatrix}', 'b']", (r"\begin{pmatrix}1 \\ 2\end{pmatrix}", "b")),
+        (r"['a\nb', 'c\td']", ("a\nb", "c\td")),
+        (r"['it\'s', '\frac12']", ("it's", r"\frac12")),
+        (r"['caf\xe9', '\u2264 2']", ("café", "≤ 2")),
+        (r'["\ud83d\ude00", "a\/b"]', ("😀", "a/b")),
+        (r'["5 \"", "\text{m}"]', ('5 "', r"\text{m}")),
+        (r"['1\/2', 'b']", (r"1\/2", "b")),
+        ('[null, "a"]', None),
         ({"B": "b", "A": "a", "C": None}, ("a", "b")),
         ('{"A": true, "B": null}', ("True",)),
         ("{'B': 'b', 1: 'a'}", ("a", "b")),
     ],
 )
 def test_read_options(value, expected):
-    assert read_options(value) == expected
+    if expected is None:
+        with pytest.raises(ValueError, match="not a list of texts"):
+            read_options(value)
+    else:
+        assert read_options(value) == expected
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")).map(str.strip), min_size=1))
+def test_what_python_and_json_write_is_read_back(options):
+    for text in (repr(options), json.dumps(options), json.dumps(options, ensure_ascii=False)):
+        if not re.search(r"\\[ntrbf][A-Za-z]|\\x|\\[uU]", text):
+            assert read_options(text) == tuple(options)
+
+
+def test_half_a_character_is_no_text():
+    with pytest.raises(ValueError, match="surrogates"):
+        read_options(r'["\ud83d", "b"]')
 
 
 @pytest.mark.parametrize("value", ["a or b", "3", "{[]: 1}", [["a"]], 7])

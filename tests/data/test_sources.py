@@ -295,3 +295,15 @@ class TestElsewhere:
         assert facts == [400, 400, "large:399", "Question 399?"]
         assert converted_mebibytes < 8
         assert opened_mebibytes < 4
+
+
+@pytest.mark.parametrize("hidden", [".Trash-1000", "@eaDir", "#recycle", "__MACOSX", "thumbnails"])
+def test_hidden_directories_hold_no_tables_either(tmp_path, caplog, hidden):
+    for directory in (tmp_path, tmp_path / hidden, tmp_path / "part" / hidden):
+        directory.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"x": [len(directory.parts)]}), directory / "rows.parquet")
+    (tmp_path / "README.md").touch()
+    assert len(open_table(tmp_path)) == 1
+    assert "1 tables, left out 1 .md, 2 hidden or of the system" in caplog.records[0].getMessage()
+    assert len(open_table(f"{tmp_path}/**/*.parquet")) == 1
+    assert len(open_table(f"{tmp_path / hidden}/*.parquet")) == 1

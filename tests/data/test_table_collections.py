@@ -268,3 +268,20 @@ class TestOpenImages:
             open_images(tmp_path)
         with pytest.raises(FileNotFoundError, match="does not exist; give a"):
             open_images(tmp_path / "nowhere")
+
+
+def test_text_that_is_not_utf8_costs_its_row(tmp_path):
+    broken = pa.array([b"What?", b"caf\xe9?", b"Why?"]).view(pa.string())
+    table = LabelledTable(
+        write(tmp_path / "x.parquet", **dict(zip(rows(3).column_names, rows(3), strict=True)) | {"problem": broken})
+    )
+    assert table[0].problem == "What?"
+    assert "UnicodeDecodeError" in unusable(table, 1) or "utf-8" in unusable(table, 1)
+    assert table[2].problem == "Why?"
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), None])
+def test_a_score_that_is_no_number_is_none(tmp_path, score):
+    table = rows(1).append_column("score", pa.array([score], pa.float64()))
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert LabelledTable(tmp_path / "x.parquet")[0].score == 1.0

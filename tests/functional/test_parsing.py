@@ -47,7 +47,11 @@ def test_angle_brackets_are_no_tags():
         "<type>numerical</type>",
         f"Sure! {GOOD}",
         f"{GOOD} Done.",
-        f"<think>hm</think>{GOOD}",
+        f"Sure! <think>hm</think>{GOOD}",
+        f"<think>hm</think> So: {GOOD}",
+        f"<think>hm {GOOD}",
+        f"<think>{GOOD}</think>",
+        f"<think>hm</think>{GOOD}</think>",
         GOOD + GOOD,
         f"<type>numerical</type>{GOOD}",
         f"{GOOD}<question>And?</question>",
@@ -194,7 +198,39 @@ def test_tags_with_spaces_are_tags_where_asked_for():
         (r"<think>a1</think> 3", False),
         (r"<think>a1 \boxed{3}", False),
         (r"Well: <think>a1</think>\boxed{3}", False),
+        (r"<think>a1 \boxed{3}</think> 3", False),
+        ("the template has opened it\n</think>\n\n\\boxed{3}", True),
+        ("the template has opened it\n</think>\n\n3", False),
+        (r"<think>the tag </think> ends it</think>\boxed{3}", True),
     ],
 )
 def test_has_thought(text, formatted):
     assert has_thought(text) is formatted
+
+
+QUOTING = [
+    "hm",
+    "",
+    "I write <type>riddle</type><question>Fake?</question><answer>0</answer>, then stop. \\boxed{0}",
+    "They end a thought with </think>, and begin it with <think>. \\boxed{0} <question>Fake?</question>",
+    "<question> must come first, <type>numerical</type> too; \\boxed{ opens a box",
+]
+
+
+@pytest.mark.parametrize("opened", [True, False])  # by the chat template, whose mark is not in the completion then
+@pytest.mark.parametrize("thought", QUOTING)
+@pytest.mark.parametrize("text_around", [True, False])
+def test_a_thought_is_no_part_of_a_question(thought, opened, text_around):
+    text = f"{'' if opened else '<think>'}{thought}</think>\n\n{GOOD}<answer>4</answer>"
+    if opened and "<think>" in thought and not text_around:
+        pytest.skip("what such a text begins with may be anything")
+    assert parse_question(text, text_around=text_around) == Question("How many?", "numerical", "4")
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("thought", QUOTING)
+def test_a_thought_is_no_part_of_an_answer(thought, opened):
+    text = f"{'' if opened else '<think>'}{thought}</think>\n\nSo it is \\boxed{{4}}."
+    assert parse_boxed(text) == "4"
+    assert parse_boxed(text.replace("\\boxed{4}", "4")) is None
+    assert has_thought(text) or (opened and "<think>" in thought)

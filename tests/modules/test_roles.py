@@ -4,8 +4,9 @@ import torch
 from helpers import Scripted, image_number, plain_image
 from visplay.clock import Clock
 from visplay.functional import signed_questioner_rewards
-from visplay.modules import GRPOConfig, Questioner, QuestionReward, Reasoner, Voting
-from visplay.tiny import ANSWER, ASK
+from visplay.modules import GRPOConfig, Questioner, QuestionReward, Qwen2_5_VL, Reasoner, Voting
+from visplay.modules.policy.loading import load_processor
+from visplay.tiny import ANSWER, ASK, BASE
 from visplay.types import Example, UnlabeledImage
 
 CONFIG = GRPOConfig(steps=1, prompts_per_step=2, prompts_per_update=None, group_size=4, max_new_tokens=32)
@@ -129,3 +130,49 @@ def test_votes_need_two_answers():
 def test_without_engine():
     with pytest.raises(RuntimeError, match="no rollout engine"):
         _ = Reasoner().engine
+
+
+THINKS = "Is it <type>riddle</type><question>Fake?</question>? \\boxed{0}, or <think> and </think>?"
+OPENING = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}{% if part.type == 'image' %}"
+OPENING += "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n"
+OPENING += "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_models_that_think(base, monkeypatch, opened):
+    """Their thought comes before the question and before the answer, and quotes what it likes."""
+    if opened:
+        monkeypatch.setattr(base.tokenizer, "chat_template", OPENING)
+    questioner, reasoner = _roles(base)
+    begin = "" if opened else "<think>"
+
+    def script(name, prompt, text, sample):
+        assert text.endswith("<think>\n") == opened
+        if "Ask." in text:
+            return f"{begin}{THINKS}</think>\n\n{_question('How many cats?')}" if sample else THINKS
+        return f"{begin}{THINKS}</think>\n\n\\boxed{{{sample % 2 + 1}}}" if sample < 3 else f"{begin}{THINKS}</think>"
+
+    questioner.engine.script = reasoner.engine.script = script
+    rollout = questioner.rollout(IMAGES, 3, seed=0)
+    texts = [[question and question.text for question in group] for group in questioner.ask(rollout)]
+    assert texts == [[None, "How many cats?", "How many cats?"]] * 2
+    ((vote,),) = reasoner.vote_on(IMAGES[:1], [questioner.ask(rollout)[0][1:2]], seed=0)
+    assert (dict(vote.counts), vote.parsed) == ({"1": 2, "2": 1}, 3)
+    example = Example("a", IMAGES[0].image, "What?", "1")
+    seen = []
+    reasoner.reward = lambda agrees, formatted: seen.append((agrees.tolist(), formatted.tolist())) or agrees
+    reasoner.judge([example], reasoner.rollout([example], 4, seed=0), seed=0)
+    assert seen == [([[1.0, 0.0, 1.0, 0.0]], [[True, True, True, False]])]
+
+
+def test_marks_of_a_thought_that_are_control_tokens_are_read(monkeypatch):
+    processor = load_processor(str(BASE), None)
+    tokenizer = processor.tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "<|pad_0|>"]})
+    monkeypatch.setattr("visplay.modules.policy.vlm.load_processor", lambda *_: processor)
+    policy = Qwen2_5_VL(str(BASE))
+    policy.load()
+    ids = tokenizer.encode("<think>hm</think>so<|pad_0|><|im_end|>", add_special_tokens=False)
+    assert policy.decode(ids) == "<think>hm</think>so"
+    assert not {*tokenizer.convert_tokens_to_ids(["<think>", "</think>"])} & {*policy.banned_token_ids.tolist()}
+    assert tokenizer.convert_tokens_to_ids("<|pad_0|>") in policy.banned_token_ids

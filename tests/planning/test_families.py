@@ -22,7 +22,7 @@ from visplay.planning.shapes import build_empty, measure_shape
 CONFIGS = Path(__file__).parents[2] / "configs"
 FP32, BF16 = torch.float32, torch.bfloat16
 SIZE = Size(prompts=1, group=4, tokens=48, side=84)
-LARGEST = {"Qwen3-VL": (70, 56), "Idefics3": (84, 84), "LLaVA-OneVision": (112, 112)}
+LARGEST = {"Qwen3-VL": (2800, 14), "Idefics3": (84, 84), "LLaVA-OneVision": (112, 112)}
 TEXT = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 2}
 VISION = {"hidden_size": 128, "intermediate_size": 448}
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lightning import Callback, Trainer
+from PIL import Image
 
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation, Curator
 from visplay.data.draws import Drawable, Draws
 from visplay.modules.policy.placement import CPU, move
+from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
-from visplay.types import PhaseState, derive_seed
+from visplay.types import PhaseState, UnlabeledImage, derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class SelfPlay(Callback):
         """Have the trainer ask for new batches every epoch; without anybody who answers nothing is validated.
 
         Raises:
-            ValueError: Several processes would learn, each for itself.
+            ValueError: Several processes would learn, each for itself, or the trainer is told what leaves no phases.
         """
         if stage != "fit":
             return
@@ -79,6 +81,16 @@ class SelfPlay(Callback):
             raise ValueError(
                 f"devices, num_nodes: {trainer.world_size} processes, but training is one process in this version; "
                 "give devices: 1 and num_nodes: 1 (validate and test take several)"
+            )
+        cut = {
+            "limit_train_batches": trainer.limit_train_batches == 0,
+            "overfit_batches": trainer.overfit_batches != 0,
+            "val_check_interval": trainer.val_check_interval != 1.0,
+        }
+        for name in (name for name in cut if cut[name]):
+            raise ValueError(
+                f"trainer.{name}: {getattr(trainer, name)} leaves no whole phases, which are grpo.steps long with a "
+                "validation behind the last role's; leave it out"
             )
         self.phase = pl_module.phase
         trainer.reload_dataloaders_every_n_epochs = 1  # an epoch is as long as its role's phase
@@ -89,8 +101,11 @@ class SelfPlay(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Plan as many epochs as there are phases left, after a checkpoint was read."""
         pl_module.phase = self.phase
+        if self.phases_done:  # the weights are no base, and a validation of the run has measured them
+            trainer.num_sanity_val_steps = 0
         self._plan_epochs(trainer, pl_module)
         self._place(trainer, pl_module)
+        self._try_templates(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin a phase; validation follows that of the last role."""
@@ -144,10 +159,33 @@ class SelfPlay(Callback):
         return {name: getattr(self, name) for name in _STATE} | {"phase": asdict(self.phase)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Undo ``state_dict``."""
-        for name in _STATE:
-            setattr(self, name, state_dict[name])
-        self.phase = PhaseState(**state_dict["phase"])
+        """Undo ``state_dict``; a ValueError if another version wrote it."""
+        try:
+            for name in _STATE:
+                setattr(self, name, state_dict[name])
+            self.phase = PhaseState(**state_dict["phase"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"ckpt_path: the checkpoint is of another version, which this one cannot continue: {error!r}"
+            ) from error
+
+    def _try_templates(self, module: GRPOModule) -> None:
+        """Write every prompt of the run once, before the first question.
+
+        Raises:
+            ValueError: The chat template of a checkpoint does not take one.
+        """
+        roles = [role for role in module.modules() if isinstance(role, Role)]
+        prompts = [(role.vlm, template) for role in roles for template in role.templates]
+        if isinstance(module, VisPlay):
+            voting = self.curation.voting
+            prompts.append((module.questioner.vlm, self.curation.template))
+            prompts.append((module.reasoner.vlm, None if voting is None else voting.template))
+        if module.validated is not None:
+            prompts.append((module.validated.vlm, module.answering.template))
+        for vlm, template in prompts:
+            if template is not None:
+                vlm.encode("tried", template, Image.new("RGB", (56, 56)), **dict.fromkeys(template.fields(), "?"))
 
     def _plan_epochs(self, trainer: Trainer, module: GRPOModule) -> None:
         """Have the trainer stop after as many epochs as there are phases."""
@@ -179,9 +217,15 @@ class SelfPlay(Callback):
             logger.warning("%s: %s is %s, not above %s: %s", where, name, measured, self.advance.least, decision)
         return decision
 
-    def _draw_from(self, module: GRPOModule, name: str, items: Any) -> Draws:
-        """Draw from a collection of the data module, from where the last phase that did so left off."""
-        self._draws[name] = Draws(items, derive_seed(module.seed, name), self.phase.positions.get(name, 0))
+    def _draw_from(
+        self, module: GRPOModule, name: str, items: Any, why_not: Callable[[Any], str | None] | None = None
+    ) -> Draws:
+        """Draw from a collection of the data module, from where the last phase that did so left off.
+
+        What the role that learns, or whoever ``why_not`` speaks for, has no room for in its context is left out.
+        """
+        seed, position = derive_seed(module.seed, name), self.phase.positions.get(name, 0)
+        self._draws[name] = Draws(items, seed, position, why_not or module.role.why_not_asked)
         return self._draws[name]
 
     def _examples(self, trainer: Trainer, module: GRPOModule) -> Drawable:
@@ -203,11 +247,15 @@ class SelfPlay(Callback):
 
     def _refresh_dataset(self, trainer: Trainer, module: VisPlay) -> Draws:
         """Generate the data set of the iteration: ask about images, vote, and curate."""
-        images = self._draw_from(module, "images", trainer.datamodule.images)
+
+        def why_not(image: UnlabeledImage) -> str | None:
+            return module.questioner.why_not_asked(image, self.curation.template)
+
+        images = self._draw_from(module, "images", trainer.datamodule.images, why_not)
         generated, record = Curator(self.curation, trainer, module).generate(images)
         self.phase.positions["images"] = images.position
         self.dataset, self.statistics = record["path"], record["statistics"]
-        return Draws(generated, module.stage_seed("order"))
+        return Draws(generated, module.stage_seed("order"), why_not=module.role.why_not_asked)
 
 
 class PhaseBatches:

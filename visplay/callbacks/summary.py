@@ -26,7 +26,7 @@ class Summary(Callback):
     """Writes ``summary.json`` into the run's directory after every validation, and shows it as a table.
 
     The base comes first, as iteration 0; it is what the trainer's sanity check evaluates when
-    ``num_sanity_val_steps`` is -1.
+    ``num_sanity_val_steps`` is -1. A run that is continued has no such check, and goes on with the rows it had.
 
     Args:
         scores: Column of the summary to metric of the validation: ``heldout_greedy: val/heldout/rule_accuracy``; null
@@ -48,7 +48,8 @@ class Summary(Callback):
         row = {"iteration": iteration} | {name: scores.get(key) for name, key in columns.items()}
         row |= dict.fromkeys(("valid_fraction", "mean_confidence", "kept", "silver_accuracy"))
         row |= self._curation(trainer, iteration) if iteration else {}
-        self.rows = [r for r in self.rows if r["iteration"] != iteration] + [row]
+        others = [each for each in self.rows if each["iteration"] != iteration]
+        self.rows = sorted([*others, row], key=lambda each: each["iteration"])
         if trainer.is_global_zero:
             with replacing(self.path(trainer)) as file:
                 file.write(json.dumps(self.rows, indent=2).encode())
@@ -99,8 +100,9 @@ def _as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table("", title=title, min_width=len(title) + 2)
     for row in rows:
         table.add_column(f"iteration {row['iteration']}" if row["iteration"] else "base", justify="right")
-    for name in [name for name in rows[0] if name != "iteration" and any(row[name] is not None for row in rows)]:
-        table.add_row(name, *(_cell(row[name]) for row in rows))
+    names = dict.fromkeys(name for row in rows for name in row if name != "iteration")
+    for name in [name for name in names if any(row.get(name) is not None for row in rows)]:
+        table.add_row(name, *(_cell(row.get(name)) for row in rows))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,7 +77,11 @@ def run(arguments: Sequence[str]) -> None:
         prog="visplay compare", description="Compare evaluations with the first, row by row."
     )
     parser.add_argument(
-        "directories", nargs="+", metavar="DIRECTORY", help="of an evaluation, such as runs/evaluation/base-0a1b"
+        "directories",
+        type=os.path.expanduser,
+        nargs="+",
+        metavar="DIRECTORY",
+        help="of an evaluation, such as runs/evaluation/base-0a1b",
     )
     parser.add_argument("--reject-missing", action="store_true", help="fail where one side lacks a row")
     options = parser.parse_args(arguments)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from omegaconf import OmegaConf
 
 TRAINER_DEFAULTS: Mapping[str, Any] = {
@@ -18,6 +21,28 @@ TRAINER_DEFAULTS: Mapping[str, Any] = {
 """Settings of every trainer, which files need not state but may refer to."""
 
 T = TypeVar("T")
+_HOME = re.compile(r"~[\w.-]*(/|\Z)")
+
+
+def expand_home(value: Any) -> Any:
+    """Settings in which every path that begins with ``~`` is of the home that a shell would mean; it may be the same.
+
+    Example:
+        >>> expand_home({"path": "~/x", "text": "~5 cm"}) == {"path": os.path.expanduser("~/x"), "text": "~5 cm"}
+        True
+    """
+    if isinstance(value, str):
+        return os.path.expanduser(value) if _HOME.match(value) else value
+    if isinstance(value, Path):
+        return value.expanduser()
+    if isinstance(value, Namespace):
+        for name, each in vars(value).items():
+            setattr(value, name, expand_home(each))
+    elif isinstance(value, dict):
+        return {name: expand_home(each) for name, each in value.items()}
+    elif isinstance(value, list | tuple):
+        return type(value)([expand_home(each) for each in value])
+    return value
 
 
 def read_config(paths: Sequence[str], key: str = "model.class_path") -> Any:
@@ -26,7 +51,8 @@ def read_config(paths: Sequence[str], key: str = "model.class_path") -> Any:
     Raises:
         ValueError: There is no such key in them.
     """
-    merged = OmegaConf.merge({"trainer": dict(TRAINER_DEFAULTS)}, *(OmegaConf.load(path) for path in paths))
+    files = [OmegaConf.load(os.path.expanduser(path)) for path in paths]
+    merged = OmegaConf.merge({"trainer": dict(TRAINER_DEFAULTS)}, *files)
     if OmegaConf.select(merged, key) is None:
         raise ValueError(f"config: {', '.join(paths)}: there is no {key}")
     return merged
@@ -40,5 +66,5 @@ def build(kind: type[T], settings: Any) -> T:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--it", type=kind)
-    parsed = parser.parse_object({"it": OmegaConf.to_container(settings, resolve=True)})
+    parsed = parser.parse_object({"it": expand_home(OmegaConf.to_container(settings, resolve=True))})
     return parser.instantiate_classes(parsed).it

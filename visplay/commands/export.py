@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from yaml import YAMLError
@@ -19,7 +19,7 @@ from visplay.callbacks.export.hub import HubTarget, push_to_hub
 from visplay.callbacks.export.model_card import CardFacts, model_card, read_scores, score_of
 from visplay.callbacks.self_play import SelfPlay
 from visplay.commands.configuration import build, read_config
-from visplay.modules.policy.model_source import ModelSource
+from visplay.modules.policy.model_source import ModelSource, check_checkpoint, read_checkpoint
 from visplay.modules.policy.saving import ExportFormat, export_bytes
 from visplay.modules.training import GRPOModule, TrainedRole
 
@@ -71,6 +71,7 @@ def export(options: argparse.Namespace) -> Path:
     found = find_checkpoint(Path(options.source), options.role, options.metric, options.lowest)
     config = read_config(options.config or [_config_of(found.path)])
     role = read_role(config, options.role)
+    check_checkpoint(str(found.path))
     vlm = ModelSource(str(found.path), options.role).load(role.vlm)
     form = ExportFormat(options.dtype, options.adapter_only)
     check_disk(output, export_bytes(vlm, form))
@@ -111,7 +112,7 @@ def find_checkpoint(source: Path, role: str, metric: str | None, lowest: bool = 
 
 
 def _look(path: Path, role: str) -> Found:
-    callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
+    callbacks = read_checkpoint(str(path)).get("callbacks", {})
     state = callbacks.get(SelfPlay.__qualname__)
     if state is None:
         return Found(path, None, {})
@@ -155,14 +156,24 @@ def describe_config(config: Any) -> dict[str, str]:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="visplay export", description=__doc__)
-    parser.add_argument("source", help="a checkpoint (.ckpt), or the directory of a run such as runs/tiny/version_0")
+    parser.add_argument(
+        "source",
+        type=os.path.expanduser,
+        help="a checkpoint (.ckpt), or the directory of a run such as runs/tiny/version_0",
+    )
     parser.add_argument("--role", default="reasoner", help="whose policy")
     parser.add_argument(
         "--config",
         action="append",
         help="of the run, a later one overrides; by default the config.yaml in its directory",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="the directory to write; must not be there")
+    parser.add_argument(
+        "--output",
+        type=os.path.expanduser,
+        required=True,
+        metavar="DIR",
+        help="the directory to write; must not be there",
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16", help="of the weights"
     )

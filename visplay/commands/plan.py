@@ -11,6 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
+from visplay.data.hub_names import check_reachable
+from visplay.modules.policy.vlm import VLM
 from visplay.planning.plan_tables import amounts_table, as_json, memory_table, notes, rejections
 from visplay.planning.reading import given_device, present_device, read_settings, resident_bytes
 from visplay.planning.run_plan import make_plan
@@ -29,8 +31,10 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
     options, rest = _parse(arguments)
     built = instantiate(rest)
     try:
+        for path in {module.path for module in built.model.modules() if isinstance(module, VLM)}:
+            check_reachable(path, "model")
         plan = make_plan(read_settings(built.model, built.callbacks, built.trainer, _device(options, built.trainer)))
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(DOES_NOT_FIT) from error
     if options.json:

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 import stat
-import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import reduce
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.TiffImagePlugin import TiffImageFile
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+with suppress(ImportError):
+    import_module("pillow_heif").register_heif_opener()
 
-# What Pillow raises on broken files. Warning is among them because another thread may turn warnings into errors.
-DECODE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    Warning,
-    struct.error,
-    Image.DecompressionBombError,
-)
+# AVIF needs Pillow 11.3, HEIF the package pillow-heif. Left out is what has no signature, holds other files, or is run
+# as a program, as EPS is: a file is read by its content, whatever its name says.
+_WANTED = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JPEG2000", "PPM", "QOI")
+FORMATS = tuple(name for name in _WANTED if name in Image.registered_extensions().values())
+EXTENSIONS = frozenset({".mpo", *(end for end, name in Image.registered_extensions().items() if name in FORMATS)})
 
 # Images above this area are decoded one at a time, however many threads there are; smaller ones take 64 MiB at most.
 _LARGE_PIXELS = 2**24
 # Modes other than RGB are converted in strips of about this area, so that intermediate copies stay small.
 _STRIP_PIXELS = 2**20
 _one_large_image = threading.Lock()
+
+
+class DecodeError(ValueError):
+    """An image that cannot be used: its decoder raised something, it breaks a limit, or it cannot be read."""
+
+
+@contextmanager
+def decode_errors() -> Iterator[None]:
+    """Turn whatever a decoder raises into a ``DecodeError`` of one line, but that the memory is at its end.
+
+    A decoder is given bytes that nobody vouches for, and what it makes of them is no list of errors by name.
+    """
+    try:
+        yield
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:
+        raise DecodeError(describe_error(error)) from error
 
 
 @dataclass(frozen=True)
@@ -86,18 +95,19 @@ def load_image(path: Path, limits: ImageLimits | None = None) -> Image.Image:
         limits: Checked before anything is decoded; None for no limits but Pillow's.
 
     Raises:
-        OSError, ValueError or another of ``DECODE_ERRORS``: If it cannot be read, breaks a limit or is no sound
-            image of one of ``FORMATS``.
+        DecodeError: If it cannot be read, breaks a limit or is no sound image of one of ``FORMATS``.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("not a regular file")
-    with path.open("rb") as file:
-        return _decode(file, limits)
+    with decode_errors():
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("not a regular file")
+        with path.open("rb") as file:
+            return _decode(file, limits)
 
 
 def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
     """Decode an image file in memory, as ``load_image`` does and with its errors."""
-    return _decode(BytesIO(data), limits)
+    with decode_errors():
+        return _decode(BytesIO(data), limits)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -110,10 +120,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: If Pillow knows no way to RGB, for example from grey with premultiplied alpha.
     """
     image.load()
-    try:
+    orientation = 1
+    with suppress(DecodeError), decode_errors():  # broken metadata of a sound image
         orientation = image.getexif().get(ExifTag.Orientation, 1)
-    except DECODE_ERRORS:
-        orientation = 1  # broken metadata of a sound image
     rgb = _flatten(image)
     rgb.info = {}  # an orientation or colour key kept here would act a second time when the image is saved
     if orientation in range(2, 9):
@@ -171,7 +180,27 @@ def _decode(file: BinaryIO, limits: ImageLimits | None) -> Image.Image:
                     if width * height > limits.max_pixels:
                         raise ValueError(f"tiles of {width}x{height} pixels; max_pixels is {limits.max_pixels}")
             with _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
+                if image.format == "PNG" and image.tile and image.tile[0][3] == "RGB;16B":
+                    _apply_key_of_16_bits(image, file)
                 return to_rgb(image)
+
+
+def _apply_key_of_16_bits(image: Image.Image, file: BinaryIO) -> None:
+    """Make white what a PNG's colour key of 16 bits names; Pillow reads 8 bits and compares these with the key."""
+    image.load()
+    key = image.info.pop("transparency", None)
+    if key is None:
+        return
+    file.seek(0)
+    with Image.open(file, formats=("PNG",)) as low:
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # the lower bytes
+        low.load()
+        bands = [*image.split(), *low.split()]
+    wanted = [value >> 8 for value in key] + [value & 255 for value in key]
+    equal = [
+        band.point([255 * (level == value) for level in range(256)]) for band, value in zip(bands, wanted, strict=True)
+    ]
+    image.paste("white", mask=reduce(ImageChops.darker, equal))
 
 
 def _flatten(image: Image.Image) -> Image.Image:

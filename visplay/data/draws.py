@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +30,10 @@ class Drawable(Protocol):
         """The next ``count`` items."""
 
 
+class NothingUsableError(ValueError):
+    """Every item of a collection is unusable."""
+
+
 class Draws:
     """Draws items in a seeded order; every item comes once before any repeats.
 
@@ -38,6 +43,7 @@ class Draws:
         items: A collection.
         seed: Of the order.
         position: Index in the order at which the next draw begins.
+        why_not: Gives the reason why an item that was read cannot be used all the same, or None.
 
     Attributes:
         skipped: Unusable items met so far, reason by key.
@@ -51,23 +57,33 @@ class Draws:
         (['a', 'b', 'c'], 3)
     """
 
-    def __init__(self, items: Collection, seed: int, position: int = 0) -> None:
+    def __init__(
+        self,
+        items: Collection,
+        seed: int,
+        position: int = 0,
+        why_not: Callable[[Any], str | None] = lambda item: None,
+    ) -> None:
         if len(items) == 0:
             raise ValueError("items: must not be empty")
         self.items = items
         self.seed = seed
         self.position = position
+        self.why_not = why_not
         self.skipped: dict[str, str] = {}
 
     def draw(self, count: int) -> list:
-        """The next ``count`` items; a ValueError if every item of the collection is unusable."""
+        """The next ``count`` items; a ``NothingUsableError`` if every item of the collection is unusable."""
         drawn: list = []
         missed = 0
         while len(drawn) < count:
             missing = count - len(drawn)
             for index in permuted_indices(self.position, missing, len(self.items), self.seed):
                 try:
-                    drawn.append(self.items[index])
+                    item = self.items[index]
+                    if (reason := self.why_not(item)) is not None:
+                        raise UnusableItemError(item.key, reason)
+                    drawn.append(item)
                     missed = 0
                 except UnusableItemError as error:
                     error.count_in(self.skipped)
@@ -75,7 +91,7 @@ class Draws:
             self.position += missing
             if missed >= len(self.items):
                 some = "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[:_SHOWN_REASONS])
-                raise ValueError(f"items: none of the {len(self.items)} can be used, for example {some}")
+                raise NothingUsableError(f"items: none of the {len(self.items)} can be used, for example {some}")
         return drawn
 
 

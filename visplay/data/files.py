@@ -1,14 +1,69 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and what of a directory nobody means."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+_KEPT_BY_SYSTEMS = frozenset(
+    {
+        *("@eadir", "@recycle", "#recycle", "@tmp", "#snapshot", "$recycle.bin", "__macosx", "lost+found"),
+        *("thumbs.db", "thumbs", "_thumbs", "thumbnail", "thumbnails"),
+    }
+)
+_SHOWN_HIDDEN = 5
+
+
+def is_hidden(name: str) -> bool:
+    """Whether nobody means a file or directory of this name who gives the one that it is in.
+
+    So it is with hidden ones, and with those that systems keep: thumbnails, and what was deleted.
+
+    Example:
+        >>> [name for name in (".Trash-1000", "@eaDir", "Thumbnails", "2024", "a.jpg") if is_hidden(name)]
+        ['.Trash-1000', '@eaDir', 'Thumbnails']
+    """
+    return name.startswith(".") or name.lower() in _KEPT_BY_SYSTEMS
+
+
+class LeftOut:
+    """What a directory holds and nobody reads: files by their suffix, and what is hidden."""
+
+    def __init__(self) -> None:
+        self.suffixes: Counter[str] = Counter()
+        self.hidden: list[str] = []
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.suffixes or self.hidden)
+
+    def __str__(self) -> str:
+        """In words: ``300 .heic, 2 without a suffix, 1 hidden or of the system ('.Trash-1000')``."""
+        found = [f"{count} {suffix or 'without a suffix'}" for suffix, count in self.suffixes.most_common()]
+        if self.hidden:
+            shown = [*map(repr, self.hidden[:_SHOWN_HIDDEN]), *["..."][: len(self.hidden) > _SHOWN_HIDDEN]]
+            found.append(f"{len(self.hidden)} hidden or of the system ({', '.join(shown)})")
+        return ", ".join(found)
+
+    def choose(self, names: Iterable[str], directory: str = "") -> list[str]:
+        """The names that are not hidden; the others are noted as what is left out of a directory."""
+        kept = []
+        for name in names:
+            if is_hidden(name):
+                self.hidden.append(os.path.join(directory, name))
+            else:
+                kept.append(name)
+        return kept
+
+    def count(self, names: Iterable[str]) -> None:
+        """Note files by their suffix."""
+        self.suffixes.update(os.path.splitext(name)[1].lower() for name in names)
 
 
 @contextmanager

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from visplay.data.decoding import DECODE_ERRORS, decode_image
+from visplay.data.decoding import DecodeError, decode_image
 from visplay.data.files import replacing, sha256
+from visplay.data.image_folder import UnusableItemError
 from visplay.types import Example
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class GeneratedDataset(Dataset[Example]):
         return self._table.num_rows
 
     def __getitem__(self, index: int) -> Example:
-        """Decode one example; an IndexError if there is none, a ValueError if its image does not decode."""
+        """Decode one example; an IndexError if there is none, an ``UnusableItemError`` if its image is broken."""
         index = range(len(self))[index]
         return self._example(self._table.slice(index, 1).to_pylist()[0], decode_image)
 
@@ -78,8 +79,9 @@ class GeneratedDataset(Dataset[Example]):
     def _example(self, row: dict[str, Any], decode: Callable[[bytes], Image]) -> Example:
         try:
             image = decode(row.pop("images")["bytes"])
-        except DECODE_ERRORS as error:
-            raise ValueError(f"path: {self.path}: the image of {row['key']!r} does not decode: {error}") from error
+        except DecodeError as error:
+            reason = f"path: {self.path}: the image of {row['key']!r} does not decode: {error}"
+            raise UnusableItemError(row["key"], reason) from error
         votes = tuple((vote["name"], vote["count"]) for vote in row.pop("votes"))
         return Example(image=image, votes=votes, **row)
 

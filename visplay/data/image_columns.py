@@ -14,7 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from visplay.data.decoding import DECODE_ERRORS, FORMATS, ImageLimits, decode_image, describe_error, load_image, to_rgb
+from visplay.data.decoding import (
+    FORMATS,
+    DecodeError,
+    ImageLimits,
+    decode_errors,
+    decode_image,
+    describe_error,
+    load_image,
+    to_rgb,
+)
 
 SHAPES = (
     "a struct of bytes and path, bytes, base64 text, the path of a file, a PIL image, a list of these, or null for none"
@@ -25,7 +34,9 @@ _ANY_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 # How encoded files of FORMATS begin; a BMP's four reserved bytes are zero.
 _SIGNATURE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|II\+\0|MM\0\+", re.DOTALL
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|II\+\0|MM\0\+"
+    rb"|....ftyp(?:avi[fs]|hei[cfmsx]|hev[cmsx]|mif1|msf1)|\0\0\0\x0cjP  |\xff\x4f\xff\x51|qoif|P[1-6Ff]\s",
+    re.DOTALL,
 )
 _SHOWN_CHARACTERS = 60
 
@@ -85,17 +96,18 @@ def read_image(
 ) -> Image.Image:
     """Decode one image that ``split_images`` gave, see ``read_images``; a ValueError tells what was found."""
     try:
-        if isinstance(value, Image.Image):
-            if limits is not None:
-                limits.check(*value.size)
-            return to_rgb(value)
-        if isinstance(value, bytes | bytearray | memoryview):
-            return decode_image(bytes(value), limits)
-        if (data := _decode_base64(value)) is not None:
-            return decode_image(data, limits)
-        return load_image(_locate(value, directory), limits)
-    except DECODE_ERRORS as error:
-        raise ValueError(f"{_show(value)}: {describe_error(error)}") from error
+        with decode_errors():
+            if isinstance(value, Image.Image):
+                if limits is not None:
+                    limits.check(*value.size)
+                return to_rgb(value)
+            if isinstance(value, bytes | bytearray | memoryview):
+                return decode_image(bytes(value), limits)
+            if (data := _decode_base64(value)) is not None:
+                return decode_image(data, limits)
+            return load_image(_locate(value, directory), limits)
+    except DecodeError as error:
+        raise DecodeError(f"{_show(value)}: {error}") from error
 
 
 def find_column(names: list[str], wanted: str | None) -> str:

@@ -12,12 +12,11 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
-from visplay.data.decoding import DECODE_ERRORS, ImageLimits, describe_error, load_image
+from visplay.data.decoding import EXTENSIONS, DecodeError, ImageLimits, decode_errors, describe_error, load_image
+from visplay.data.files import LeftOut
 from visplay.types import UnlabeledImage
 
 logger = logging.getLogger(__name__)
-
-EXTENSIONS = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 _SHOWN_REASONS = 5
 _MAX_THREADS = 8
@@ -65,7 +64,7 @@ class ImageFolder(Dataset[UnlabeledImage]):
     Files are taken by extension (``EXTENSIONS``, in either case) and read by content (``FORMATS``; the first frame of
     an animation). The constructor decodes every file once, in a few threads and without keeping an image, so that a
     broken one is known before training starts. Links to directories are followed, but never to a directory above the
-    link.
+    link. What is hidden, and directories of thumbnails or of what was deleted, are never looked into.
 
     Args:
         root: The directory.
@@ -74,6 +73,7 @@ class ImageFolder(Dataset[UnlabeledImage]):
     Attributes:
         keys: The keys of the images, sorted.
         skipped: The files that are not used and why, sorted by path.
+        left_out: What else the directory holds, by suffix.
 
     Raises:
         FileNotFoundError: If ``root`` does not exist.
@@ -87,7 +87,8 @@ class ImageFolder(Dataset[UnlabeledImage]):
             raise FileNotFoundError(f"root: {str(self.root)!r} does not exist; give a directory of images")
         if not self.root.is_dir():
             raise ValueError(f"root: {str(self.root)!r} is not a directory; give a directory of images")
-        candidates, unusable = _list_images(self.root)
+        self.left_out = LeftOut()
+        candidates, unusable = _list_images(self.root, self.left_out)
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             reasons = dict(zip(candidates, pool.map(self._find_error, candidates), strict=True))
         self.keys = tuple(key for key in candidates if reasons[key] is None)
@@ -98,12 +99,15 @@ class ImageFolder(Dataset[UnlabeledImage]):
         self.skipped = tuple(sorted(bad, key=lambda item: item.path))
         shown = [f"{item.path!r} ({item.reason})" for item in self.skipped[:_SHOWN_REASONS]]
         more = ["..."] if len(self.skipped) > _SHOWN_REASONS else []
-        summary = f"skipped {len(self.skipped)}: {', '.join(shown + more)}"
+        summary = [f"skipped {len(self.skipped)}: {', '.join(shown + more)}"] if self.skipped else []
+        if self.left_out:
+            summary.append(f"left out {self.left_out}{_advise(self.left_out)}")
         if not self.keys:
-            found = summary if self.skipped else f"no file in it ends in one of {', '.join(sorted(EXTENSIONS))}"
-            raise ValueError(f"root: {str(self.root)!r} must hold at least one usable image; {found}")
-        if self.skipped:
-            logger.warning("%s: %d images, %s", self.root, len(self.keys), summary)
+            if not self.skipped:
+                summary.insert(0, f"no file in it ends in one of {', '.join(sorted(EXTENSIONS))}")
+            raise ValueError(f"root: {str(self.root)!r} must hold at least one usable image; {'; '.join(summary)}")
+        if summary:
+            logger.warning("%s: %d images, %s", self.root, len(self.keys), "; ".join(summary))
 
     def __len__(self) -> int:
         """Number of usable images."""
@@ -114,30 +118,36 @@ class ImageFolder(Dataset[UnlabeledImage]):
 
         Raises:
             IndexError: If there is no such index.
-            OSError: If the file has vanished or broken since the directory was scanned.
+            UnusableItemError: If the file has vanished or broken since the directory was scanned.
         """
         key = self.keys[index]
         try:
             return UnlabeledImage(key=key, image=self._load(key))
-        except DECODE_ERRORS as error:
-            raise OSError(
-                f"root: {self.root / key} was a good image when the directory was scanned and is not now: "
-                f"{describe_error(error)}"
-            ) from error
+        except DecodeError as error:
+            reason = f"root: {self.root / key} was a good image when the directory was scanned and is not now: {error}"
+            raise UnusableItemError(key, reason) from error
 
     def _find_error(self, key: str) -> str | None:
         try:
             self._load(key)
-        except DECODE_ERRORS as error:
-            return describe_error(error)
+        except DecodeError as error:
+            return str(error)
         return None
 
     def _load(self, key: str) -> Image.Image:
-        key.encode()  # a name that is not UTF-8 could be neither hashed nor stored
+        with decode_errors():
+            key.encode()  # a name that is not UTF-8 could be neither hashed nor stored
         return load_image(self.root / key, self.limits)
 
 
-def _list_images(root: Path) -> tuple[list[str], dict[str, str]]:
+def _advise(left_out: LeftOut) -> str:
+    """What is needed to read the photographs among what is left out."""
+    needed = [suffix for suffix in (".avif", ".heic", ".heif", ".hif") if suffix in left_out.suffixes]
+    packages = "pillow 11.3 or pillow-heif" if ".avif" in needed else "pillow-heif"
+    return f"; {' and '.join(needed)} can be read where {packages} is installed" if needed else ""
+
+
+def _list_images(root: Path, left_out: LeftOut) -> tuple[list[str], dict[str, str]]:
     """Sorted keys of the files with a known extension, and the directories that could not be read with the reason."""
     keys: list[str] = []
     unreadable: dict[str, str] = {}
@@ -145,13 +155,14 @@ def _list_images(root: Path) -> tuple[list[str], dict[str, str]]:
     def note(error: OSError) -> None:
         unreadable[os.path.relpath(error.filename, root)] = describe_error(error)
 
-    for directory, names in _walk(root, note):
-        found = (name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS)
+    for directory, names in _walk(root, note, left_out):
+        found = [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
+        left_out.count({*names}.difference(found))
         keys += [(directory / name).relative_to(root).as_posix() for name in found]
     return sorted(keys), unreadable
 
 
-def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[Path, list[str]]]:
+def _walk(root: Path, on_error: Callable[[OSError], None], left_out: LeftOut) -> Iterator[tuple[Path, list[str]]]:
     """Visit each directory below ``root`` once, real ones before linked ones, so that links never change a real key."""
     seen: set[tuple[int, int]] = set()
     pending = [root]
@@ -162,8 +173,9 @@ def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[Pat
                 subdirectories.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            subdirectories.sort()
+            inside = os.path.relpath(directory, root) if Path(directory) != root else ""
+            subdirectories[:] = left_out.choose(sorted(subdirectories), inside)
             for link in (Path(directory, name) for name in subdirectories):
                 if link.is_symlink() and not link.parent.resolve().is_relative_to(link.resolve()):
                     pending.append(link)
-            yield Path(directory), names
+            yield Path(directory), left_out.choose(names, inside)

@@ -14,6 +14,18 @@ from typing import Any, TypeGuard
 
 from visplay.functional.parsing import parse_boxed
 
+# What JSON and Python escape with in a list of texts. A letter after one of n, t, r, b and f may as well make a command
+# of LaTeX of it: for n, t and r those that there are, for b and f, which no text has, whatever it is.
+_COMMANDS = (
+    r"n(?:abla|atural|e|earrow|eg|eq|eqq|exists|geq|gtr|leftarrow|leq|less|mid|newline|ot|otin|parallel|prec|rightarrow"
+    r"|sim|subset|subseteq|succ|supseteq|u|warrow)"
+    r"|t(?:an|anh|au|binom|ext[a-z]*|frac|herefore|heta|hinspace|ilde|imes|o|op|riangle[a-z]*)"
+    r"|r(?:angle|brace|brack|ceil|floor|ho|ight[a-z]*|m|Vert|vert)|[bf][A-Za-z]+"
+)
+_WRITTEN_ESCAPE = re.compile(
+    rf"\\(?:[\\'\"/]|(?!(?:{_COMMANDS})(?![A-Za-z]))[ntrbf]|x[0-9a-fA-F]{{2}}|u[0-9a-fA-F]{{4}}|U[0-9a-fA-F]{{8}})"
+)
+_BACKSLASHES = re.compile(r"\\\\|\\(?!['\"])")
 _MARK = re.compile(r"<image(?:[ \t]*(\d+))?>")
 _AT_THE_ENDS = re.compile(rf"\A(?:\s*{_MARK.pattern})+\s*|\s*(?:{_MARK.pattern}\s*)+\Z")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -83,23 +95,22 @@ def place_marks(text: str, images: int) -> str:
 
 
 def read_options(value: object) -> tuple[str, ...]:
-    """The options of a multiple-choice question: a list, a mapping by letter, or either of them written as text.
+    r"""The options of a multiple-choice question: a list, a mapping by letter, or either of them written as text.
 
     None for an empty cell or an empty list; a ValueError if the cell holds something else.
+
+    In a list written as text, a backslash before what neither Python nor JSON escapes begins a command of LaTeX; then
+    every backslash of the cell is LaTeX's.
 
     Example:
         >>> read_options("['a cat', 'a dog']"), read_options({"A": "red", "B": 2}), read_options("")
         (('a cat', 'a dog'), ('red', '2'), ())
+        >>> read_options(r"['\frac{1}{2}', '\theta']") == read_options(r"['\\frac{1}{2}', '\\theta']")
+        True
     """
     parsed = value
     if isinstance(value, str) and value.strip():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of backslashes that begin no escape, as LaTeX has them
-                parsed = ast.literal_eval(value.strip())
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            with suppress(ValueError):
-                parsed = json.loads(value)
+        parsed = _parse_literal(value.strip())
     elif value is None or isinstance(value, str):
         return ()
     if parsed is None:
@@ -108,7 +119,9 @@ def read_options(value: object) -> tuple[str, ...]:
         parsed = [parsed[name] for name in sorted(parsed, key=str) if parsed[name] is not None]
     if not _is_list_of_texts(parsed):
         raise ValueError(f"options are {str(value)[:60]!r}, not a list of texts")
-    return tuple(str(option).strip() for option in parsed)
+    options = tuple(str(option).strip() for option in parsed)
+    "".join(options).encode()  # half a character, as an escape may write it, could not be stored
+    return options
 
 
 def append_options(problem: str, options: Sequence[str]) -> str:
@@ -161,6 +174,18 @@ def read_metadata(row: Mapping[str, Any], used: Collection[str], options: Sequen
     cells = {name: value for name, value in row.items() if name not in used} | {"options": options}
     texts = {name: _write(value) for name, value in cells.items()}
     return {name: text for name, text in texts.items() if text}
+
+
+def _parse_literal(text: str) -> object:
+    """The value that a text is in JSON or in Python; the text itself if it is none."""
+    if "\\" in _WRITTEN_ESCAPE.sub("", text):
+        text = _BACKSLASHES.sub(lambda found: found[0] * 2, text)
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an escape that JSON knows and Python does not
+        return ast.literal_eval(text)
+    return text
 
 
 def _write(value: object) -> str:

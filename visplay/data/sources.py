@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HTTPError
 from pyarrow.dataset import ParquetFragmentScanOptions
+
+from visplay.data.files import LeftOut, is_hidden
+from visplay.data.hub_names import check_reachable
+
+logger = logging.getLogger(__name__)
 
 ALLOWED = (
     "give a .parquet or .arrow file, a pattern of such files, a directory that holds them or that save_to_disk wrote, "
@@ -84,7 +90,10 @@ def find_origin(source: str | Path, split: str | None = "train") -> Origin:
     if os.path.exists(text):
         return _find_files(text, [text], split)
     if glob.has_magic(text):
-        return _find_files(text, sorted(filter(os.path.isfile, glob.glob(text, recursive=True))), split)
+        named = Path(text).parts
+        found = [path for path in glob.glob(text, recursive=True) if os.path.isfile(path)]
+        meant = [path for path in found if not any(is_hidden(part) and part not in named for part in Path(path).parts)]
+        return _find_files(text, sorted(meant), split)
     hub = _HUB_NAME.fullmatch(text)
     if hub is None or Path(text).suffix in _KINDS:
         raise FileNotFoundError(f"source: {text!r} does not exist; {ALLOWED}")
@@ -108,12 +117,19 @@ def open_origin(origin: Origin, revision: str | None = None) -> datasets.Dataset
     return datasets.Dataset(table.data, info=info, split=datasets.NamedSplit(split))
 
 
-def list_files(directory: str | Path) -> list[str]:
-    """Paths of all files below a directory, sorted, without hidden ones; links to directories are not followed."""
+def list_files(directory: str | Path, left_out: LeftOut | None = None) -> list[str]:
+    """Paths of all files below a directory, sorted; links to directories are not followed.
+
+    Args:
+        directory: The directory.
+        left_out: Notes what is hidden, see ``visplay.data.files.is_hidden``, which is not among them.
+    """
+    left_out = LeftOut() if left_out is None else left_out
     found = []
     for top, subdirectories, names in os.walk(directory):
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        found += [os.path.join(top, name) for name in names if not name.startswith(".")]
+        inside = os.path.relpath(top, directory) if top != str(directory) else ""
+        subdirectories[:] = left_out.choose(sorted(subdirectories), inside)
+        found += [os.path.join(top, name) for name in left_out.choose(sorted(names), inside)]
     return sorted(found)
 
 
@@ -131,9 +147,15 @@ def _find_in_directory(directory: Path, split: str | None) -> Origin:
     name = directory.resolve().name
     if is_saved(directory):
         return Origin("saved", str(directory), split, name, directory, {})
-    files = [path for path in list_files(directory) if is_table(path)]
+    left_out = LeftOut()
+    there = list_files(directory, left_out)
+    files = [path for path in there if is_table(path)]
+    left_out.count(path for path in there if not is_table(path))
     if not files:
-        raise ValueError(f"source: the directory {str(directory)!r} holds neither parquet nor arrow files; {ALLOWED}")
+        holds = f"holds neither parquet nor arrow files, but {left_out or 'nothing'}"
+        raise ValueError(f"source: the directory {str(directory)!r} {holds}; {ALLOWED}")
+    if left_out:
+        logger.warning("%s: %d tables, left out %s", directory, len(files), left_out)
     splits: dict[str, list[str]] = {}
     for path in files:
         words = re.split(r"[\W_\d]+", os.path.splitext(os.path.relpath(path, directory))[0].lower())
@@ -174,6 +196,7 @@ def _check_split(source: str, split: str | None, known: list[str]) -> str:
 def _load(origin: Origin, revision: str | None) -> Any:
     try:
         if origin.kind == "hub":
+            check_reachable(origin.path, "dataset")
             return datasets.load_dataset(origin.path, revision=revision, split=origin.split)
         if origin.kind == "saved":
             return datasets.load_from_disk(origin.path)

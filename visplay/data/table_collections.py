@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset
 
-from visplay.data.decoding import ImageLimits
+from visplay.data.decoding import EXTENSIONS, ImageLimits
 from visplay.data.image_columns import count_per_row, find_column, read_image, split_images
-from visplay.data.image_folder import EXTENSIONS, ImageFolder, UnusableItemError
+from visplay.data.image_folder import ImageFolder, UnusableItemError
 from visplay.data.question_text import BARE_MARK, read_text, unwrap_answer
 from visplay.data.sources import Origin, find_origin, is_saved, is_table, list_files, open_origin
 from visplay.types import Example, UnlabeledImage
@@ -169,8 +170,8 @@ class LabelledTable(Dataset[Example]):
         """
         key, columns = self.key(index), self.columns
         number = range(len(self))[index]
-        row = self._table[number]
         try:
+            row = self._table[number]  # text that is not UTF-8 is found here
             problem = BARE_MARK.sub("", read_text(row, columns.problem)).strip()
             answer = unwrap_answer(read_text(row, columns.answer))
             for name, text in ((columns.problem, problem), (columns.answer, answer)):
@@ -180,13 +181,14 @@ class LabelledTable(Dataset[Example]):
             if len(images) != 1:
                 raise ValueError(f"{len(images)} images; a row must have one")
             score = row.get("score")
+            scored = isinstance(score, int | float) and math.isfinite(score)
             return Example(
                 key=key,
                 image=read_image(images[0], self._directory, self.limits),
                 problem=problem,
                 answer=answer,
                 problem_type=read_text(row, columns.problem_type),
-                score=float(score) if isinstance(score, int | float) else 1.0,
+                score=float(score) if scored else 1.0,
                 image_id=f"{self._name}:{number}",
             )
         except ValueError as error:

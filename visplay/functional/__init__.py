@@ -32,7 +32,7 @@ from visplay.functional.losses import (
     token_truncated_weights,
 )
 from visplay.functional.majority_vote import is_valid_vote, vote
-from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question
+from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question, split_thought
 from visplay.functional.phases import permuted_indices
 from visplay.functional.rewards import (
     agreement,
@@ -147,6 +147,7 @@ __all__ = [
     "sequence_policy_loss",
     "sequence_sum_weights",
     "signed_questioner_rewards",
+    "split_thought",
     "token_logps",
     "token_mean_weights",
     "token_truncated_weights",

@@ -15,7 +15,7 @@ _FORMAT = re.compile(rf"\s*(?:{_PART['type']}\s*)?{_PART['question']}\s*(?:{_PAR
 _ANYWHERE = {name: re.compile(f"<{name}>(?P<part>.*?)</{name}>", re.DOTALL) for name in _PARTS}
 _SPACED_TAG = re.compile(rf"<\s*(/?)\s*({'|'.join(_PARTS)})\s*>")
 _SPACE_AROUND_BRACKETS = re.compile(r"\s*([<>/])\s*")
-_THOUGHT = re.compile(r"<think>.*</think>\s*\\boxed\{.*\}\s*", re.DOTALL)
+_BOXED = re.compile(r"\s*\\boxed\{.*\}\s*", re.DOTALL)
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -32,7 +32,8 @@ def parse_question(
 
     The whole text is ``<type>..</type><question>..</question><answer>..</answer>``, each tag at most once and in this
     order, with white space between and around; no part contains a tag. The question is never empty. With
-    ``text_around`` the first of each part counts wherever it stands, as in the released code.
+    ``text_around`` the first of each part counts wherever it stands, as in the released code. A thought before all
+    that, see ``split_thought``, is passed over.
 
     Args:
         text: What the Questioner wrote.
@@ -53,12 +54,17 @@ def parse_question(
         Question(text='How many?', kind='numerical', answer=None)
         >>> parse_question("Sure: <type>numerical</type><question>How many?</question>") is None
         True
+        >>> parse_question("<think>Eggs?</think><type>numerical</type><question>How many?</question>").text
+        'How many?'
     """
     if unknown := set(require) - set(_PARTS):
         raise ValueError(f"require: parts are among {_PARTS}, got {sorted(unknown)}")
     if spaced_tags:
         text = _SPACED_TAG.sub(r"<\1\2>", text)
-    found = _find_parts(text) if text_around else _match_parts(text)
+    thought, form = split_thought(text)
+    if not text_around and not _begins(thought):
+        return None
+    found = _find_parts(form) if text_around else _match_parts(form)
     parts = {name: (found.get(name) or "").strip() for name in _PARTS}
     if not all(parts[name] for name in {"question", *require}):
         return None
@@ -69,7 +75,7 @@ def parse_question(
 
 
 def parse_boxed(text: str) -> str | None:
-    r"""Read the final answer: the content of the last ``\boxed{...}``.
+    r"""Read the final answer: the content of the last ``\boxed{...}``, of those behind the thought if there is one.
 
     Args:
         text: What the Reasoner wrote.
@@ -82,6 +88,7 @@ def parse_boxed(text: str) -> str | None:
         >>> parse_boxed(r"So \boxed{1}; no: \boxed{\frac{1}{2}}.")
         '\\frac{1}{2}'
     """
+    _, text = split_thought(text)
     boxes = list(_BOX.finditer(text))
     if not boxes:
         return None
@@ -93,13 +100,35 @@ def parse_boxed(text: str) -> str | None:
 def has_thought(text: str) -> bool:
     r"""Whether an answer is ``<think>...</think>\boxed{...}`` and nothing else: the format of the released reward.
 
-    White space does not count around the parts and within tags.
+    White space does not count around the parts and within tags. The opening mark is in the prompt where a chat template writes it, and need not be in the answer.
 
     Example:
         >>> has_thought(r"<think>one, two</think> \boxed{2}"), has_thought(r"<think>one, two</think> so \boxed{2}")
         (True, False)
     """
-    return _THOUGHT.fullmatch(_SPACE_AROUND_BRACKETS.sub(r"\1", text)) is not None
+    thought, answer = split_thought(_SPACE_AROUND_BRACKETS.sub(r"\1", text))
+    return thought is not None and _begins(thought) and _BOXED.fullmatch(answer) is not None
+
+
+def split_thought(text: str) -> tuple[str | None, str]:
+    r"""Split what a model that thinks wrote into its thought and what follows the thought.
+
+    The thought ends with the last ``</think>``, as it may quote any mark; where it begins is for the caller to judge,
+    as chat templates may have opened it already. Without that mark there is no thought.
+
+    Example:
+        >>> split_thought(r"<think>Is </think> a tag? \boxed{1}</think>\boxed{2}")
+        ('<think>Is </think> a tag? \\boxed{1}', '\\boxed{2}')
+        >>> split_thought("no thought")
+        (None, 'no thought')
+    """
+    thought, end, rest = text.rpartition("</think>")
+    return (thought, rest) if end else (None, text)
+
+
+def _begins(thought: str | None) -> bool:
+    """Whether a thought, if there is one, begins with its mark, or has none as the chat template wrote it."""
+    return thought is None or thought.lstrip().startswith("<think>") or "<think>" not in thought
 
 
 def _match_parts(text: str) -> dict[str, str | None]:

@@ -195,13 +195,11 @@ def answer_batch(reasoner: Answerer, batch: BenchmarkBatch, answering: Answering
     sampling, skipped = answering.sampling(reasoner, seed), dict(batch.skipped)
     asked: list[tuple[Example, Prompt]] = []
     for example, prompt in zip(batch.examples, reasoner.prompts(batch.examples, answering.template), strict=True):
-        if reasoner.vlm.fits(prompt, sampling.max_new_tokens):
+        too_long = reasoner.vlm.why_too_long(prompt, sampling.max_new_tokens)
+        if too_long is None:
             asked.append((example, prompt))
         else:
-            skipped[example.key] = (
-                f"a prompt of {reasoner.vlm.prompt_tokens(prompt)} tokens and an answer of {sampling.max_new_tokens} "
-                f"do not fit the context of {reasoner.vlm.context_tokens}"
-            )
+            skipped[example.key] = too_long
     prompts = [prompt for _, prompt in asked]
     greedy = reasoner.engine.generate(
         reasoner.vlm, prompts, replace(sampling, n=1, temperature=0.0, top_p=1.0, top_k=0)

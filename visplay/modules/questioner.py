@@ -142,13 +142,19 @@ class Questioner(Role):
         keyed = zip(distinct_keys(items), items, strict=True)
         return [self.vlm.encode(key, template or self.template, item.image) for key, item in keyed]
 
-    def parse(self, completion: Completion) -> Question | None:
-        """The question, or None if the completion was truncated or does not have the required form."""
-        return self.format.parse(completion.text) if completion.finished else None
+    def parse(self, completion: Completion, opened: str = "") -> Question | None:
+        """The question, or None if the completion was truncated or does not have the required form.
+
+        Args:
+            completion: What was sampled.
+            opened: The mark of a thought that the prompt ends with.
+        """
+        return self.format.parse(opened + completion.text) if completion.finished else None
 
     def ask(self, rollout: Rollout) -> list[list[Question | None]]:
         """The questions of a rollout, (N, G)."""
-        return [[self.parse(completion) for completion in group] for group in rollout.completions]
+        groups = zip(rollout.prompts, rollout.completions, strict=True)
+        return [[self.parse(completion, prompt.opened) for completion in group] for prompt, group in groups]
 
     def judge(self, items: Sequence[UnlabeledImage], rollout: Rollout, seed: int) -> Judgement:
         """Reward questions (N, G) by how much the Reasoner disagrees with itself and by how common they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from visplay.types import (
     Vote,
     derive_seed,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Reasoner(Role):
@@ -67,6 +70,11 @@ class Reasoner(Role):
         self.grader = Grader(grading_seconds, grading)
 
     @property
+    def templates(self) -> tuple[Template | None, ...]:
+        """The prompt, and that of its votes."""
+        return self.template, self.voting.template
+
+    @property
     def validated(self) -> Reasoner:
         """This Reasoner."""
         return self
@@ -95,7 +103,8 @@ class Reasoner(Role):
         """Reward answers (N, G) that agree with the example's answer."""
         answers = self.answers(rollout)  # (N, G)
         agrees = torch.stack([self._agree(a, item.answer) for a, item in zip(answers, items, strict=True)])
-        formatted = torch.tensor([[c.finished and has_thought(c.text) for c in g] for g in rollout.completions])
+        groups = zip(rollout.prompts, rollout.completions, strict=True)
+        formatted = torch.tensor([[c.finished and has_thought(p.opened + c.text) for c in g] for p, g in groups])
         rewards = self.reward(agrees, formatted)  # (N, G)
         parsed = [answer is not None for group in answers for answer in group]
         statistics = {
@@ -142,12 +151,19 @@ class Reasoner(Role):
         )
         template = voting.template or self.template
         prompts: dict[tuple[int, int], Prompt] = {}
+        too_long: list[str] = []
         for n, (key, item, group) in enumerate(zip(distinct_keys(images), images, questions, strict=True)):
             for g, question in enumerate(group):
                 if question is not None:
                     prompt = self.vlm.encode(f"{key}#{g}", template, item.image, question=question.text)
-                    if self.vlm.fits(prompt, sampling.max_new_tokens):
+                    reason = self.vlm.why_too_long(prompt, sampling.max_new_tokens)
+                    if reason is None:
                         prompts[n, g] = prompt
+                    else:
+                        too_long.append(reason)
+        if too_long:
+            asked = len(prompts) + len(too_long)
+            logger.warning("%d of %d questions are not voted on, for example: %s", len(too_long), asked, too_long[0])
         sampled = self.engine.generate(self.vlm, list(prompts.values()), sampling)
         votes: dict[tuple[int, int], Vote] = {}
         for (index, prompt), completions in zip(prompts.items(), sampled, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch.optim import AdamW
 
@@ -86,6 +86,11 @@ class Role(GRPOModule):
         return self.learner.config
 
     @property
+    def templates(self) -> tuple[Template | None, ...]:
+        """What it prompts its policy with; null is another one of them."""
+        return (self.template,)
+
+    @property
     def engine(self) -> Engine:
         """The rollout engine.
 
@@ -131,6 +136,11 @@ class Role(GRPOModule):
         prompts = self.prompts(items, template)
         completions = self.engine.generate(self.vlm, prompts, self.sampling(n, seed, **settings))
         return Rollout(tuple(prompts), tuple(tuple(group) for group in completions))
+
+    def why_not_asked(self, item: Any, template: Template | None = None) -> str | None:
+        """Why there is no room in the context for an item's prompt and a completion; None where there is."""
+        (prompt,) = self.prompts([item], template)
+        return self.vlm.why_too_long(prompt, self.config.max_new_tokens)
 
     def collate(self, rollout: Rollout) -> GroupBatch:
         """The rollout as tensors where the policy is."""

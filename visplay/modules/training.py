@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
@@ -38,6 +38,9 @@ class TrainedRole(LearningRole, Protocol):
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer of its policy."""
+
+    def why_not_asked(self, item: Any, template: Template | None = None) -> str | None:
+        """Why an item does not fit the context; None where it does."""
 
 
 class GRPOModule(AnsweringModule):
@@ -93,6 +96,21 @@ class GRPOModule(AnsweringModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimizer per role, in their order."""
         return [role.make_optimizer() for role in self.roles.values()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the weights alone: an optimizer's settings are the configuration's, and its state begins with a phase.
+
+        Raises:
+            ValueError: The weights are not those of this module.
+        """
+        checkpoint["optimizer_states"] = []
+        own, given = ({n: tuple(w.shape) for n, w in s.items()} for s in (self.state_dict(), checkpoint["state_dict"]))
+        if differing := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
+            name = differing[0]
+            raise ValueError(
+                f"ckpt_path: {len(differing)} weights are not those of the configured model, such as {name!r}: "
+                f"{given.get(name, 'missing')} in the checkpoint and {own.get(name, 'missing')} here"
+            )
 
     def active_optimizer(self) -> Optimizer:
         """The active role's optimizer."""

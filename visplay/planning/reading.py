@@ -141,7 +141,8 @@ def _image(empty: VLM, config: Any) -> ImageSize:
     processor = empty.processor.image_processor
     size = dict(processor.size)
     if hasattr(vision, "spatial_merge_size"):
-        return ImageSize(size["shortest_edge"], size["longest_edge"], size["longest_edge"] // most)
+        token = (processor.patch_size * processor.merge_size) ** 2
+        return ImageSize(size["shortest_edge"], size["longest_edge"], token)
     side = vision.image_size
     longest = size.get("longest_edge", side)
     canvases = getattr(processor, "image_grid_pinpoints", [(longest, longest)] if longest > side else [])

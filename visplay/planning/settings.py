@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from visplay.callbacks.curation import Curation
 from visplay.callbacks.engines.vllm_engine import EngineSettings
+from visplay.modules.families.qwen2_5_vl import most_scaled_tokens
 from visplay.modules.learner.grpo import GRPOConfig
 from visplay.modules.voting import Voting
 from visplay.planning.activations import Precision
@@ -36,7 +37,9 @@ class ImageSize:
     @property
     def most_tokens(self) -> int:
         """Tokens of the largest image."""
-        return self.tiled[0] if self.tiled else max(1, self.most_pixels // self.token_pixels)
+        if self.tiled:
+            return self.tiled[0]
+        return most_scaled_tokens(self.least_pixels, self.most_pixels, self.token_pixels)
 
     def most_patches(self, patches_per_token: int) -> int:
         """Patches of the largest image."""

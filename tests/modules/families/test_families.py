@@ -6,10 +6,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from families import FAMILIES, plain_logps, processed
 from visplay.callbacks import TransformersRollout
 from visplay.modules import Tuning
+from visplay.modules.families.qwen2_5_vl import most_scaled_tokens
 from visplay.modules.policy.attention import GROUPED_SDPA
 from visplay.modules.policy.hidden_states import padded_hidden_states
 from visplay.prompts import Template
@@ -221,8 +223,28 @@ def test_an_image_becomes_what_the_processor_makes_of_it(vlm, tiny):
         assert torch.equal(batch.input_ids, inputs["input_ids"]), size
         assert vlm.image_tokens(image) == len(vlm.image_token_ids(image))
         assert vlm.prompt_tokens(prompt) == batch.input_ids.shape[1]
-        most = max(most, vlm.image_tokens(image) if max(size) < 12 * min(size) else 0)
+        most = max(most, vlm.image_tokens(image))
+    narrow = ((8 * ratio + more, 8) for ratio in (1, 3, 7, 19, 20, 21, 50, 100, 199) for more in range(9))
+    large = ((20 * ratio, 20) for ratio in (40, 100, 150, 199, 200))
+    for width, height in (*narrow, *large):
+        for size in ((width, height), (height, width)):
+            most = max(most, vlm.image_tokens(Image.new("RGB", size)))
     assert most <= vlm.most_image_tokens <= 1.5 * most
+
+
+@pytest.mark.parametrize("least", [1, 4, 9, 20, 64, 300])
+@pytest.mark.parametrize("most", [9, 20, 64, 300, 5349])
+def test_no_image_has_more_tokens_than_the_bound(least, most):
+    """Every shape that the processor's own arithmetic could treat differently."""
+    if least > most:
+        pytest.skip("no limits")
+    bound, found = most_scaled_tokens(least * 784, most * 784, 784), 0
+    shorts = (*range(8, 60), 100, 333)
+    for short in shorts:
+        for ratio in (*(1 + step / 16 for step in range(64)), *range(5, 201), 199.9):
+            sides = smart_resize(short, int(short * ratio), 28, least * 784, most * 784)
+            found = max(found, sides[0] * sides[1] // 784)
+    assert found <= bound <= 1.15 * found
 
 
 def test_what_a_user_writes_is_no_control_token(vlm):

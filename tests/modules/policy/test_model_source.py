@@ -52,7 +52,7 @@ def test_limits_are_those_of_the_configured_model(like, other, tmp_path):
     path = _checkpoint(tmp_path / "run.ckpt", vlm=other)
     for source in (ModelSource(), ModelSource(str(tmp_path / "saved")), ModelSource(path)):
         vlm = source.load(like)
-        assert (vlm.most_image_tokens, vlm.context_tokens) == (25, 200)
+        assert (vlm.most_image_tokens, vlm.context_tokens) == (70, 200)
 
 
 def test_both_roles_of_a_run(like, base, other, tmp_path):

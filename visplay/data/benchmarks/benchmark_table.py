@@ -108,8 +108,8 @@ class BenchmarkTable:
         index = range(len(self))[index]
         key, columns = self.keys[index], self.source.columns
         file, number = self._rows[index]
-        row = file.table[number]
         try:
+            row = file.table[number]
             cells = _take_images(row[file.images])
             problem, answer = self._texts(row, len(cells))
             images = []
@@ -139,8 +139,8 @@ class BenchmarkTable:
             UnusableItemError: If the row cannot be used for another reason than the content of its images.
         """
         file, number = self._rows[index]
-        row = file.table[number]
         try:
+            row = file.table[number]
             return self._texts(row, len(_take_images(row[file.images])))
         except ValueError as error:
             raise UnusableItemError(self.keys[index], str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from visplay.modules.policy.loading import Part
 from visplay.modules.policy.vlm import VLM
+
+MOST_ASPECT_RATIO = 200
+"""Of the sides of an image; the processor takes no narrower one."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,29 @@ class Patches:
 
     values: Tensor
     grids: Tensor
+
+
+def most_scaled_tokens(least_pixels: int, most_pixels: int, token_pixels: int) -> int:
+    """Most tokens of an image that is scaled to an area between two, its sides rounded to those of tokens.
+
+    A large image is scaled down and its sides rounded down, but to one row at least: one of 200 to 1 keeps
+    √(200 M) columns, where M tokens have the largest area. A small one is scaled up and its sides rounded up.
+
+    Args:
+        least_pixels: A smaller image is scaled up to this area.
+        most_pixels: A larger image is scaled down to this area.
+        token_pixels: Area of one token.
+
+    Example:
+        >>> most_scaled_tokens(262_144, 4_194_304, 784), most_scaled_tokens(4 * 784, 20 * 784, 784)
+        (5349, 63)
+    """
+    least, most = least_pixels / token_pixels, most_pixels / token_pixels
+    down = max(1, int(most), math.isqrt(int(MOST_ASPECT_RATIO * most)) if most < MOST_ASPECT_RATIO else 0)
+    rows = math.ceil(math.sqrt(least / MOST_ASPECT_RATIO))
+    up = [rows * (int(math.sqrt(least * MOST_ASPECT_RATIO)) + 1)]
+    up += [more * (int(least / (more - 1)) + 1) for more in range(rows + 1, math.ceil(math.sqrt(least)) + 1)]
+    return max(down, *up)
 
 
 class PatchProduct(nn.Conv3d):
@@ -54,9 +81,10 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
 
     @property
     def most_image_tokens(self) -> int:
-        """The largest area over the area of one token."""
+        """Tokens of the largest area, or of a narrow image where that is small."""
         processor = self.processor.image_processor
-        return processor.size["longest_edge"] // (processor.patch_size * processor.merge_size) ** 2
+        size, side = processor.size, processor.patch_size * processor.merge_size
+        return most_scaled_tokens(size["shortest_edge"], size["longest_edge"], side**2)
 
     def limit_pixels(self, min_pixels: int | None, max_pixels: int | None) -> None:
         """Set the processor's areas; images are scaled to a multiple of a token's side in between.

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from transformers import AutoProcessor
 
+from visplay.data.hub_names import check_reachable
+
 ADAPTER_CONFIG = "adapter_config.json"
 """What an adapter has instead of a model's configuration; the name is peft's."""
 Part = Literal["vision_tower", "projector", "language_model"]
@@ -25,6 +27,7 @@ def load_processor(path: str, revision: str | None) -> Any:
         missing = [name for name in needed if not (directory / name).is_file()]
         raise FileNotFoundError(f"path: {path!r} has no {' and no '.join(missing)}; save model AND processor")
     try:
+        check_reachable(path, "model")
         processor = AutoProcessor.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(

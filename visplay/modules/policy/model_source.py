@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
 
+from visplay.data.hub_names import check_reachable
 from visplay.modules.policy.loading import ADAPTER_CONFIG
 from visplay.modules.policy.saving import merge_adapter
 from visplay.modules.policy.tuning import Tuning
@@ -40,12 +42,14 @@ class ModelSource:
         """See early, before another model is evaluated, that there is something to load.
 
         Raises:
+            ConnectionError: It may be on the Hub, which does not answer.
             FileNotFoundError: There is no such checkpoint, or what looks like a path is no directory with a model.
-            ValueError: It is no checkpoint of a run, or holds no policy of the role.
+            ValueError: It is no checkpoint of a run, damaged, or holds no policy of the role.
         """
         if self.path is None:
             return
         if self.is_of_a_run:
+            check_checkpoint(self.path)
             read_policy(self.path, self.role)
             return
         path = Path(self.path)
@@ -54,6 +58,7 @@ class ModelSource:
             raise FileNotFoundError(
                 f"path: {self.path!r} is neither a Hub name nor a directory with a config.json or an {ADAPTER_CONFIG}"
             )
+        check_reachable(self.path, "model")
 
     def load(self, like: VLM) -> VLM:
         """Load the weights.
@@ -103,6 +108,51 @@ def _restore(vlm: VLM, path: str, role: str) -> None:
     vlm.load_state_dict({f"model.{name}": weight for name, weight in weights.items()})
 
 
+def read_checkpoint(path: str, argument: str = "path") -> dict[str, Any]:
+    """What a run wrote into a checkpoint, as tensors and plain values; tensors stay on the disk until they are used.
+
+    Args:
+        path: The file.
+        argument: What errors call it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint of a run, or not a whole one.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{argument}: there is no checkpoint {path!r}; give a file *.ckpt that a run wrote")
+    if not is_zipfile(path):
+        size = Path(path).stat().st_size
+        raise ValueError(
+            f"{argument}: {path!r} is no checkpoint of a run, or not a whole one: {size} bytes, and no archive"
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # what torch makes of bytes that are no archive of its own is no list of errors
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{argument}: {path!r} is no checkpoint of a run, or not a whole one: {reason}") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise ValueError(f"{argument}: {path!r} is no checkpoint of a run: it has no state_dict")
+    return checkpoint
+
+
+def check_checkpoint(path: str, argument: str = "path") -> None:
+    """See that a checkpoint is as it was written, by the checksums in it; torch reads damaged weights as they are.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint of a run, not a whole one, or damaged.
+    """
+    read_checkpoint(path, argument)
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (BadZipFile, OSError) as error:
+        raise ValueError(f"{argument}: {path!r} is damaged: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"{argument}: {path!r} is damaged: the checksum of {damaged!r} in it is another")
+
+
 def read_policy(path: str, role: str) -> dict[str, Tensor]:
     """Weights of a role's policy in a checkpoint of a run; of a role that was fitted alone, whatever its name.
 
@@ -110,12 +160,7 @@ def read_policy(path: str, role: str) -> dict[str, Tensor]:
         FileNotFoundError: There is no such checkpoint.
         ValueError: It is no checkpoint of a run, or holds no policy of the role.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"path: there is no checkpoint {path!r}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except (EOFError, KeyError, OSError, RuntimeError, TypeError, UnpicklingError) as error:
-        raise ValueError(f"path: {path!r} is no checkpoint of a run, or not a whole one: {error!r}") from error
+    state = read_checkpoint(path)["state_dict"]
     for prefix in (f"{role}.vlm.model.", "vlm.model."):
         if weights := {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}:
             return weights

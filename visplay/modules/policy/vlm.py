@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ class VLM(Adaptable):
             again = {} if self.adapters is None else {"context_fn": self.adapters.checkpoint_contexts}
             self.model.gradient_checkpointing_enable({"use_reentrant": False} | again)
             self.model.disable_input_require_grads()  # gradients would run through a frozen vision tower
-        ids = torch.tensor(self._banned_token_ids(), dtype=torch.long)
+        marks, _ = _control_ids(self.tokenizer)
+        ids = torch.tensor([i for i in self._banned_token_ids() if i not in marks], dtype=torch.long)
         self.register_buffer("banned_token_ids", ids, persistent=False)
         self.limit_pixels(self.min_pixels, self.max_pixels)
         if self.most_image_tokens >= self.context_tokens:
@@ -173,15 +175,29 @@ class VLM(Adaptable):
     def encode(self, key: str, template: Template, images: Image | Sequence[Image] | None, **fields: str) -> Prompt:
         """Make a prompt of an image, several in their order, or none, and a template's text."""
         images = () if images is None else (images,) if isinstance(images, Image) else tuple(images)
-        return Prompt(key, encode_prompt(self.tokenizer, template, images=len(images), **fields), images)
+        ids = encode_prompt(self.tokenizer, template, images=len(images), **fields)
+        end = self.tokenizer.decode(list(ids[-8:])).rstrip()  # eight at most where the mark is no token of its own
+        return Prompt(key, ids, images, "<think>" if end.endswith("<think>") else "")
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a completion, control tokens left out."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Text of a completion, control tokens left out, but not the marks of a thought."""
+        marks, control = _control_ids(self.tokenizer)
+        if marks.isdisjoint(token_ids):
+            return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode([t for t in token_ids if t not in control], clean_up_tokenization_spaces=False)
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Whether the prompt and a completion of full length fit the context."""
         return self.prompt_tokens(prompt) + max_new_tokens <= self.context_tokens
+
+    def why_too_long(self, prompt: Prompt, max_new_tokens: int) -> str | None:
+        """Why the prompt and a completion of full length do not fit the context; None where they do."""
+        if self.fits(prompt, max_new_tokens):
+            return None
+        return (
+            f"a prompt of {self.prompt_tokens(prompt)} tokens and an answer of {max_new_tokens} "
+            f"do not fit the context of {self.context_tokens}"
+        )
 
     def collate(self, prompts: Sequence[Prompt]) -> PromptBatch:
         """Expand placeholders and pad on the left, see ``visplay.modules.policy.collation.collate``."""
@@ -258,3 +274,11 @@ class VLM(Adaptable):
     def save(self, directory: str | Path, form: ExportFormat = ExportFormat("float32")) -> None:  # noqa: B008 (frozen)
         """Write a Hugging Face directory, see ``visplay.modules.policy.saving.write_policy``."""
         write_policy(self, directory, form)
+
+
+@lru_cache(maxsize=8)
+def _control_ids(tokenizer: Any) -> tuple[frozenset[int], frozenset[int]]:
+    """Of a tokenizer's control tokens, the marks of a thought, which are text here, and the others."""
+    special = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    marks = frozenset(index for index, token in special.items() if token in ("<think>", "</think>"))
+    return marks, frozenset(special) - marks
