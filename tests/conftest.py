@@ -35,8 +35,9 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path_factory):
-    """Tables are converted into a cache of the test run's own."""
+    """Tables are converted into a cache of the test run's own, and checks of models are noted there."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+    monkeypatch.setenv("VISPLAY_CACHE", str(tmp_path_factory.getbasetemp() / "visplay"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from visplay.modules import LlavaOnevision, Qwen2_5_VL, Qwen3_VL, SmolVLM
+from visplay.modules import Gemma3, InternVL, LlavaOnevision, Qwen2_5_VL, Qwen3_VL, SmolVLM
 from visplay.modules.policy.vlm import VLM
 from visplay.tiny import BASE
 
@@ -46,9 +46,17 @@ CHAT = (  # system messages as parts only, as the checkpoints of both families h
 )
 
 
-def tokenizer(*control: str, chat_template: str | None = None) -> Any:
-    """The embedded base's, with more control tokens."""
-    found = hf.AutoTokenizer.from_pretrained(BASE)
+TURNS = (  # as Gemma's: system messages before the image, in the user's turn
+    "{% for message in messages %}{% if message.role == 'system' %}<|im_start|>user\n{{ message.content }}\n\n"
+    "{% else %}{% if loop.first %}<|im_start|>user\n{% endif %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<start_of_image>{% else %}{{ part.text | trim }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tokenizer(*control: str, chat_template: str | None = None, **named: str) -> Any:
+    """The embedded base's, with more control tokens, of which some have names."""
+    found = hf.AutoTokenizer.from_pretrained(BASE, **named)
     found.add_tokens([hf.AddedToken(token, special=True, normalized=False) for token in control])
     found.chat_template = chat_template or found.chat_template
     return found
@@ -148,19 +156,88 @@ def llava_onevision(directory: Path) -> None:
         chat_template=CHAT,
     )
     write(directory, hf.LlavaOnevisionForConditionalGeneration, config, processor)
-    released = ("vision_tower.", "vision_tower.vision_model.")  # as the released checkpoints have it
+    rename(directory, "vision_tower.", "vision_tower.vision_model.")
+
+
+def gemma3(directory: Path) -> None:
+    """Two of three text layers see windows, images have 16 tokens, and line breaks merge into one token."""
+    named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    words = tokenizer(chat_template=TURNS, **named)
+    words.add_tokens([hf.AddedToken("\n" * n, special=False, normalized=False) for n in (1, 2, 3, 4)])
+    text = TEXT | ids(words) | {"query_pre_attn_scalar": 32, "sliding_window": 24}
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    config = hf.Gemma3Config(
+        text_config=text | {"layer_types": kinds},
+        vision_config=VISION | {"image_size": 56, "vision_use_head": False},
+        mm_tokens_per_image=16,
+        boi_token_index=words.boi_token_id,
+        eoi_token_index=words.eoi_token_id,
+        image_token_index=words.image_token_id,
+        tie_word_embeddings=False,
+    )
+    images = hf.Gemma3ImageProcessor(size={"height": 56, "width": 56})
+    processor = hf.Gemma3Processor(images, words, image_seq_length=16, chat_template=TURNS)
+    write(directory, hf.Gemma3ForConditionalGeneration, config, processor)
+    rename(directory, "vision_tower.", "vision_tower.vision_model.")
+
+
+def internvl(directory: Path) -> None:
+    """At most six tiles of 28 pixels and 4 tokens each."""
+    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    words = tokenizer(chat_template=CHAT.replace("<image>", "<IMG_CONTEXT>\n"), video_token="<video>", **named)
+    config = hf.InternVLConfig(
+        text_config={"model_type": "qwen2"} | TEXT | ids(words),
+        vision_config=VISION,
+        image_token_id=words.context_image_token_id,
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    size = {"height": 28, "width": 28}
+    processor = hf.InternVLProcessor(
+        hf.GotOcr2ImageProcessor(size=size, max_patches=6),
+        words,
+        hf.InternVLVideoProcessor(size=size),
+        image_seq_length=4,
+        chat_template=words.chat_template,
+    )
+    write(directory, hf.InternVLForConditionalGeneration, config, processor)
+
+
+def llava(directory: Path, **text: Any) -> None:
+    """LLaVA 1.5, the family of examples/, on a text model of some kind."""
+    words = tokenizer("<image>", chat_template=CHAT)
+    config = hf.LlavaConfig(
+        text_config={"model_type": "llama"} | TEXT | ids(words) | text,
+        vision_config={"model_type": "clip_vision_model"} | VISION,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+    )
+    square = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    processor = hf.LlavaProcessor(
+        hf.CLIPImageProcessor(**square),
+        words,
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT,
+    )
+    write(directory, hf.LlavaForConditionalGeneration, config, processor)
+
+
+def rename(directory: Path, *change: str) -> None:
+    """Have a checkpoint call its weights as the released ones do."""
     weights = load_file(directory / "model.safetensors")
-    save_file({k.replace(*released): w for k, w in weights.items()}, directory / "model.safetensors", {"format": "pt"})
+    save_file({k.replace(*change): w for k, w in weights.items()}, directory / "model.safetensors", {"format": "pt"})
 
 
 @torch.no_grad()
 def write(directory: Path, architecture: Any, config: Any, processor: Any) -> None:
-    """Save a model with random weights, biases among them, and its processor."""
+    """Save a model with random weights, also where they begin at zero, and its processor."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = architecture(config)
         for name, weight in model.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith("bias") or not weight.any():
                 weight.normal_(std=0.1)
     text = config.text_config
     stops = [text.eos_token_id, text.pad_token_id]
@@ -190,13 +267,16 @@ FAMILIES = {
     "Idefics3": Tiny(SmolVLM, idefics3),
     "SmolVLM2": Tiny(SmolVLM, smolvlm2),
     "LLaVA-OneVision": Tiny(LlavaOnevision, llava_onevision),
+    "Gemma 3": Tiny(Gemma3, gemma3),
+    "InternVL": Tiny(InternVL, internvl),
 }
 
 
 def processed(vlm: VLM, tiny: Tiny, token_ids: Sequence[int], images: Sequence[Image]) -> dict[str, Any]:
     """A prompt through the checkpoint's own processor, from its text on, placeholders and all."""
     text = vlm.tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
-    out = vlm.processor(text=[text], images=list(images) or None, return_tensors="pt", **tiny.settings)
+    given = [list(images)] if images and tiny.family is Gemma3 else list(images) or None
+    out = vlm.processor(text=[text], images=given, return_tensors="pt", **tiny.settings)
     out.pop("batch_num_images", None)
     return dict(out)
 
@@ -206,9 +286,9 @@ def plain_logps(vlm: VLM, inputs: dict[str, Any], token_ids: Tensor) -> Tensor:
     prompt_tokens = inputs["input_ids"].shape[1]
     whole = dict(inputs, input_ids=torch.cat([inputs["input_ids"], token_ids[None]], 1))
     whole.pop("attention_mask")
-    if "mm_token_type_ids" in whole:
-        kinds = whole["mm_token_type_ids"]
-        whole["mm_token_type_ids"] = torch.cat([kinds, kinds.new_zeros(1, len(token_ids))], 1)
+    for name in {"mm_token_type_ids", "token_type_ids"} & whole.keys():
+        kinds = whole[name]
+        whole[name] = torch.cat([kinds, kinds.new_zeros(1, len(token_ids))], 1)
     logits = vlm.model(**whole, use_cache=False).logits[0, prompt_tokens - 1 : -1]
     logits = logits.index_fill(-1, vlm.banned_token_ids, -1e30)
     return logits.log_softmax(-1).gather(-1, token_ids[:, None]).squeeze(-1)

@@ -12,6 +12,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
     "vllm": [
         *(f"callbacks/engines/test_vllm{name}" for name in (".", "_adapters", "_families", "_loop")),
         *(f"callbacks/engines/test_vllm{name}" for name in ("_mismatch", "_ranks", "_server")),
+        "checking/test_family_check.py::test_vllm",
         "judge/test_vllm_judge.py",
         "test_configs.py::test_base[qwen",
         "test_configs.py::test_vllm",
@@ -43,6 +44,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "callbacks/test_diagnostics.py::test_divergence",
         "callbacks/test_self_play.py::test_a_run_continued",
         "callbacks/test_self_play.py::test_same_seed",
+        "checking/test_family_check.py",
         "evaluation/test_the_eight.py",
         "judge/test_faults.py",
         "modules/families/test_family_adapters.py",

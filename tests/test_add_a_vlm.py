@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers as hf
 from PIL import Image
 
-from families import CHAT, FAMILIES, TEXT, VISION, Tiny, ids, plain_logps, processed, tokenizer, write
+from families import FAMILIES, Tiny, llava, plain_logps, processed
 from runs import CONFIG, STEPS, fit
 from visplay.cli import VisPlayCLI, instantiate, run
 from visplay.modules import Questioner, QuestionFormat, Reasoner, VisPlay, Voting
@@ -21,30 +20,10 @@ ROOT = Path(__file__).parent.parent
 CLASS_PATH = "examples.add_a_vlm.Llava"
 
 
-def write_llava(directory):
-    words = tokenizer("<image>", chat_template=CHAT)
-    config = hf.LlavaConfig(
-        text_config={"model_type": "llama"} | TEXT | ids(words),
-        vision_config={"model_type": "clip_vision_model"} | VISION,
-        image_token_index=words.convert_tokens_to_ids("<image>"),
-        image_seq_length=16,
-    )
-    square = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
-    processor = hf.LlavaProcessor(
-        hf.CLIPImageProcessor(**square),
-        words,
-        patch_size=7,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT,
-    )
-    write(directory, hf.LlavaForConditionalGeneration, config, processor)
-
-
 @pytest.fixture
 def own(monkeypatch, tmp_path):
     """A tiny LLaVA 1.5 whose class the configuration names."""
-    write_llava(tmp_path / "llava")
+    llava(tmp_path / "llava")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["visplay"])
     monkeypatch.setattr(VisPlayCLI, "_run_subcommand", lambda self, subcommand: None)
@@ -84,7 +63,7 @@ def test_a_family_outside_the_package_equals_plain_transformers(own, tmp_path):
     images = [Image.effect_noise(size, 90).convert("RGB") for size in [(56, 56), (80, 40)]]
     for chosen in ([], images[:1], images):
         prompt = own.encode("k", Template("{question}", system="Be good."), chosen, question="How many?")
-        inputs = processed(own, Tiny(type(own), write_llava), prompt.token_ids, chosen)
+        inputs = processed(own, Tiny(type(own), llava), prompt.token_ids, chosen)
         assert torch.equal(own.collate([prompt]).input_ids, inputs["input_ids"])
         token_ids = torch.tensor([[[5, 6, 7], [9, 8, 4]]])
         logps, _ = own.logps([prompt], token_ids, torch.ones_like(token_ids, dtype=torch.bool))

@@ -12,6 +12,7 @@ usage: visplay COMMAND [options]
 Vision-language models that improve themselves from unlabeled images.
 
 commands:
+  check       whether a model family computes what its checkpoint says
   plan        what a run needs, before anything is loaded; what cannot fit is rejected
   fit         self-play: train Questioner and Reasoner in turns
   validate    score the Reasoner on the benchmarks to validate on
@@ -48,10 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from visplay import cli
 
-    if given[0] == "plan":
-        from visplay.commands import plan
-
-        plan.run(given[1:], cli.instantiate)
+    if given[0] in ("check", "plan"):
+        importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
     cli.run(arguments)
 

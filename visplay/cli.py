@@ -28,6 +28,7 @@ from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
+from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
 from visplay.commands.configuration import TRAINER_DEFAULTS, expand_home
 from visplay.data.draws import NothingUsableError
@@ -38,6 +39,7 @@ from visplay.modules.training import GRPOModule
 from visplay.terminal import set_up_log
 
 CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
+    "check": (ModelCheck, {"class_path": "visplay.checking.ModelCheck"}),
     "progress": (ProgressBar, {"class_path": "visplay.callbacks.PhaseProgress"}),
     "samples": (SampleLogger, {"class_path": "visplay.callbacks.SampleLogger"}),
     "summary": (Summary, {"class_path": "visplay.callbacks.Summary"}),

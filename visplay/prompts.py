@@ -116,13 +116,14 @@ def encode_prompt(
     if template.fields() != set(fields):
         raise ValueError(f"fields: the template needs {sorted(template.fields())}, got {sorted(fields)}")
     ids: list[int] = []
-    for index, piece in enumerate(_SPLIT.split(_render(tokenizer, template, images))):
+    for index, piece in enumerate(_SPLIT.split(render_prompt(tokenizer, template, images))):
         text = fields[piece] if index % 2 else piece
         ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=bool(index % 2))
     return tuple(ids)
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, template: Template, images: int) -> str:
+def render_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, images: int) -> str:
+    """The text of a template with one placeholder per image and the assistant's turn opened; fields stay stand-ins."""
     return _render_cached(tokenizer, tokenizer.chat_template, template, images)
 
 

@@ -15,14 +15,15 @@ from visplay.modules import LoRA, Tuning
 from visplay.modules.policy.attention import many_token_dtype
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Training, activations
+from visplay.planning.plan_tables import notes, rejections
 from visplay.planning.reading import given_device, read_settings
 from visplay.planning.run_plan import make_plan
-from visplay.planning.shapes import build_empty, measure_shape
+from visplay.planning.shapes import build_empty, measure_shape, sides
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FP32, BF16 = torch.float32, torch.bfloat16
 SIZE = Size(prompts=1, group=4, tokens=48, side=84)
-LARGEST = {"Qwen3-VL": (2800, 14), "Idefics3": (84, 84), "LLaVA-OneVision": (112, 112)}
+LARGEST = {"Qwen3-VL": (2800, 14), "Idefics3": (84, 84), "LLaVA-OneVision": (112, 112), "InternVL": (84, 56)}
 TEXT = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 2}
 VISION = {"hidden_size": 128, "intermediate_size": 448}
 
@@ -57,6 +58,26 @@ def test_a_plan_counts_what_the_family_says(directories, name, tmp_path, monkeyp
     assert settings.image.most_patches(settings.shape.patches_per_token) == _patches(vlm, largest)
 
 
+def test_a_family_that_cannot_pack_is_not_checkpointed(tmp_path):
+    families.gemma3(tmp_path)
+    given = [f"--config={CONFIGS / 'tiny.yaml'}", "--model.vlm=visplay.modules.Gemma3", f"--model.vlm.path={tmp_path}"]
+
+    def settings(*more):
+        built = instantiate([*given, *more])
+        return read_settings(built.model, built.callbacks, built.trainer, given_device("cpu", 0.01, 0, None))
+
+    plan = make_plan(settings())
+    why = "the tokens of an image attend both ways"
+    assert plan.settings.why_padded == why
+    assert plan.settings.image.most_tokens == 20
+    assert any(f"groups are not packed into one row ({why})" in note for note in notes(plan))
+    assert plan.problems
+    assert not any("gradient_checkpointing" in line for line in rejections(plan))
+    with pytest.raises(ValueError, match=f"gradient_checkpointing: true needs groups packed .* and {why}; give false"):
+        settings("--model.vlm.gradient_checkpointing=true")
+    assert settings("--model.vlm.attn_implementation=sdpa").why_padded.startswith("attn_implementation is 'sdpa'")
+
+
 @pytest.mark.parametrize("name", LARGEST)
 @pytest.mark.parametrize(
     ("dtype", "checkpointed", "lora"), [(FP32, False, False), (BF16, True, False), (FP32, True, True)]
@@ -73,7 +94,7 @@ def test_memory_is_near_the_real_one(directories, name, dtype, checkpointed, lor
     with autocast(vlm, dtype):
         _pass(vlm, batch)  # leaves its gradients
         peak = _pass(vlm, batch)
-    assert 0.94 < planned.peak / peak < 1.1
+    assert 0.94 < planned.peak / peak < (1.11 if name == "InternVL" else 1.1)  # an upper estimate where there are tiles
 
 
 def _pass(vlm, batch):
@@ -98,4 +119,5 @@ def _patches(vlm, *images):
     pixels, vision = vlm.process_images(images), vlm.model.config.vision_config
     if hasattr(pixels, "grids"):
         return len(pixels.values)
-    return len(pixels.values.flatten(0, -4)) * (vision.image_size // vision.patch_size) ** 2
+    height, patch = sides(vision.image_size)[0], sides(vision.patch_size)[0]
+    return len(pixels.values.flatten(0, -4)) * (height // patch) ** 2

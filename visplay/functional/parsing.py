@@ -100,7 +100,8 @@ def parse_boxed(text: str) -> str | None:
 def has_thought(text: str) -> bool:
     r"""Whether an answer is ``<think>...</think>\boxed{...}`` and nothing else: the format of the released reward.
 
-    White space does not count around the parts and within tags. The opening mark is in the prompt where a chat template writes it, and need not be in the answer.
+    White space does not count around the parts and within tags. The opening mark is in the prompt where a chat template
+    writes it, and need not be in the answer.
 
     Example:
         >>> has_thought(r"<think>one, two</think> \boxed{2}"), has_thought(r"<think>one, two</think> so \boxed{2}")

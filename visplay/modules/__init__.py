@@ -1,5 +1,7 @@
 """State: the policies, the learner, the two roles and the module that joins them."""
 
+from visplay.modules.families.gemma3 import Gemma3
+from visplay.modules.families.internvl import InternVL
 from visplay.modules.families.llava_onevision import LlavaOnevision
 from visplay.modules.families.qwen2_5_vl import Qwen2_5_VL
 from visplay.modules.families.qwen3_vl import Qwen3_VL
@@ -21,6 +23,8 @@ __all__ = [
     "GRPO",
     "GRPOConfig",
     "GRPOModule",
+    "Gemma3",
+    "InternVL",
     "LlavaOnevision",
     "LoRA",
     "PolicyMismatchError",

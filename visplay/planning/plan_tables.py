@@ -124,6 +124,11 @@ def notes(plan: Plan) -> list[str]:
         found.append("training on several devices is not in this version: figures are what it would need")
     if s.image.tiled or s.shape.mergers > 1:
         found.append("activations of this family's vision tower and of what joins it to the text are an upper estimate")
+    if s.why_padded is not None:
+        found.append(
+            f"groups are not packed into one row ({s.why_padded}): every completion has a copy of its prompt's keys "
+            "and values, which is not in the figures"
+        )
     for role in s.roles:
         c, prompt = role.grpo, s.longest_prompt(role)
         longest = prompt + c.group_size * c.max_new_tokens

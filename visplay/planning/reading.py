@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from visplay.callbacks import TransformersRollout, VLLMRollout
 from visplay.callbacks.engines.engine import RolloutEngine, compute_dtype
 from visplay.callbacks.self_play import SelfPlay
 from visplay.modules import Questioner, Reasoner, Role, VisPlay
-from visplay.modules.policy.attention import many_token_dtype
+from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
 from visplay.modules.policy.loading import load_processor
 from visplay.modules.policy.tuning import LoRA, Tuning
 from visplay.modules.policy.vlm import VLM
@@ -24,7 +25,7 @@ from visplay.modules.training import GRPOModule
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Shape
 from visplay.planning.settings import Device, ImageSize, RolePlan, Settings, TransformersPlan, VLLMPlan
-from visplay.planning.shapes import build_empty, measure_shape, read_config
+from visplay.planning.shapes import build_empty, measure_shape, read_config, sides
 
 LORA_OVERLAY = Tuning(("vision_tower", "projector"), LoRA())
 """What ``configs/lora.yaml`` says."""
@@ -56,6 +57,9 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
     empty = build_empty(vlm, config)
     shape, ready = measure_shape(empty), _with_processor(empty)
     most = config.get_text_config().max_position_embeddings
+    padded = _why_padded(empty)
+    if padded is not None and vlm.gradient_checkpointing:
+        raise ValueError(f"gradient_checkpointing: true needs groups packed into one row, and {padded}; give false")
     play = next(each for each in given if isinstance(each, SelfPlay))
     return Settings(
         path=vlm.path,
@@ -75,6 +79,7 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
         device=_with_count(device, trainer),
         own_judge=not isinstance(model, VisPlay),
         offload=play.offload,
+        why_padded=padded,
         with_adapters=None if vlm.tuning.lora else measure_shape(empty, LORA_OVERLAY),
     )
 
@@ -135,6 +140,13 @@ def _with_processor(empty: VLM) -> bool:
     return True
 
 
+def _why_padded(empty: VLM) -> str | None:
+    """Why groups would not be packed into one row, as far as the model decides; None where they would."""
+    if empty.attn_implementation not in (None, GROUPED_SDPA):
+        return f"attn_implementation is {empty.attn_implementation!r}, not {GROUPED_SDPA!r}"
+    return empty.why_never_packed()
+
+
 def _image(empty: VLM, config: Any) -> ImageSize:
     """Areas of images by the processor, or tokens and patches of a family that cuts them into tiles."""
     most, vision = empty.most_image_tokens, config.vision_config
@@ -143,11 +155,17 @@ def _image(empty: VLM, config: Any) -> ImageSize:
     if hasattr(vision, "spatial_merge_size"):
         token = (processor.patch_size * processor.merge_size) ** 2
         return ImageSize(size["shortest_edge"], size["longest_edge"], token)
-    side = vision.image_size
-    longest = size.get("longest_edge", side)
-    canvases = getattr(processor, "image_grid_pinpoints", [(longest, longest)] if longest > side else [])
-    tiles = 1 + max((-(-height // side) * -(-width // side) for height, width in canvases), default=0)
-    return ImageSize(1, most, 1, tiled=(most, tiles * int((side // vision.patch_size) ** 2)))
+    if hasattr(processor, "max_patches"):
+        tiles = processor.max_patches + (processor.max_patches > 1)
+    else:
+        side = vision.image_size
+        longest = size.get("longest_edge", side)
+        canvases = getattr(processor, "image_grid_pinpoints", [(longest, longest)] if longest > side else [])
+        tiles = 1 + max((-(-height // side) * -(-width // side) for height, width in canvases), default=0)
+    patches = prod(
+        side // patch for side, patch in zip(sides(vision.image_size), sides(vision.patch_size), strict=True)
+    )
+    return ImageSize(1, most, 1, tiled=(most, tiles * patches))
 
 
 def _image_of(vlm: VLM, config: Any, shape: Shape) -> ImageSize:
@@ -160,7 +178,7 @@ def _image_of(vlm: VLM, config: Any, shape: Shape) -> ImageSize:
         raise ValueError(f"max_pixels: null is the processor's, and {vlm.path!r} has none at hand; give a number")
     if not hasattr(config.vision_config, "spatial_merge_size"):
         raise ValueError(f"path: {vlm.path!r} has no processor at hand, which alone knows the tiles of an image")
-    token = config.vision_config.patch_size**2 * shape.patches_per_token
+    token = prod(sides(config.vision_config.patch_size)) * shape.patches_per_token
     return ImageSize(vlm.min_pixels or token, vlm.max_pixels, token)
 
 

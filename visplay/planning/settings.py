@@ -144,6 +144,7 @@ class Settings:
         kept_checkpoints: Checkpoints that stay on the disk; None keeps all.
         device: One of those that train.
         offload: Whether whole policies that do not learn are in CPU memory, next to a GPU.
+        why_padded: Why groups are not packed into one row; None where they are.
         own_judge: Whether the idle policy is a frozen Reasoner's whole model, whatever the role learns into.
         with_adapters: The sizes with the adapters of ``configs/lora.yaml``; None where there are adapters already.
     """
@@ -165,6 +166,7 @@ class Settings:
     device: Device
     offload: bool = True
     own_judge: bool = False
+    why_padded: str | None = None
     with_adapters: Shape | None = None
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from visplay.modules.policy.vlm import VLM
 from visplay.planning.activations import Adapted, Block
 from visplay.planning.memory import Shape
 
-_ATTENTION_OUTPUTS = ("o_proj", "out_proj", "proj")
+_ATTENTION_OUTPUTS = ("o_proj", "out_proj", "proj", "projection_layer")
 
 
 def read_config(vlm: VLM) -> Any:
@@ -52,7 +53,9 @@ def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
     layers, blocks = _longest_list(empty, "language_model"), _longest_list(empty, "vision_tower")
     parts = {str(part): _count(modules) for part, modules in empty.parts().items()}
     merge = getattr(vision, "spatial_merge_size", 1)
-    inputs = getattr(vision, "in_channels", 3) * getattr(vision, "temporal_patch_size", 1) * vision.patch_size**2
+    inputs = (
+        getattr(vision, "in_channels", 3) * getattr(vision, "temporal_patch_size", 1) * prod(sides(vision.patch_size))
+    )
     tuning = tuning or empty.tuning
     rank = 0 if tuning.lora is None else tuning.lora.rank
     linear = [empty.model.get_submodule(name) for name in empty.adapted_layers(tuning)]
@@ -76,6 +79,12 @@ def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
     )
 
 
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width: configurations have the side of a square, or both."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
 AdapterSizes = Mapping[nn.Module, tuple[int, int]]
 """Rank and number of weights of the adapter of each linear layer that has one."""
 
@@ -93,7 +102,8 @@ def _block(layers: nn.ModuleList, config: Any, adapted: AdapterSizes) -> Block:
     head = getattr(config, "head_dim", None) or width // heads
     keys = head * (getattr(config, "num_key_value_heads", None) or heads)
     matrices = [module.weight for module in layer.modules() if isinstance(module, nn.Linear)]
-    names = {name.rpartition(".")[2] for name, _ in layer.named_modules()}
+    named = ((name, module) for name, module in layer.named_modules() if not isinstance(module, nn.Identity))
+    names = {name.rpartition(".")[2] for name, _ in named}
     return Block(
         width=width,
         queries=head * heads,

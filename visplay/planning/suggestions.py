@@ -87,7 +87,7 @@ def _halved(value: int, least: int) -> Iterator[int]:
 
 
 def _checkpointing(settings: Settings) -> Iterator[Change]:
-    if not settings.checkpointed:
+    if not settings.checkpointed and settings.why_padded is None:
         yield Change(f"--{_VLM}.gradient_checkpointing=true", replace(settings, checkpointed=True))
 
 

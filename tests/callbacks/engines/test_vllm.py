@@ -279,6 +279,15 @@ def test_an_engine_that_cannot_start_says_what_to_change(policy):
         rollout.generate(policy, asked(policy), SAMPLING)
 
 
+def test_an_engine_that_cannot_start_names_the_type_of_the_error(policy, monkeypatch):
+    def start(*arguments):
+        raise KeyError("\n")
+
+    monkeypatch.setattr("visplay.callbacks.engines.vllm.VLLMEngine", start)
+    with pytest.raises(RolloutError, match=r"and a context of \d+ tokens: KeyError: '\\n'\. See the settings"):
+        VLLMRollout(SETTINGS).generate(policy, asked(policy), SAMPLING)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

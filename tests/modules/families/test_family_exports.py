@@ -20,7 +20,7 @@ from visplay.prompts import Template
 from visplay.types import Sampling
 
 FLOAT32, ADAPTER = ExportFormat("float32"), ExportFormat("float32", adapter_only=True)
-AREAS = {"SmolVLM": 56 * 56 + 900, "LlavaOnevision": 28 * 84}
+AREAS = {"SmolVLM": 56 * 56 + 900, "LlavaOnevision": 28 * 84, "InternVL": 28 * 28 * 2, "Gemma3": None}
 """Limits of images that choose some of what a family offers; of the others, nine tokens."""
 TEMPLATE = Template(user="{question}", system="Be good.")
 IMAGES = [Image.effect_noise(size, 90).convert("RGB") for size in [(56, 56), (120, 60), (30, 90), (84, 84)]]
@@ -37,7 +37,7 @@ def tie(directory):
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
 
 
-TIED = ("Qwen3-VL", "SmolVLM2", "LLaVA-OneVision")
+TIED = ("Qwen3-VL", "SmolVLM2", "LLaVA-OneVision", "InternVL")
 
 
 @pytest.fixture(scope="module", params=["Qwen2.5-VL", "Qwen3-VL", "Idefics3", *(f"{name}, tied" for name in TIED)])

@@ -216,8 +216,15 @@ def test_a_family_that_cannot_be_packed_takes_padded_rows(ragged, caplog, monkey
 
 def test_a_model_with_windows_cannot_be_packed(fresh_base):
     assert fresh_base.why_not_packed() is None
-    fresh_base.model.model.language_model.config.layer_types = ["full_attention", "sliding_attention"]
-    assert fresh_base.why_not_packed() == "some layers attend within a window, or with dropout"
+    config = fresh_base.model.model.language_model.config
+    config.layer_types, config.sliding_window = ["full_attention", "sliding_attention"], 100
+    assert fresh_base.why_not_packed() == "layers attend within windows of 100 tokens"
+    config.sliding_window = config.max_position_embeddings
+    assert fresh_base.why_not_packed() is None
+    config.layer_types = ["full_attention", "linear_attention"]
+    assert fresh_base.why_not_packed() == "there are layers of linear_attention"
+    config.layer_types, config.attention_dropout = None, 0.1
+    assert fresh_base.why_not_packed() == "attention has dropout"
 
 
 def test_the_patch_embedding_is_the_convolution_it_was(fresh_base):

@@ -164,8 +164,8 @@ class VLLMRollout(RolloutEngine):
             else:
                 advice = "See the settings of `rollout.init_args.engine`; TransformersRollout works without vLLM"
             raise RolloutError(
-                f"vLLM does not start with {self.engine} and a context of {policy.context_tokens} tokens: {error}. "
-                f"{advice}"
+                f"vLLM does not start with {self.engine} and a context of {policy.context_tokens} tokens: "
+                f"{type(error).__name__}: {error}. {advice}"
             ) from error
 
     def _call(self, act: Callable[[VLLMEngine], T]) -> T:

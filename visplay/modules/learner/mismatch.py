@@ -135,5 +135,6 @@ def _explain(policy: VLM, reason: str) -> str:
         "than are trained; this update was not applied. Check, in this order: the engine's last load and its "
         "checksums; the names that a subclass gives the engine's weights; stale caches of the engine (prefixes, "
         "images); its dtype, which mean_limit must allow for; temperature and banned tokens, which both sides must "
-        "apply. See docs/mismatch.md"
+        "apply; its attention, where images attend both ways (vLLM on a CPU makes them causal) or within windows: "
+        "`visplay check --vllm` compares them. See docs/mismatch.md"
     )

@@ -18,6 +18,10 @@ class PromptTooLongError(ValueError):
     """A prompt, with its images expanded, does not fit the model's context."""
 
 
+class ImageFeaturesError(RuntimeError):
+    """A family gives an image another number of features than it has tokens for them."""
+
+
 @dataclass(frozen=True)
 class PromptBatch:
     """N prompts as the model takes them, padded on the left.
@@ -61,21 +65,12 @@ def collate(family: Family, prompts: Sequence[Prompt]) -> PromptBatch:
 
 
 def _expand(family: Family, prompt: Prompt) -> list[int]:
-    """Put the tokens of its image in the place of each placeholder."""
-    expanded = [family.image_token_ids(image) for image in prompt.images]
-    placeholders = prompt.token_ids.count(family.image_token_id)
-    if placeholders != len(expanded):
-        raise ValueError(
-            f"prompt {prompt.key!r}: {placeholders} image placeholders for {len(expanded)} images; one each is needed"
-        )
-    images = iter(expanded)
-    ids: list[int] = []
-    for token in prompt.token_ids:
-        ids += next(images) if token == family.image_token_id else [token]
+    ids = family.expand(prompt)
     if len(ids) > family.context_tokens:
+        images = sum(family.image_tokens(image) for image in prompt.images)
         raise PromptTooLongError(
-            f"prompt {prompt.key!r}: {len(ids)} tokens ({sum(map(len, expanded))} of them images) exceed the context "
-            f"of {family.context_tokens}; lower max_pixels or shorten the template"
+            f"prompt {prompt.key!r}: {len(ids)} tokens ({images} of them images) exceed the context of "
+            f"{family.context_tokens}; lower max_pixels or shorten the template"
         )
     return ids
 
@@ -85,6 +80,9 @@ def embed(family: Family, input_ids: Tensor, batch: PromptBatch) -> Tensor:
 
     Returns:
         (…, H), or wider where the family's features are; see ``widen``.
+
+    Raises:
+        ImageFeaturesError: There are more features than tokens for them, or fewer.
     """
     embeddings = family.model.get_input_embeddings()(input_ids)
     if batch.pixels is None:
@@ -92,9 +90,10 @@ def embed(family: Family, input_ids: Tensor, batch: PromptBatch) -> Tensor:
     images = family.image_features(batch.pixels)
     features = torch.cat([images[index] for index in batch.image_index]).to(embeddings.dtype)
     embeddings = widen(embeddings, features.shape[-1])
-    where = input_ids == family.image_token_id
+    where = input_ids == family.feature_token_id
     if len(features) != int(where.sum()):
-        raise RuntimeError(f"{type(family).__name__}: {int(where.sum())} image tokens for {len(features)} features")
+        tokens, kind = int(where.sum()), type(family).__name__
+        raise ImageFeaturesError(f"{kind}: {tokens} image tokens for {len(features)} features")
     return embeddings.masked_scatter(where.unsqueeze(-1), features)
 
 

@@ -64,13 +64,19 @@ def group_by_images(family: Family, prompts: Sequence[Prompt]) -> list[list[int]
 def find_shared_prefixes(family: Family, prompts: Sequence[Prompt]) -> SharedPrefixes | None:
     """Find what prompts begin with together; None where no two are about the same images.
 
+    None also where attention is not plainly causal, so that a prefix could end within an image or leave a gap within a
+    window, and where the tokens of an image merge with text beside it.
+
     Each prompt keeps one token of its own at least. One that shares nothing is cut where its rest is as long as the
     longest rest of those that share.
     """
     groups = group_by_images(family, prompts)
-    if len(groups) == len(prompts):
+    if len(groups) == len(prompts) or family.attention.why_not_causal(family.context_tokens) is not None:
         return None
     lengths = [family.prompt_tokens(prompt) for prompt in prompts]
+    unmerged = [len(p.token_ids) + sum(family.image_tokens(image) - 1 for image in p.images) for p in prompts]
+    if lengths != unmerged:
+        return None
     common = []
     for group in groups:
         ids = [prompts[number].token_ids for number in group]
@@ -111,7 +117,8 @@ def prefill(family: Family, prompts: Sequence[Prompt]) -> tuple[Tensor, KVCache]
         columns = slice(-prefixes.rest_tokens, None)
         behind = mask.cumsum(-1) > tokens[of_prompts, None]
         layers, mask = own.layers, torch.cat([own.mask, behind[:, columns]], 1)
-    hidden = family.language_model(embeddings[:, columns], mask, batch.positions[..., columns], layers)
+    types = {"token_types": family.token_types(batch.input_ids)} if family.attention.images_both_ways else {}
+    hidden = family.language_model(embeddings[:, columns], mask, batch.positions[..., columns], layers, **types)
     return hidden[:, -1], KVCache(layers, mask, batch.next_position)
 
 

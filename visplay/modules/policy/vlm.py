@@ -170,7 +170,8 @@ class VLM(Adaptable):
 
     def _banned_token_ids(self) -> list[int]:
         """Control tokens a policy must never sample: all special ones but the stop tokens."""
-        return sorted({*self.tokenizer.all_special_ids, self.image_token_id} - set(self.stop_token_ids))
+        images = {self.image_token_id, self.feature_token_id}
+        return sorted({*self.tokenizer.all_special_ids, *images} - set(self.stop_token_ids))
 
     def encode(self, key: str, template: Template, images: Image | Sequence[Image] | None, **fields: str) -> Prompt:
         """Make a prompt of an image, several in their order, or none, and a template's text."""
