@@ -233,4 +233,6 @@ def test_a_thought_is_no_part_of_an_answer(thought, opened):
     text = f"{'' if opened else '<think>'}{thought}</think>\n\nSo it is \\boxed{{4}}."
     assert parse_boxed(text) == "4"
     assert parse_boxed(text.replace("\\boxed{4}", "4")) is None
-    assert has_thought(text) or (opened and "<think>" in thought)
+    assert not has_thought(text)  # the released form has nothing between the thought and the box
+    bare = text.replace("So it is \\boxed{4}.", "\\boxed{4}")
+    assert has_thought(bare) or (opened and "<think>" in thought)
