@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from zipfile import ZipFile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -264,6 +266,8 @@ def fit(monkeypatch, tmp_path):
         ("--ckpt_path=nowhere.ckpt", "ckpt_path: there is no checkpoint 'nowhere.ckpt'"),
         ("--evaluation.judges=[{model: x}]", "OPENAI_BASE_URL: the judge needs this environment variable"),
         ("--trainer.accelerator=mps", "MPSAccelerator"),
+        ("--model.reasoner.grpo.max_new_tokens=1020", "reasoner.grpo.max_new_tokens: a prompt of "),
+        ("--model.questioner.grpo.max_new_tokens=9000", "an answer of 9000 do not fit the context of 1024; give less"),
         ("--trainer.limit_train_batches=0", "trainer.limit_train_batches: 0.0 leaves no whole phases"),
         ("--trainer.gradient_clip_val=1", "gradient clipping is not supported for manual optimization"),
         ("--trainer.accumulate_grad_batches=2", "gradient accumulation is not supported for manual optimization"),
@@ -377,6 +381,13 @@ def test_a_tilde_is_the_home_in_every_path(parse, monkeypatch, tmp_path, argumen
     found = HOMES[argument](parse(_config("qwen2_5_vl_3b"), argument))
     assert found
     assert all(str(path).startswith(str(tmp_path / "home" / "a")) for path in found), found
+
+
+def test_a_configuration_may_be_in_the_home(parse, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(TINY, tmp_path / "mine.yaml")
+    cli = parse("--config=~/mine.yaml")
+    assert cli.trainer.logger.name == "mine"
 
 
 def test_a_tilde_in_a_text_is_a_tilde(parse):
@@ -530,10 +541,12 @@ def test_sigterm_ends_a_run_with_the_code_that_says_so(fit, monkeypatch, moment)
     ("argument", "message"),
     [
         ("--self_play.curation={images: 2, low: 0.5, high: 0.5, min_kept: 99, on_too_few: stop}", "error: "),
-        ("--model.questioner.grpo.max_new_tokens=1015", "items: none of the 6 can be used, for example "),
+        ("--data.images=dark", "items: none of the 3 can be used, for example dark:0: "),
     ],
 )
 def test_that_nothing_is_left_to_learn_from_is_said_in_a_line(fit, capsys, argument, message):
+    Path("dark").mkdir()
+    pq.write_table(pa.table({"image": [b"no image"] * 3}), "dark/dark.parquet")
     with pytest.raises(SystemExit, match="2"):
         fit("--model.questioner.grpo={steps: 1, prompts_per_step: 2}", "--trainer.num_sanity_val_steps=0", argument)
     assert message in _last_line(capsys)

@@ -105,7 +105,7 @@ class SelfPlay(Callback):
             trainer.num_sanity_val_steps = 0
         self._plan_epochs(trainer, pl_module)
         self._place(trainer, pl_module)
-        self._try_templates(pl_module)
+        self._try_prompts(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin a phase; validation follows that of the last role."""
@@ -169,11 +169,11 @@ class SelfPlay(Callback):
                 f"ckpt_path: the checkpoint is of another version, which this one cannot continue: {error!r}"
             ) from error
 
-    def _try_templates(self, module: GRPOModule) -> None:
-        """Write every prompt of the run once, before the first question.
+    def _try_prompts(self, module: GRPOModule) -> None:
+        """Write every prompt of the run once, before the first question, about a small image.
 
         Raises:
-            ValueError: The chat template of a checkpoint does not take one.
+            ValueError: The chat template of a checkpoint does not take one, or no completion fits behind it.
         """
         roles = [role for role in module.modules() if isinstance(role, Role)]
         prompts = [(role.vlm, template) for role in roles for template in role.templates]
@@ -183,9 +183,14 @@ class SelfPlay(Callback):
             prompts.append((module.reasoner.vlm, None if voting is None else voting.template))
         if module.validated is not None:
             prompts.append((module.validated.vlm, module.answering.template))
+        image = Image.new("RGB", (56, 56))
         for vlm, template in prompts:
             if template is not None:
-                vlm.encode("tried", template, Image.new("RGB", (56, 56)), **dict.fromkeys(template.fields(), "?"))
+                vlm.encode("tried", template, image, **dict.fromkeys(template.fields(), "?"))
+        for name, learner in module.roles.items():
+            prompt = learner.vlm.encode(name, learner.template, image, **dict.fromkeys(learner.template.fields(), "?"))
+            if reason := learner.vlm.why_too_long(prompt, learner.config.max_new_tokens):
+                raise ValueError(f"{name}.grpo.max_new_tokens: {reason}; give less, or a larger vlm.max_context_tokens")
 
     def _plan_epochs(self, trainer: Trainer, module: GRPOModule) -> None:
         """Have the trainer stop after as many epochs as there are phases."""
