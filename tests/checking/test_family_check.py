@@ -60,6 +60,12 @@ class PlaceholdersRepeated(Gemma3):
         return [self.image_token_id] * self.most_image_tokens
 
 
+class FeaturesAsPlaceholders(Gemma3):
+    @property
+    def image_token_id(self):
+        return self.feature_token_id
+
+
 class FeaturesAlone(Gemma3):
     def image_token_ids(self, image):
         return [self.feature_token_id] * 16
@@ -127,6 +133,7 @@ WRONG = [
         r"feature_token_id: .*<start_of_image>.*own to .*<image_soft_token>",
     ),
     (PlaceholdersRepeated, gemma3, "placeholder", r"image_token_ids: .*<start_of_image>.*own to .*<image_soft_token>"),
+    (FeaturesAsPlaceholders, gemma3, "placeholder", "image_token_id: .* has 0 of <image_soft_token> for 1 images"),
     (FeaturesAlone, gemma3, "expansion", "image_token_ids: a prompt with images of 64 x 48 pixels has 31 tokens"),
     (Unmerged, gemma3, "expansion", "image_token_ids: .* has 35 tokens, .* the processor's 34, "),
     (OneTileLess, internvl, "expansion", "image_tokens: .* has 24 tokens for features, and the processor's 28"),

@@ -110,6 +110,10 @@ class FamilyCheck:
         for template in self._templates():
             for given in chosen:
                 prompt = self.vlm.encode("ids", template, given)
+                if (found := prompt.token_ids.count(self.vlm.image_token_id)) != len(given):
+                    token = self.vlm.tokenizer.convert_ids_to_tokens(self.vlm.image_token_id)
+                    text = f"the chat template has {found} of {token} for {len(given)} images"
+                    self._fail("placeholder", f"image_token_id: {text}")
                 theirs = self.reference.read(render_prompt(self.vlm.tokenizer, template, len(given)), given)
                 with suppress(PromptTooLongError):
                     self._compare_ids(self.vlm.collate([prompt]).input_ids[0], theirs["input_ids"][0], given)

@@ -150,9 +150,10 @@ class Reference:
             self._text_type = int(not bool(of_images.any())) if len(of_images) else self._text_type
             if token_types:
                 whole[name] = torch.cat([kinds, kinds.new_full((1, len(token_ids)), self._text_type)], 1)
+        kept = {"logits_to_keep": len(token_ids) + 1} if "logits_to_keep" in self._parameters else {}
         with traced(self.vlm) as trace:
-            logits = self.vlm.model(**whole, use_cache=False).logits[0, prompt.shape[1] - 1 : -1]
-        return logits.float(), trace
+            logits = self.vlm.model(**whole, use_cache=False, **kept).logits[0]
+        return logits[-len(token_ids) - 1 : -1].float(), trace
 
     def logps(self, inputs: dict[str, Tensor], token_ids: Tensor, **settings: Any) -> tuple[Tensor, Trace]:
         """Log-probabilities (T,) of a completion, banned tokens excluded, and the trace; see ``logits``."""
