@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import logging
 import re
 import signal
 import sys
@@ -12,19 +13,23 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import yaml
 from jsonargparse import set_parsing_settings
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from visplay.callbacks.checkpoints import StepCheckpoint
 from visplay.callbacks.curation import TooFewQuestionsError
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
+from visplay.callbacks.logging import cut_log
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
@@ -37,6 +42,8 @@ from visplay.judge import JudgeUnavailableError
 from visplay.modules.policy.model_source import check_checkpoint, read_checkpoint
 from visplay.modules.training import GRPOModule
 from visplay.terminal import set_up_log
+
+logger = logging.getLogger(__name__)
 
 CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
     "check": (ModelCheck, {"class_path": "visplay.checking.ModelCheck"}),
@@ -56,8 +63,33 @@ CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
             },
         },
     ),
+    "step_checkpoint": (StepCheckpoint, {"class_path": "visplay.callbacks.StepCheckpoint"}),
 }
 """Callbacks of every run, by their keys: of which class, and what they are by default."""
+
+MAY_CHANGE = (
+    "self_play.iterations",
+    "self_play.offload",
+    "rollout.*",
+    "*.tokens_per_micro_batch",
+    "*.gradient_checkpointing",
+    "trainer.max_epochs",
+    "trainer.default_root_dir",
+    "trainer.logger*",
+    "trainer.log_every_n_steps",
+    "trainer.enable_*",
+    "trainer.num_sanity_val_steps",
+    "evaluation.directory",
+    "progress*",
+    "samples*",
+    "summary*",
+    "checkpoint*",
+    "step_checkpoint*",
+    "ckpt_path",
+    "auto_resume",
+    "weights_only",
+)
+"""Settings, as patterns of their names, that a run may be continued with other values of; docs/reliability.md."""
 
 _UNKNOWN = re.compile(
     r"(?:[Oo]ption|[Kk]ey) ['\"]([\w.]+)['\"] is not|accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)"
@@ -117,6 +149,9 @@ class VisPlayCLI(LightningCLI):
         """Read checkpoints that ``--ckpt_path`` names as tensors and plain values, never as code."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         parser.set_defaults({"weights_only": True})
+        if subcommand == "fit":
+            text = "Continue the last run of this name from its last checkpoint, or start one where there is none."
+            parser.add_argument("--auto_resume", action="store_true", help=text)
         return parser
 
     def before_instantiate_classes(self) -> None:
@@ -148,13 +183,25 @@ class VisPlayCLI(LightningCLI):
         return {"fit": fit, "validate": arguments, "test": arguments}
 
     def fit(self, ckpt_path: str | None = None, **options: Any) -> None:
-        """Train; what keeps a run from beginning ends the command with its words, later errors with a traceback."""
+        """Train; what keeps a run from beginning ends the command with its words, later errors with a traceback.
+
+        With ``last``, and where ``auto_resume`` finds one, the run goes on in its own directory and log.
+        """
         beginning = _Beginning()
         self.trainer.callbacks.append(beginning)
+        config = self.config["fit"]
         with self._rejecting(beginning):
-            ckpt_path = find_checkpoint(self.trainer, ckpt_path)
+            if config["auto_resume"]:
+                if ckpt_path not in (None, "last"):
+                    raise ValueError(f"auto_resume: looks for the checkpoint itself, got ckpt_path={ckpt_path!r}")
+                ckpt_path = "last" if list_checkpoints(self.trainer) else None
+            settings = _flatten(yaml.safe_load(self._parser("fit").dump(config, skip_none=False)))
+            next(c for c in self.trainer.callbacks if isinstance(c, SelfPlay)).settings = settings
+            goes_on, ckpt_path = ckpt_path == "last", find_checkpoint(self.trainer, ckpt_path)
             if ckpt_path is not None:
                 check_continues(self.trainer, ckpt_path)
+            if ckpt_path is not None and goes_on:
+                go_on(self.trainer, ckpt_path, settings)
             self.trainer.fit(ckpt_path=ckpt_path, **options)
 
     def validate(self, ckpt_path: str | None = None, **options: Any) -> None:
@@ -220,25 +267,84 @@ class _Unloaded(VisPlayCLI):
 def find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
     """The file that ``--ckpt_path`` means, known to be a whole checkpoint before any model is loaded.
 
-    ``last`` is the one that was written last, by this or an earlier run of the same name.
+    ``last`` is the one that was written last, by this or an earlier run of the same name; where that is damaged, the
+    one that the same run wrote before.
 
     Raises:
         FileNotFoundError: There is none.
         ValueError: It is no checkpoint of a run, or not a whole one.
     """
-    if ckpt_path == "last":
-        root = Path(getattr(trainer.logger, "root_dir", None) or trainer.default_root_dir)
-        directories = [*root.glob("*/checkpoints"), root / "checkpoints"]
-        directories += [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
-        found = [path for directory in directories for path in directory.glob("*.ckpt")]
-        if not found:
-            raise FileNotFoundError(
-                f"ckpt_path: 'last', but no run in {str(root)!r} has a checkpoint; give a file, or null"
-            )
-        ckpt_path = str(max(found, key=lambda path: path.stat().st_mtime_ns))
-    if ckpt_path is not None:
-        check_checkpoint(ckpt_path, "ckpt_path")
-    return ckpt_path
+    if ckpt_path != "last":
+        if ckpt_path is not None:
+            check_checkpoint(ckpt_path, "ckpt_path")
+        return ckpt_path
+    found = list_checkpoints(trainer)
+    if not found:
+        raise FileNotFoundError(
+            f"ckpt_path: 'last', but no run in {str(_root(trainer))!r} has a checkpoint; give a file, or null"
+        )
+    of_the_run = [path for path in found if path.parent == found[0].parent]
+    for path in of_the_run:
+        try:
+            check_checkpoint(str(path), "ckpt_path")
+            return str(path)
+        except ValueError as error:
+            if path == of_the_run[-1]:
+                raise
+            logger.warning("%s; the one before is taken", error)
+    raise AssertionError("the last one is returned or raises")
+
+
+def list_checkpoints(trainer: Trainer) -> list[Path]:
+    """The checkpoints of all runs of the same name, the one that was written last first."""
+    root = _root(trainer)
+    directories = [*root.glob("*/checkpoints"), root / "checkpoints"]
+    directories += [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
+    found = {path for directory in directories for path in directory.glob("*.ckpt")}
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _root(trainer: Trainer) -> Path:
+    return Path(getattr(trainer.logger, "root_dir", None) or trainer.default_root_dir)
+
+
+def go_on(trainer: Trainer, ckpt_path: str, settings: Mapping[str, Any]) -> None:
+    """Continue a run as the same one: in its directory, with a log that ends where the checkpoint was written.
+
+    Args:
+        trainer: Its logger is told the run's version.
+        ckpt_path: A checkpoint of the run.
+        settings: The present ones, by dotted name.
+
+    Raises:
+        ValueError: A setting is another one that would make another run of it.
+    """
+    checkpoint, run = read_checkpoint(ckpt_path), Path(ckpt_path).parent.parent
+    before = checkpoint.get("settings") or settings
+    names = sorted(before.keys() | settings.keys())
+    changed = [name for name in names if before.get(name) != settings.get(name)]
+    rejected = [name for name in changed if not any(fnmatchcase(name, pattern) for pattern in MAY_CHANGE)]
+    if rejected:
+        values = "; ".join(f"{name}: {before.get(name)!r} before, {settings.get(name)!r} now" for name in rejected)
+        raise ValueError(
+            f"ckpt_path: the run was started with other settings, and would be another one with these: {values}. Give "
+            f"them as they were, or the file, {ckpt_path!r}, to start a new run from there"
+        )
+    if any(name.startswith("rollout.") for name in changed):
+        logger.warning("rollout: another engine, or another setting of it, may draw other samples from the same seeds")
+    if run.parent == _root(trainer) and hasattr(trainer.logger, "_version"):
+        trainer.logger._version = run.name  # a logger made by hand takes it as `version`
+        cut_log(str(run), checkpoint.get("log", {}))
+
+
+def _flatten(settings: Any, name: str = "") -> dict[str, Any]:
+    """Settings by dotted name; a list is one value."""
+    if not isinstance(settings, dict) or not settings:
+        return {name: settings}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flatten(value, f"{name}.{key}" if name else str(key))
+    return flat
 
 
 def check_continues(trainer: Trainer, ckpt_path: str) -> None:
@@ -313,7 +419,7 @@ def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlay
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
     # A path such as ${model.init_args.seed} in a file starts at its top level; one in a default is relative to itself.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    logger = {
+    run_logger = {
         "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
         "init_args": {
             "save_dir": "${...default_root_dir}",
@@ -324,7 +430,7 @@ def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlay
         return kind(
             GRPOModule,
             SelfPlayData,
-            trainer_defaults={**TRAINER_DEFAULTS, "logger": logger},
+            trainer_defaults={**TRAINER_DEFAULTS, "logger": run_logger},
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=False,

@@ -271,6 +271,7 @@ class PhaseState:
         step: Steps taken in this phase.
         steps_before: Steps that each role took in earlier phases, by its name.
         positions: Items drawn so far from each source's seeded order, by the source's name.
+        drawn: Items drawn in this phase from what begins anew with each: the data set made for it, and the mixture.
 
     Raises:
         ValueError: ``iteration`` is below 1.
@@ -282,6 +283,7 @@ class PhaseState:
     step: int = 0
     steps_before: dict[str, int] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
+    drawn: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Reject what is no phase."""
@@ -313,7 +315,9 @@ class PhaseState:
     def repeated(self) -> PhaseState:
         """The same phase once more, with further items."""
         steps = self.steps_before | {self.role: self.role_step}
-        return replace(self, attempt=self.attempt + 1, step=0, steps_before=steps, positions=dict(self.positions))
+        return replace(
+            self, attempt=self.attempt + 1, step=0, steps_before=steps, positions=dict(self.positions), drawn={}
+        )
 
 
 class Policy(Protocol):

@@ -1,6 +1,7 @@
 """Effects: rollout engines, the meta-loop, and what is shown and written of a run."""
 
 from visplay.callbacks.advance import AdvanceRule, RewardGain, ValidationGain, VoteMargin
+from visplay.callbacks.checkpoints import DurableCheckpointIO, StepCheckpoint
 from visplay.callbacks.curation import Curation, TooFewQuestionsError
 from visplay.callbacks.diagnostics import Diagnostics
 from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
@@ -22,6 +23,7 @@ __all__ = [
     "Curation",
     "Diagnostics",
     "DiskBudgetError",
+    "DurableCheckpointIO",
     "EngineSettings",
     "Evaluation",
     "Export",
@@ -33,6 +35,7 @@ __all__ = [
     "RolloutError",
     "SampleLogger",
     "SelfPlay",
+    "StepCheckpoint",
     "Summary",
     "TooFewQuestionsError",
     "TransformersRollout",

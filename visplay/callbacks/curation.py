@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,12 +109,12 @@ class Curator:
         """
         stage, made_by = self._stage(), self._made_by(images)
         record = self.manifest.get(stage)
-        if record is None or record["made_by"] != made_by:
+        if record is None or record["made_by"] != made_by or "confidences" not in record:
             path = self.directory / "generated" / f"{stage}.parquet"
-            examples, statistics = self._curate(images, stage)
+            examples, facts = self._curate(images, stage)
             write_examples(path, examples)
-            facts = {"made_by": made_by, "statistics": statistics, "position": images.position}
-            record = self.manifest.record(stage, path, **facts)
+            record = self.manifest.record(stage, path, made_by=made_by, position=images.position, **facts)
+        self._log(record)
         images.position = record["position"]
         return GeneratedDataset(record["path"]), record
 
@@ -136,8 +138,8 @@ class Curator:
         }
         return json.loads(json.dumps(facts, default=sorted))  # as the manifest gives it back; sets in one order
 
-    def _curate(self, images: Draws, stage: str) -> tuple[list[Example], dict[str, float]]:
-        """Ask, vote, and keep what is in the band."""
+    def _curate(self, images: Draws, stage: str) -> tuple[list[Example], dict[str, Any]]:
+        """Ask, vote, and keep what is in the band; the examples, and what is on record of them."""
         proposals = self._propose(images)
         reasoner = self.module.reasoner
         votes = [p.vote if reasoner.is_valid(p.vote, self.config.voting) else None for p in proposals]
@@ -146,8 +148,9 @@ class Curator:
         examples = [as_example(f"{iteration}/{index}", proposals[index], iteration) for index in kept]
         statistics = self._describe(proposals, votes, kept) | dict(zip(("low", "high"), band, strict=True))
         statistics |= _describe_duplicates(examples, self._asked_before(stage))
-        self._log(statistics, [vote.confidence for vote in votes if vote is not None])
-        return examples, statistics
+        confidences = Counter(vote.confidence for vote in votes if vote is not None)
+        graded = {f"graded_{outcome}": n for outcome, n in reasoner.grader.drain_outcomes().items()}
+        return examples, {"statistics": statistics, "graded": graded, "confidences": sorted(confidences.items())}
 
     def _propose(self, images: Draws) -> list[Proposal]:
         proposals: list[Proposal] = []
@@ -208,16 +211,18 @@ class Curator:
         } | describe_votes(asked, [votes[index] for index in kept], self.module.reasoner.grader)
 
     def _asked_before(self, stage: str) -> set[str]:
-        """Folded questions of the data sets that the run has made before."""
-        paths = [path for name, path in self.manifest.files().items() if name != stage]
+        """Folded questions of earlier data sets; one on record may be later, where a run was killed and goes back."""
+        order = {name: [int(number) for number in re.findall(r"\d+", name)] for name in (stage, *self.manifest.files())}
+        paths = [path for name, path in self.manifest.files().items() if order[name] < order[stage]]
         tables = [pq.read_table(path, columns=["problem"]) for path in paths]
         return {fold_question(text) for table in tables for text in table["problem"].to_pylist()}
 
-    def _log(self, statistics: dict[str, float], confidences: Sequence[float]) -> None:
-        iteration = self.module.phase.iteration
+    def _log(self, record: dict[str, Any]) -> None:
+        """Log what the data set is like; of one that was there already too, as a log may end before it was made."""
+        iteration, statistics = self.module.phase.iteration, record["statistics"]
         timed = {f"{stage}_seconds": seconds for stage, seconds in self.module.clock.drain().items()}
-        graded = {f"graded_{outcome}": n for outcome, n in self.module.reasoner.grader.drain_outcomes().items()}
-        log_scalars(self.trainer, "curation", statistics | timed | graded, iteration)
+        log_scalars(self.trainer, "curation", statistics | timed | record["graded"], iteration)
+        confidences = [value for value, count in record["confidences"] for _ in range(count)]
         log_histogram(self.trainer, "curation/confidence", confidences, iteration)
         logger.info("iteration %d: kept %d of %d questions", iteration, statistics["kept"], statistics["asked"])
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning import Callback, Trainer
+from torch import Tensor
 
 from visplay.callbacks.logging import log_scalars
 from visplay.callbacks.self_play import SelfPlay
@@ -36,17 +37,25 @@ class Diagnostics(Callback):
         self.kl_every_n_steps = kl_every_n_steps
         self.blind_questions = blind_questions
         self._references: dict[str, VLM] = {}
+        self._kept: dict[str, Tensor] | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Keep the weights to compare with; answer the phase's new questions without their images."""
+        """Keep the weights to compare with; answer the phase's new questions without their images.
+
+        A phase that is continued is compared with what it began with, and its questions were answered.
+        """
+        kept, self._kept = self._kept, None
         self_play = next((c for c in trainer.callbacks if isinstance(c, SelfPlay)), None)
         if self.kl_every_n_steps:
             policy = pl_module.role.vlm
             self._references = {"phase_start": policy.frozen_copy(), "base": policy.base()}
+            if pl_module.phase.step and kept is not None:
+                self._references["phase_start"].load_state_dict(kept)
             if self_play is not None and self_play.offload:
                 for reference in self._references.values():
                     move(reference, CPU)
-        if self.blind_questions and self_play and self_play.dataset and pl_module.role.learns_from == "examples":
+        new = not pl_module.phase.step and pl_module.role.learns_from == "examples"
+        if self.blind_questions and self_play and self_play.dataset and new:
             fraction = self._answer_blind(pl_module, GeneratedDataset(self_play.dataset))
             log_scalars(trainer, "curation", {"answerable_without_image_fraction": fraction}, pl_module.phase.iteration)
 
@@ -54,7 +63,7 @@ class Diagnostics(Callback):
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int
     ) -> None:
         """Log the KL divergence of the policy that sampled this step."""
-        if not self._references or pl_module.result is None or batch_idx % self.kl_every_n_steps:
+        if not self._references or pl_module.result is None or (pl_module.phase.step - 1) % self.kl_every_n_steps:
             return
         rollout = pl_module.result.rollout
         kl = {f"kl_to_{name}": _kl(pl_module.role, rollout, p) for name, p in self._references.items()}
@@ -63,6 +72,15 @@ class Diagnostics(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Let the weights go."""
         self._references = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The policy at the start of the phase under way; the weights are no copies."""
+        start = self._references.get("phase_start")
+        return {"phase_start": None if start is None else dict(start.state_dict())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Undo ``state_dict``, for the phase that is continued."""
+        self._kept = state_dict["phase_start"]
 
     def _answer_blind(self, module: GRPOModule, examples: GeneratedDataset) -> float:
         """Fraction of generated questions whose silver answer is given without a look at the image."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from lightning import Trainer
@@ -26,3 +28,23 @@ def log_histogram(trainer: Trainer, name: str, values: Sequence[float], step: in
 def tensorboard_writers(trainer: Trainer) -> list[SummaryWriter]:
     """The TensorBoard writers among the trainer's loggers."""
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def log_position(trainer: Trainer) -> dict[str, int]:
+    """Bytes in each of the run's TensorBoard files, by name, once all that was logged is in them."""
+    for writer in tensorboard_writers(trainer):
+        writer.flush()
+    return {file.name: file.stat().st_size for file in _event_files(trainer.log_dir)}
+
+
+def cut_log(directory: str, position: Mapping[str, int]) -> None:
+    """Take from a run's TensorBoard log what was logged after ``log_position``, before anything else is logged."""
+    for file in _event_files(directory):
+        if file.name in position:
+            os.truncate(file, min(position[file.name], file.stat().st_size))
+        else:
+            file.unlink()
+
+
+def _event_files(directory: str | None) -> list[Path]:
+    return sorted(Path(directory).glob("events.out.tfevents.*")) if directory else []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -12,7 +14,10 @@ from PIL import Image
 
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation, Curator
-from visplay.data.draws import Drawable, Draws
+from visplay.callbacks.logging import log_position
+from visplay.data.draws import Drawable, Draws, MixedDraws
+from visplay.data.files import sha256
+from visplay.data.generated import GeneratedDataset
 from visplay.modules.policy.placement import CPU, move
 from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
@@ -21,7 +26,7 @@ from visplay.types import PhaseState, UnlabeledImage, derive_seed
 
 logger = logging.getLogger(__name__)
 
-_STATE = ("phases_done", "repeats", "ended", "dataset", "statistics", "history", "scores")
+_STATE = ("phases_done", "repeats", "ended", "dataset", "dataset_sha256", "statistics", "history", "scores")
 
 
 class SelfPlay(Callback):
@@ -29,9 +34,12 @@ class SelfPlay(Callback):
 
     One epoch of the trainer is one phase: at its start ``begin_phase`` swaps the roles and gives the one that learns
     its items. A role that learns from images gets unlabeled ones. A role that learns from examples gets questions that
-    are asked, voted on and curated at that moment, labelled ones, or both, as the data module has them. A checkpoint
-    keeps the phase that comes next (``PhaseState``), the path of the data set in use, and what the advance rule reads;
-    a phase that is interrupted begins anew. It comes before all callbacks that look at the phase.
+    are asked, voted on and curated at that moment, labelled ones, or both, as the data module has them. It comes
+    before all callbacks that look at the phase.
+
+    A checkpoint keeps where the run is (``PhaseState``), the data set in use and its hash, what the advance rule reads,
+    and how long the log was; with what ``GRPOModule`` and ``GRPO`` keep, a phase goes on after any of its steps as if
+    nothing had happened.
 
     Args:
         iterations: Times that every role has its phase.
@@ -40,6 +48,9 @@ class SelfPlay(Callback):
         validate_every: Iterations between two validations; one follows the last role's phase.
         offload: Whether whole models that do not learn, the other roles' policies and the reference, are kept in CPU
             memory while they are not needed. With adapters, and on a CPU, there is nothing to move.
+
+    Attributes:
+        settings: Of the run, by dotted name, to keep in its checkpoints.
     """
 
     def __init__(
@@ -63,10 +74,14 @@ class SelfPlay(Callback):
         self.repeats = 0
         self.ended = False
         self.dataset: str | None = None
+        self.dataset_sha256: str | None = None
         self.statistics: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self.scores: dict[str, float] = {}
+        self.settings: dict[str, Any] = {}
+        self._continued = False
         self._draws: dict[str, Draws] = {}
+        self._phase_draws: dict[str, Draws | MixedDraws] = {}
         self._source: Drawable
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
@@ -101,7 +116,7 @@ class SelfPlay(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Plan as many epochs as there are phases left, after a checkpoint was read."""
         pl_module.phase = self.phase
-        if self.phases_done:  # the weights are no base, and a validation of the run has measured them
+        if self._continued:  # the base was validated, and its scores are in the checkpoint
             trainer.num_sanity_val_steps = 0
         self._plan_epochs(trainer, pl_module)
         self._place(trainer, pl_module)
@@ -110,30 +125,37 @@ class SelfPlay(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin a phase; validation follows that of the last role."""
         self.begin_phase(trainer, pl_module)
+        if not self.phase.step:
+            self.history = []
         last = pl_module.phase.role == list(pl_module.roles)[-1]
         never = trainer.current_epoch + 2
         due = last and pl_module.phase.iteration % self.validate_every == 0
         trainer.check_val_every_n_epoch = 1 if due else never
-        self.history = []
         self.scores, pl_module.scores = pl_module.scores or self.scores, {}
 
     def begin_phase(self, trainer: Trainer, module: GRPOModule) -> None:
-        """Swap the roles: give the one that learns its items, a frozen reference and a fresh optimizer state."""
+        """Swap the roles: give the one that learns its items, a frozen reference and a fresh optimizer state.
+
+        A phase of which steps are done is continued with the items, the reference and the state that it had.
+        """
         module.phase = self.phase
         self._place(trainer, module)
-        self._draws = {}
+        self._draws, self._phase_draws = {}, {}
         role = module.role
+        role.grader.drain_outcomes()  # those of a validation, which no step has graded
         if role.learns_from == "images":
             self._source = self._draw_from(module, "images", trainer.datamodule.images)
         else:
             self._source = self._examples(trainer, module)
         module.refill = self.draw
-        role.learner.begin_phase(role.vlm, module.active_optimizer(), offload=self.offload)
+        continued = self.phase.step > 0
+        role.learner.begin_phase(role.vlm, module.active_optimizer(), offload=self.offload, continued=continued)
 
     def draw(self, count: int) -> list:
         """The next items of the phase under way; ``PhaseState.positions`` moves on."""
         items = self._source.draw(count)
         self.phase.positions |= {name: draws.position for name, draws in self._draws.items()}
+        self.phase.drawn |= {name: draws.position for name, draws in self._phase_draws.items()}
         return items
 
     def on_train_batch_end(
@@ -155,8 +177,19 @@ class SelfPlay(Callback):
         self._plan_epochs(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The phase that comes next, the data set in use, and what the advance rule reads."""
-        return {name: getattr(self, name) for name in _STATE} | {"phase": asdict(self.phase)}
+        """The phase under way, or the one that comes next, the data set in use, and what the advance rule reads."""
+        return {name: copy.deepcopy(getattr(self, name)) for name in _STATE} | {"phase": asdict(self.phase)}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: GRPOModule, checkpoint: dict[str, Any]) -> None:
+        """Have the trainer begin the epoch of the phase under way anew: ``begin_phase`` knows what is done of it."""
+        phase, loop = self.phase, checkpoint["loops"]["fit_loop"]
+        counts = dict.fromkeys(("ready", "started", "processed", "completed"), self.phases_done)
+        loop["epoch_progress"] = {"total": dict(counts), "current": dict(counts)}
+        steps = sum(phase.steps_before.values()) + phase.step
+        all_done = phase.step >= pl_module.roles[phase.role].config.steps  # the batch without items counts
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - all_done
+        checkpoint["log"] = log_position(trainer)
+        checkpoint["settings"] = self.settings
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo ``state_dict``; a ValueError if another version wrote it."""
@@ -164,6 +197,7 @@ class SelfPlay(Callback):
             for name in _STATE:
                 setattr(self, name, state_dict[name])
             self.phase = PhaseState(**state_dict["phase"])
+            self._continued = True
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"ckpt_path: the checkpoint is of another version, which this one cannot continue: {error!r}"
@@ -247,10 +281,32 @@ class SelfPlay(Callback):
         sources = {"labelled": data.labelled, "silver": data.silver}
         draws = {n: self._draw_from(module, n, items) for n, items in sources.items() if items is not None}
         if isinstance(module, VisPlay):
-            draws["silver"] = self._refresh_dataset(trainer, module)
-        return data.mix(**draws)
+            made = self._open_dataset() if self.phase.step else self._refresh_dataset(trainer, module)
+            position, why_not = self.phase.drawn.get("generated", 0), module.role.why_not_asked
+            draws["silver"] = Draws(made, module.stage_seed("order"), position, why_not)
+            self._phase_draws["generated"] = draws["silver"]
+        source = data.mix(**draws)
+        if isinstance(source, MixedDraws):
+            source.position = self.phase.drawn.get("mixture", 0)
+            self._phase_draws["mixture"] = source
+        return source
 
-    def _refresh_dataset(self, trainer: Trainer, module: VisPlay) -> Draws:
+    def _open_dataset(self) -> GeneratedDataset:
+        """The data set that the phase has learned from so far.
+
+        Raises:
+            ValueError: It is gone, or another one.
+        """
+        path = Path(self.dataset or "")
+        if not path.is_file() or sha256(path) != self.dataset_sha256:
+            state = "has changed" if path.is_file() else "is gone"
+            raise ValueError(
+                f"ckpt_path: the data set that the phase was learning from {state}: {str(path)!r}; continue from the "
+                "checkpoint at the end of the phase before, which makes it again"
+            )
+        return GeneratedDataset(path)
+
+    def _refresh_dataset(self, trainer: Trainer, module: VisPlay) -> GeneratedDataset:
         """Generate the data set of the iteration: ask about images, vote, and curate."""
 
         def why_not(image: UnlabeledImage) -> str | None:
@@ -259,12 +315,16 @@ class SelfPlay(Callback):
         images = self._draw_from(module, "images", trainer.datamodule.images, why_not)
         generated, record = Curator(self.curation, trainer, module).generate(images)
         self.phase.positions["images"] = images.position
-        self.dataset, self.statistics = record["path"], record["statistics"]
-        return Draws(generated, module.stage_seed("order"), why_not=module.role.why_not_asked)
+        self.dataset, self.dataset_sha256 = record["path"], record["sha256"]
+        self.statistics = record["statistics"]
+        return generated
 
 
 class PhaseBatches:
-    """The batches of the next phase, a loader for one epoch: N items for each of its steps.
+    """The batches of the next phase, a loader for one epoch: N items for each of its steps that is left.
+
+    A phase that was continued after its last step has one batch without items: what follows the last step, a
+    validation, then follows it.
 
     Args:
         self_play: Draws the items, once the phase has begun.
@@ -274,10 +334,11 @@ class PhaseBatches:
     def __init__(self, self_play: SelfPlay, module: GRPOModule) -> None:
         self.self_play = self_play
         self.config = module.roles[self_play.phase.role].config
+        self.steps_left = self.config.steps - self_play.phase.step
 
     def __len__(self) -> int:
-        return self.config.steps
+        return max(self.steps_left, 1)
 
     def __iter__(self) -> Iterator[Sequence]:
-        for _ in range(self.config.steps):
-            yield self.self_play.draw(self.config.prompts_per_step)
+        for _ in range(len(self)):
+            yield self.self_play.draw(self.config.prompts_per_step) if self.steps_left > 0 else ()

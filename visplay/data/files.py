@@ -98,3 +98,8 @@ def force_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def checksum_file(path: Path) -> Path:
+    """Where the SHA-256 of a file is kept, beside it, as ``sha256sum`` writes and checks it."""
+    return path.with_name(f"{path.name}.sha256")

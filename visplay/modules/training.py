@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch.optim import Optimizer
 
 from visplay.clock import Clock
@@ -62,6 +63,7 @@ class GRPOModule(AnsweringModule):
         self.refill: Callable[[int], Sequence] | None = None
         self.result: StepResult | None = None
         self._equal_rewards = 0
+        self._random: dict[str, Any] | None = None
 
     @property
     @abstractmethod
@@ -97,13 +99,20 @@ class GRPOModule(AnsweringModule):
         """One optimizer per role, in their order."""
         return [role.make_optimizer() for role in self.roles.values()]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a step follows from besides weights and optimizers: see ``GRPO.state_dict``, and dropout."""
+        checkpoint["learners"] = {
+            name: role.learner.state_dict() | {"version": role.vlm.version} for name, role in self.roles.items()
+        }
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        checkpoint["random"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the weights alone: an optimizer's settings are the configuration's, and its state begins with a phase.
+        """Take weights and states; an optimizer's settings are the configuration's.
 
         Raises:
             ValueError: The weights are not those of this module.
         """
-        checkpoint["optimizer_states"] = []
         own, given = ({n: tuple(w.shape) for n, w in s.items()} for s in (self.state_dict(), checkpoint["state_dict"]))
         if differing := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
             name = differing[0]
@@ -111,6 +120,29 @@ class GRPOModule(AnsweringModule):
                 f"ckpt_path: {len(differing)} weights are not those of the configured model, such as {name!r}: "
                 f"{given.get(name, 'missing')} in the checkpoint and {own.get(name, 'missing')} here"
             )
+        checkpoint["optimizer_states"] = [
+            saved | {"param_groups": role.make_optimizer().state_dict()["param_groups"]}
+            for saved, role in zip(checkpoint.get("optimizer_states", []), self.roles.values(), strict=False)
+        ]
+        for name, state in checkpoint.get("learners", {}).items():
+            self.roles[name].learner.load_state_dict(state)
+            self.roles[name].vlm.version = state["version"]
+        self._random = checkpoint.get("random")
+
+    def on_train_start(self) -> None:
+        """Have torch's own random numbers, which dropout takes, follow from the seed, or go on as in the checkpoint."""
+        if self._random is None:
+            torch.manual_seed(derive_seed(self.seed, "random"))
+        else:
+            torch.set_rng_state(self._random["cpu"])
+            if self._random["cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self._random["cuda"])
+
+    def on_train_epoch_start(self) -> None:
+        """Go on with them where a phase does, whatever was drawn to take it up again."""
+        if self.phase.step and self._random is not None:
+            self.on_train_start()
+        self._random = None
 
     def active_optimizer(self) -> Optimizer:
         """The active role's optimizer."""
@@ -124,7 +156,9 @@ class GRPOModule(AnsweringModule):
         return derive_seed(self.seed, self.phase.iteration, self.phase.role, stage, step, *again)
 
     def training_step(self, batch: Sequence, batch_idx: int) -> None:
-        """One GRPO step of the active role on N images or examples."""
+        """One GRPO step of the active role on N images or examples; none without any, see ``PhaseBatches``."""
+        if not batch:
+            return
         self.result = self.role.learner.step(
             self.role,
             batch,

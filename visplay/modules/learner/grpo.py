@@ -304,8 +304,8 @@ class GRPO:
     """One role's learner (arXiv 2402.03300): the group of completions of a prompt is the baseline, so no critic is.
 
     Degenerate case: a group whose rewards are all equal has no advantage; a step of such groups alone updates nothing
-    but the KL term, or nothing at all with ``filter_zero_variance``. A checkpoint keeps the policy and the optimizer;
-    the reference is made anew where a phase begins, and the mismatch check's median starts afresh.
+    but the KL term, or nothing at all with ``filter_zero_variance``. A checkpoint keeps the policy and the optimizer,
+    and with ``state_dict`` the reference, unless that is the base, and the mismatch check's last gaps.
 
     Args:
         config: Settings.
@@ -322,20 +322,48 @@ class GRPO:
         self.reference: VLM | None = None
         self.mismatch = MismatchCheck(config.mismatch)
         self._steps = 0
+        self._kept_reference: dict[str, Tensor] | None = None
 
-    def begin_phase(self, policy: VLM, optimizer: Optimizer, *, offload: bool = False) -> None:
-        """Freeze the reference, on the CPU if told to, and reset the optimizer state."""
-        self.end_phase(optimizer)
-        self._steps = 0
+    def begin_phase(self, policy: VLM, optimizer: Optimizer, *, offload: bool = False, continued: bool = False) -> None:
+        """Freeze the reference, on the CPU if told to, and reset the optimizer state.
+
+        Args:
+            policy: What learns.
+            optimizer: Of its weights.
+            offload: Whether the reference is kept on the CPU.
+            continued: Whether the phase goes on where ``load_state_dict`` says: the reference is the one it began with.
+        """
+        if not continued:
+            self.end_phase(optimizer)
+            self._steps = 0
         if self.config.kl_weight and self.config.kl_reference != "old":
             self.reference = policy.base() if self.config.kl_reference == "base" else policy.frozen_copy()
+            if continued and self._kept_reference is not None:
+                self.reference.load_state_dict(self._kept_reference)
+                self._kept_reference = None
             if offload:
                 move(self.reference, CPU)
 
     def end_phase(self, optimizer: Optimizer) -> None:
         """Let the reference and the optimizer state go."""
         optimizer.state.clear()
-        self.reference = None
+        self.reference = self._kept_reference = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a step follows from besides the policy and its optimizer; the weights are no copies."""
+        kept = None if self.config.kl_reference == "base" else self.reference
+        return {
+            "steps": self._steps,
+            "mismatch": list(self.mismatch.accepted),
+            "reference": None if kept is None else dict(kept.state_dict()),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Undo ``state_dict``; the reference is taken up by the phase that is continued."""
+        self._steps = state_dict["steps"]
+        self.mismatch.accepted.clear()
+        self.mismatch.accepted.extend(state_dict["mismatch"])
+        self._kept_reference = state_dict["reference"]
 
     def step(
         self,

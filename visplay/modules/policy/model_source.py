@@ -11,6 +11,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
+from visplay.data.files import checksum_file, sha256
 from visplay.data.hub_names import check_reachable
 from visplay.modules.policy.loading import ADAPTER_CONFIG
 from visplay.modules.policy.saving import merge_adapter
@@ -137,13 +138,19 @@ def read_checkpoint(path: str, argument: str = "path") -> dict[str, Any]:
 
 
 def check_checkpoint(path: str, argument: str = "path") -> None:
-    """See that a checkpoint is as it was written, by the checksums in it; torch reads damaged weights as they are.
+    """See that a checkpoint is as it was written, by the hash beside it or the checksums in it; torch does not look.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no checkpoint of a run, not a whole one, or damaged.
     """
     read_checkpoint(path, argument)
+    beside = checksum_file(Path(path))
+    if beside.is_file():
+        expected, found = beside.read_text().partition(" ")[0], sha256(Path(path))
+        if found != expected:
+            raise ValueError(f"{argument}: {path!r} is damaged: its SHA-256 is {found}, and {expected} when written")
+        return
     try:
         with ZipFile(path) as archive:
             damaged = archive.testzip()

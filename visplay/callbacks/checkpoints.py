@@ -1,0 +1,170 @@
+"""Checkpoints within a phase: written every few minutes and when the run is told to end, and whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from torch.optim import Optimizer
+
+from visplay.data.files import checksum_file, replacing
+from visplay.modules.training import GRPOModule
+
+logger = logging.getLogger(__name__)
+
+
+class StepCheckpoint(Checkpoint):
+    """Writes ``checkpoints/phase-NN-step-NNNN.ckpt``, from which the run goes on after that step, bit for bit.
+
+    One is written when it is due, at the end of a step; at SIGUSR1, by which a scheduler says that time is running
+    out; and at SIGTERM, before the process ends. A signal is answered at once, with the state after the last step: what
+    was sampled since is sampled again. Only where weights have changed since does it wait for the end of the step.
+
+    Args:
+        every_n_minutes: Longest time between two checkpoints; null goes by steps and signals alone.
+        every_n_steps: Steps of a phase between two checkpoints; null goes by the time.
+        most_time_fraction: Of the time of a run, how much may go into checkpoints that the time makes due: after one
+            that took long to write, the next comes later.
+        keep: Checkpoints that are kept, the last ones; at least 2, as one may be damaged.
+    """
+
+    def __init__(
+        self,
+        every_n_minutes: float | None = 5.0,
+        every_n_steps: int | None = None,
+        most_time_fraction: float = 0.03,
+        keep: int = 2,
+    ) -> None:
+        for name, value in (("every_n_minutes", every_n_minutes), ("every_n_steps", every_n_steps)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: {value} must be above 0, or null")
+        if not 0 < most_time_fraction <= 1:
+            raise ValueError(f"most_time_fraction: {most_time_fraction} must be in (0, 1]")
+        if keep < 2:
+            raise ValueError(f"keep: {keep} must be at least 2: the last checkpoint may be damaged")
+        self.every_n_minutes = every_n_minutes
+        self.every_n_steps = every_n_steps
+        self.most_time_fraction = most_time_fraction
+        self.keep = keep
+        self._state: dict[str, Any] | None = None  # as of the last step; weights and optimizer state are no copies
+        self._path = Path()
+        self._is_current = True  # whether weights and optimizer are still those of the state
+        self._later: Callable[[], None] | None = None
+        self._writing = False
+        self._written = time.monotonic()
+        self._seconds = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
+        """Have every checkpoint of the run written whole, with its hash."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = DurableCheckpointIO()
+
+    def on_train_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Listen to signals, after the trainer has begun to; it gives them back when it ends."""
+        self._state, self._is_current, self._later, self._written = None, True, None, time.monotonic()
+        if threading.current_thread() is not threading.main_thread():
+            return
+        end = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGUSR1, lambda signum, frame: self._answer(lambda: self._write(trainer)))
+        if callable(end):
+
+            def terminate(signum: int, frame: FrameType | None) -> None:
+                self._answer(lambda: end(signum, frame))
+
+            signal.signal(signal.SIGTERM, terminate)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: GRPOModule, optimizer: Optimizer) -> None:
+        """Until the step ends its weights are no state to go on from."""
+        self._is_current = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the state after the step, write it if it is due, and answer a signal that came meanwhile."""
+        step = pl_module.phase.step
+        directory = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+        self._path = directory / f"phase-{trainer.current_epoch:02d}-step-{step:04d}.ckpt"
+        self._state, self._is_current = trainer._checkpoint_connector.dump_checkpoint(weights_only=False), True
+        elapsed = time.monotonic() - self._written
+        due = self.every_n_steps is not None and step % self.every_n_steps == 0
+        if self.every_n_minutes is not None:
+            due |= elapsed >= max(60 * self.every_n_minutes, self._seconds / self.most_time_fraction)
+        if due:
+            self._write(trainer)
+        later, self._later = self._later, None
+        if later is not None:
+            later()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        """Let the state go: the phase has a checkpoint of its end, and its weights may move."""
+        self._state = None
+
+    def on_exception(self, trainer: Trainer, pl_module: GRPOModule, exception: BaseException) -> None:
+        """Write the state after the last step, where the process was told to end; an error may have spoiled it."""
+        if isinstance(exception, SystemExit):
+            self._write(trainer)
+
+    def _answer(self, act: Callable[[], None]) -> None:
+        """Answer a signal now, or when the step is over."""
+        if self._is_current or self._state is None:
+            act()
+        else:
+            self._later = act
+
+    def _write(self, trainer: Trainer) -> None:
+        if self._state is None or not self._is_current or self._writing:
+            return
+        start, self._writing = time.monotonic(), True
+        try:
+            trainer.strategy.save_checkpoint(self._state, self._path)
+        finally:
+            self._writing = False
+        written = sorted(self._path.parent.glob("phase-*-step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        for path in written[: -self.keep]:
+            trainer.strategy.remove_checkpoint(path)
+        self._written = time.monotonic()
+        self._seconds = self._written - start
+        logger.info("%s: written in %.1f s", self._path, self._seconds)
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint aside, forces it to the disk and renames it; its SHA-256 is beside, as of ``sha256sum``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint; one that is there already stays until the new one is complete."""
+        path = Path(path)
+        with replacing(path) as file:
+            hashing = _Hashing(file)
+            torch.save(checkpoint, hashing)  # type: ignore[arg-type]  # it only writes
+            with replacing(checksum_file(path)) as beside:  # first, so that no checkpoint is without
+                beside.write(f"{hashing.found.hexdigest()}  {path.name}\n".encode())
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint and its hash."""
+        super().remove_checkpoint(path)
+        checksum_file(Path(path)).unlink(missing_ok=True)
+
+
+class _Hashing:
+    """A file to write to that hashes what is written."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.found = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.found.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
