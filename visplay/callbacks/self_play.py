@@ -15,6 +15,7 @@ from PIL import Image
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation, Curator
 from visplay.callbacks.logging import log_position
+from visplay.callbacks.skipped_updates import SkippedUpdates
 from visplay.data.draws import Drawable, Draws, MixedDraws
 from visplay.data.files import sha256
 from visplay.data.generated import GeneratedDataset
@@ -148,6 +149,7 @@ class SelfPlay(Callback):
         else:
             self._source = self._examples(trainer, module)
         module.refill = self.draw
+        role.learner.on_skipped = SkippedUpdates(Path(trainer.log_dir or trainer.default_root_dir) / "skipped", module)
         continued = self.phase.step > 0
         role.learner.begin_phase(role.vlm, module.active_optimizer(), offload=self.offload, continued=continued)
 

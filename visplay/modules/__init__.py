@@ -6,7 +6,7 @@ from visplay.modules.families.llava_onevision import LlavaOnevision
 from visplay.modules.families.qwen2_5_vl import Qwen2_5_VL
 from visplay.modules.families.qwen3_vl import Qwen3_VL
 from visplay.modules.families.smolvlm import SmolVLM
-from visplay.modules.learner.grpo import GRPO, GRPOConfig
+from visplay.modules.learner.grpo import GRPO, GRPOConfig, NonFiniteUpdateError
 from visplay.modules.learner.mismatch import MismatchConfig, PolicyMismatchError
 from visplay.modules.policy.collation import PromptTooLongError
 from visplay.modules.policy.tuning import LoRA, Tuning
@@ -27,6 +27,7 @@ __all__ = [
     "InternVL",
     "LlavaOnevision",
     "LoRA",
+    "NonFiniteUpdateError",
     "PolicyMismatchError",
     "PromptTooLongError",
     "QuestionFormat",

@@ -166,6 +166,7 @@ class GRPOModule(AnsweringModule):
             self.manual_backward,
             self.stage_seed("step", self.phase.step),
             self.refill,
+            getattr(self.trainer.precision_plugin, "scaler", None),
         )
         self.phase.step += 1
         self._warn_of_equal_rewards(self.result)

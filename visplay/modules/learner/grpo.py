@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
@@ -48,6 +49,8 @@ class GRPOConfig:
         betas: Momentum terms of AdamW.
         weight_decay: Weight decay of AdamW.
         max_grad_norm: Gradients are scaled down to this norm.
+        max_skipped_updates: An update whose loss or gradient is not finite is not applied; this many in a row stop the
+            run.
         advantage: Rewards (N, G) to advantages (N, G): ``group_advantages``, ``centred_advantages`` (Dr. GRPO),
             ``leave_one_out_advantages`` (RLOO).
         policy_loss: ``clipped_policy_loss``, ``sequence_policy_loss`` (GSPO), ``cispo_loss`` (CISPO).
@@ -88,6 +91,7 @@ class GRPOConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    max_skipped_updates: int = 5
     advantage: Callable[[Tensor], Any] = group_advantages
     policy_loss: Callable[..., Any] = clipped_policy_loss
     aggregation: Callable[[Tensor], Any] = sequence_mean_weights
@@ -109,7 +113,8 @@ class GRPOConfig:
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained with, the functions by trying them, before the first rollout."""
-        for name in ("steps", "prompts_per_step", "max_new_tokens", "tokens_per_micro_batch"):
+        positive = ("steps", "prompts_per_step", "max_new_tokens", "tokens_per_micro_batch", "max_skipped_updates")
+        for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
         if self.group_size < 2:
@@ -166,8 +171,9 @@ class GroupBatch:
         mask: (N, G, T) bool, False at padding.
         finished: (N, G) bool, False where a completion was truncated at the token limit.
         sampled_logps: (N, G, T) log-probabilities that the engine reported.
-        advantages: (N, G); empty until they are known.
-        weights: (N, G, T) weight of each token in the loss of its update; 0 at padding; empty until it is cut.
+        rewards: (N, G); empty until they are known, as the next two.
+        advantages: (N, G).
+        weights: (N, G, T) weight of each token in the loss of its update; 0 at padding.
         old_logps: (N, G, T) before the first update of the step; None where nothing needs them.
         reference_logps: (N, G, T) under the reference policy; None without one.
     """
@@ -178,6 +184,7 @@ class GroupBatch:
     mask: Tensor
     finished: Tensor
     sampled_logps: Tensor
+    rewards: Tensor = field(default_factory=lambda: torch.empty(0))
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     weights: Tensor = field(default_factory=lambda: torch.empty(0))
     old_logps: Tensor | None = None
@@ -286,6 +293,28 @@ class LearningRole(Protocol):
         """The rollout as tensors where the policy is."""
 
 
+class NonFiniteUpdateError(RuntimeError):
+    """Too many updates in a row had a loss or a gradient that is not finite."""
+
+
+class SkippedUpdate(NamedTuple):
+    """An update that was not applied.
+
+    Args:
+        policy: Whose update; its weights are as they were.
+        batch: The mini-batch, with the log-probabilities ``old_logps`` that its ratios refer to.
+        loss: Its loss.
+        grad_norm: The norm of its gradient.
+        in_a_row: How many updates in a row were not applied, this one included.
+    """
+
+    policy: VLM
+    batch: GroupBatch
+    loss: float
+    grad_norm: float
+    in_a_row: int
+
+
 class StepResult(NamedTuple):
     """What a step sampled and how it went.
 
@@ -314,6 +343,8 @@ class GRPO:
     Attributes:
         reference: The reference policy of the KL; None without one.
         mismatch: Stops the run where the engine does not sample from the policy.
+        on_skipped: Told of every update that is not applied because its loss or gradient is not finite.
+        skipped: How many were not applied in a row, up to now.
     """
 
     def __init__(self, config: GRPOConfig, clock: Clock) -> None:
@@ -321,6 +352,8 @@ class GRPO:
         self.clock = clock
         self.reference: VLM | None = None
         self.mismatch = MismatchCheck(config.mismatch)
+        self.on_skipped: Callable[[SkippedUpdate], None] | None = None
+        self.skipped = 0
         self._steps = 0
         self._kept_reference: dict[str, Tensor] | None = None
 
@@ -373,6 +406,7 @@ class GRPO:
         backward: Callable[[Tensor], None],
         seed: int,
         refill: Callable[[int], Sequence] | None = None,
+        scaler: GradScaler | None = None,
     ) -> StepResult:
         """Sample, judge and learn once.
 
@@ -383,8 +417,10 @@ class GRPO:
             backward: Called with every micro-batch's loss.
             seed: Root of all draws of this step.
             refill: Gives as many further items, in place of zero-variance groups.
+            scaler: What ``backward`` and the optimizer's step scale losses by, in float16.
 
         Raises:
+            NonFiniteUpdateError: Too many updates in a row had a loss or a gradient that is not finite.
             PolicyMismatchError: The engine does not sample from the policy; the update is not applied.
         """
         config = self.config
@@ -399,9 +435,9 @@ class GRPO:
         with self.clock("update"):
             batch = self._score_before(role.vlm, role.collate(rollout.take(kept)))  # old and reference logps (N, G, T)
             advantages = config.advantage(self._charge_kl(judgement.rewards[kept], batch))  # (N, G)
-            batch = replace(batch, advantages=advantages.to(batch.mask.device))
+            batch = replace(batch, rewards=judgement.rewards[kept], advantages=advantages.to(batch.mask.device))
             mini_batches = batch.mini_batches(config.prompts_per_update, config.aggregation, config.mask_truncated)
-            updates = [self._update(role.vlm, mini, optimizer, backward) for mini in mini_batches]
+            updates = [self._update(role.vlm, mini, optimizer, backward, scaler) for mini in mini_batches]
         spread = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
         return StepResult(rollout, judgement, statistics | spread | reduce_statistics(updates, len(updates)))
 
@@ -465,11 +501,17 @@ class GRPO:
         return out
 
     def _update(
-        self, policy: VLM, mini: GroupBatch, optimizer: Optimizer, backward: Callable[[Tensor], None]
+        self,
+        policy: VLM,
+        mini: GroupBatch,
+        optimizer: Optimizer,
+        backward: Callable[[Tensor], None],
+        scaler: GradScaler | None,
     ) -> dict[str, float]:
-        """One optimizer step on a mini-batch, its gradient summed over micro-batches."""
-        config, parts, gaps = self.config, [], []
-        for _, micro in mini.micro_batches(config.tokens_per_micro_batch):
+        """One optimizer step on a mini-batch, its gradient summed over micro-batches; none if it is not finite."""
+        config, parts, losses = self.config, [], []
+        old_logps = torch.zeros_like(mini.sampled_logps)
+        for index, micro in mini.micro_batches(config.tokens_per_micro_batch):
             logps, entropies = policy.logps(
                 micro.prompts,
                 micro.token_ids,
@@ -481,22 +523,57 @@ class GRPO:
             loss, statistics = self._loss(micro, logps, old, entropies)
             backward(loss)
             parts.append({name: float(value) for name, value in statistics.items()})
-            gaps.append(logp_gaps(old, micro.sampled_logps, micro.weights > 0))
-        gap = gap_statistics(torch.cat(gaps), config.mismatch.token_limit)
+            losses.append(loss.detach())
+            old_logps[(*index, slice(old.shape[-1]))] = old
+        gap = self._check_gap(policy, mini, old_logps, optimizer)
+        if scaler is not None:
+            scaler.unscale_(getattr(optimizer, "optimizer", optimizer))  # as it is under Lightning's wrapper
+        norm = clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], config.max_grad_norm)
+        total = torch.stack(losses).sum().to(norm)
+        loss_value, norm_value = torch.stack([total, norm]).tolist()
+        if finite := isfinite(loss_value) and isfinite(norm_value):
+            optimizer.step()
+            policy.version += 1
+        elif scaler is not None:
+            scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if finite:
+            self.skipped = 0
+        elif scaler is None or not isfinite(loss_value) or scaler.get_scale() < 1:  # else it falls until gradients fit
+            batch = replace(mini, old_logps=old_logps)
+            self._skip(SkippedUpdate(policy, batch, loss_value, norm_value, self.skipped + 1))
+        means = reduce_statistics(parts, float(mini.weights.sum()) or 1.0)
+        means["policy_loss"] = sum(part["policy_loss"] for part in parts)  # the loss as it is, no mean of tokens
+        return means | gap | {"grad_norm": norm_value, "skipped_updates": float(not finite)}
+
+    def _check_gap(self, policy: VLM, mini: GroupBatch, old_logps: Tensor, optimizer: Optimizer) -> dict[str, float]:
+        """Statistics of the gaps between engine and training forward; stops the run where they are no rounding."""
+        counted = mini.weights > 0
+        gaps = logp_gaps(old_logps, mini.sampled_logps, counted)
+        gap = gap_statistics(gaps, self.config.mismatch.token_limit)
         try:
-            if any(map(len, gaps)):
+            # where the policy's own are not finite the loss is not either, and the engine has no part in it
+            if len(gaps) and (isfinite(gap["logp_gap_mean"]) or bool(old_logps[counted].isfinite().all())):
                 self.mismatch.check(policy, gap["logp_gap_mean"])
         except PolicyMismatchError:
             optimizer.zero_grad(set_to_none=True)
             raise
-        norm = clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], config.max_grad_norm)
-        if finite := bool(norm.isfinite()):
-            optimizer.step()
-            policy.version += 1
-        optimizer.zero_grad(set_to_none=True)
-        means = reduce_statistics(parts, float(mini.weights.sum()) or 1.0)
-        means["policy_loss"] = sum(part["policy_loss"] for part in parts)  # the loss as it is, no mean of tokens
-        return means | gap | {"grad_norm": float(norm), "skipped_updates": float(not finite)}
+        return gap
+
+    def _skip(self, update: SkippedUpdate) -> None:
+        """Tell of an update that was not applied, and stop the run where it is one too many in a row."""
+        self.skipped = update.in_a_row
+        if self.on_skipped is not None:
+            self.on_skipped(update)
+        if self.skipped >= self.config.max_skipped_updates:
+            raise NonFiniteUpdateError(
+                f"{update.policy.name}, version {update.policy.version}: loss {update.loss:g}, norm of the gradient "
+                f"{update.grad_norm:g}; not finite in {self.skipped} updates in a row, which is max_skipped_updates. "
+                "None of them was applied: weights and optimizer state are as they were. Look, in this order, for "
+                "weights of the checkpoint that are not finite; a learning rate that is too high (ratio_max, kl and "
+                "grad_norm of the steps before); float16, where bf16-mixed has the range; an advantage, a loss or a KL "
+                "estimator of your own that divides by 0. See docs/health.md"
+            )
 
     def _loss(
         self, micro: GroupBatch, logps: Tensor, old: Tensor, entropies: Tensor
