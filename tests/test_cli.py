@@ -17,6 +17,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from visplay.__main__ import main
+from visplay.callbacks import Health, Limit
 from visplay.cli import VisPlayCLI, find_checkpoint, run
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import ImageSource, LabelledSource
@@ -163,6 +164,17 @@ def test_defaults_change_key_by_key(parse, tmp_path):
     assert "SampleLogger" not in _kinds(cli)
     assert Path(cli.trainer.log_dir) == Path("there/other/version_0")
     assert cli.config["fit"]["evaluation"]["directory"] == "there/evaluation"
+
+
+def test_limits_of_health(parse, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("health: {init_args: {entropy: {limit: 0.1}, parsed_fraction: {limit: 0.5, action: end_phase}}}")
+    cli = parse("--config", TINY, "--config", str(overlay), "--health.entropy.action=end_phase", "--health.window=3")
+    (health,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, Health)]
+    assert health.rules == {"entropy": Limit(0.1, "end_phase"), "parsed_fraction": Limit(0.5, "end_phase")}
+    assert health.window == 3
+    (health,) = [callback for callback in parse("--config", TINY).trainer.callbacks if isinstance(callback, Health)]
+    assert (health.rules, health.probe) == ({}, None)
 
 
 def test_callbacks_of_a_user_are_added(parse, tmp_path):

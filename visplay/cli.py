@@ -29,6 +29,7 @@ from visplay.callbacks.checkpoints import StepCheckpoint
 from visplay.callbacks.curation import TooFewQuestionsError
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
+from visplay.callbacks.health import Health
 from visplay.callbacks.logging import cut_log
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
     "check": (ModelCheck, {"class_path": "visplay.checking.ModelCheck"}),
+    "health": (Health, {"class_path": "visplay.callbacks.Health"}),
     "progress": (ProgressBar, {"class_path": "visplay.callbacks.PhaseProgress"}),
     "samples": (SampleLogger, {"class_path": "visplay.callbacks.SampleLogger"}),
     "summary": (Summary, {"class_path": "visplay.callbacks.Summary"}),

@@ -13,6 +13,7 @@ from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.export.export_callback import Export
 from visplay.callbacks.export.export_store import DiskBudgetError, Retention
 from visplay.callbacks.export.hub import HubTarget
+from visplay.callbacks.health import Health, Limit
 from visplay.callbacks.progress import PhaseProgress
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
@@ -27,7 +28,9 @@ __all__ = [
     "EngineSettings",
     "Evaluation",
     "Export",
+    "Health",
     "HubTarget",
+    "Limit",
     "PhaseProgress",
     "Retention",
     "RewardGain",

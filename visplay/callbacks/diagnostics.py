@@ -57,7 +57,9 @@ class Diagnostics(Callback):
         new = not pl_module.phase.step and pl_module.role.learns_from == "examples"
         if self.blind_questions and self_play and self_play.dataset and new:
             fraction = self._answer_blind(pl_module, GeneratedDataset(self_play.dataset))
-            log_scalars(trainer, "curation", {"answerable_without_image_fraction": fraction}, pl_module.phase.iteration)
+            measured = {"answerable_without_image_fraction": fraction}
+            self_play.statistics = self_play.statistics | measured
+            log_scalars(trainer, "curation", measured, pl_module.phase.iteration)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int

@@ -160,6 +160,11 @@ class SelfPlay(Callback):
         self.phase.drawn |= {name: draws.position for name, draws in self._phase_draws.items()}
         return items
 
+    def end_phase(self, trainer: Trainer) -> None:
+        """End the phase under way with the step just taken; what follows a phase, its validation included, does."""
+        loop = trainer.fit_loop
+        loop.max_batches = trainer.val_check_batch = loop.epoch_loop.batch_idx + 1  # until the next epoch's loader
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
