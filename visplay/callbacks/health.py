@@ -183,8 +183,10 @@ class Health(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin a phase; its policy is good so far."""
-        self._steps = deque(maxlen=min(self.window, pl_module.role.config.steps))
-        self._broken = set()
+        continued = pl_module.phase.step > 0
+        kept = self._steps if continued else []
+        self._steps = deque(kept, maxlen=min(self.window, pl_module.role.config.steps))
+        self._broken = self._broken if continued else set()
         watched = _OF_STEPS[pl_module.role.learns_from] | self._curated(pl_module)
         ends = any(name in watched and rule.action == "end_phase" for name, rule in self.rules.items())
         if ends or self._ends_by_probe(pl_module):
@@ -242,12 +244,15 @@ class Health(Callback):
         self._good = self._before_step = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What later phases are compared with."""
-        return {"best": self.best, "first_difficulty": self.first_difficulty}
+        """What later phases are compared with, and the window of the phase under way."""
+        window = {"steps": list(self._steps), "broken": sorted(self._broken)}
+        return {"best": self.best, "first_difficulty": self.first_difficulty} | window
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo ``state_dict``."""
         self.best, self.first_difficulty = state_dict["best"], state_dict["first_difficulty"]
+        self._steps.extend(state_dict["steps"])
+        self._broken.update(state_dict["broken"])
 
     def _ends_by_probe(self, module: GRPOModule) -> bool:
         """Whether it is the probe's word whether the policy that learns is good."""

@@ -387,13 +387,14 @@ class GRPO:
         kept = None if self.config.kl_reference == "base" else self.reference
         return {
             "steps": self._steps,
+            "skipped": self.skipped,
             "mismatch": list(self.mismatch.accepted),
             "reference": None if kept is None else dict(kept.state_dict()),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo ``state_dict``; the reference is taken up by the phase that is continued."""
-        self._steps = state_dict["steps"]
+        self._steps, self.skipped = state_dict["steps"], state_dict["skipped"]
         self.mismatch.accepted.clear()
         self.mismatch.accepted.extend(state_dict["mismatch"])
         self._kept_reference = state_dict["reference"]
