@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from visplay.foreign_text import visible
+
 USAGE = """\
 usage: visplay COMMAND [options]
 
@@ -45,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(USAGE)
         return
     if given[0] in MODULES:
-        importlib.import_module(MODULES[given[0]]).run(given[1:])
+        try:
+            importlib.import_module(MODULES[given[0]]).run(given[1:])
+        except SystemExit as end:  # an error's words may quote a file or a table
+            raise (SystemExit(visible(end.code, "\n")) if isinstance(end.code, str) else end) from end.__cause__
         return
     from visplay import cli
 

@@ -39,6 +39,7 @@ from visplay.commands.compare import evaluate_models
 from visplay.commands.configuration import TRAINER_DEFAULTS, expand_home
 from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
+from visplay.foreign_text import visible
 from visplay.judge import JudgeUnavailableError
 from visplay.modules.policy.model_source import check_checkpoint, read_checkpoint
 from visplay.modules.training import GRPOModule
@@ -101,6 +102,10 @@ _CLASS = re.compile(r"class_path '([\w.]+)'")
 
 class SuggestingParser(LightningArgumentParser):
     """Names the nearest known key when one is unknown."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> None:
+        """Exit with words in which control characters are visible, as they may quote a file or a table."""
+        super().exit(status, None if message is None else visible(message, "\n"))
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Exit with the message and, for an unknown key, the nearest known one."""

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import datasets
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from transformers.utils.logging import disable_progress_bar
 
-CONSOLE = Console(stderr=True)
+from visplay.foreign_text import visible
+
+
+class Terminal(Console):
+    """A console on which text is text: it brings no markup, and no character that moves, colours or reorders others."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """As the base class does, with the control characters of texts visible."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))
+
+
+CONSOLE = Terminal(stderr=True)
 """Shared by the log and the line that is redrawn, so that one does not overwrite the other."""
 
 
@@ -17,11 +35,19 @@ class LineHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self.setFormatter(_OneLine("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message to the present standard error."""
-        CONSOLE.print(self.format(record), soft_wrap=True, markup=False, highlight=False, emoji=False)
+        CONSOLE.print(self.format(record), soft_wrap=True, highlight=False)
+
+
+class _OneLine(logging.Formatter):
+    """A message is one line, whatever is told of; the lines of a traceback follow it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = visible(record.message)
+        return super().formatMessage(record)
 
 
 def set_up_log() -> None:

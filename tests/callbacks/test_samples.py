@@ -1,3 +1,6 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -50,3 +53,54 @@ def test_a_models_text_cannot_break_the_table():
 def test_bad_settings():
     with pytest.raises(ValueError, match="every_n_steps=0"):
         SampleLogger(every_n_steps=0)
+
+
+HOSTILE = "a\x00\x1b[31m\u202e\udc80 <script> [x](http://y) " + "b" * 10**6
+
+
+@pytest.mark.parametrize("part", ["problem", "text", "vote", "gold"])
+def test_hostile_text_is_drawn_and_written(part):
+    changed = {part: Vote(HOSTILE, 0.75, ((HOSTILE, 3),), 4, 4) if part == "vote" else HOSTILE}
+    record = replace(_record(), **changed)
+    draw_panel(record)
+    table = _table([record])
+    assert len(table.splitlines()) == 3
+    assert table.replace("\n", "").isprintable()
+    assert len(table) < 60_000
+
+
+class _Writer:
+    def __init__(self):
+        self.written = {}
+
+    def add_image(self, name, panels, step, dataformats):
+        self.written["image"] = panels
+
+    def add_text(self, name, text, step):
+        self.written["text"] = text
+
+    def add_histogram(self, name, values, step, bins):
+        self.written["histogram"] = values
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({}, {"image", "text", "histogram"}),
+        ({"images": False}, {"text", "histogram"}),
+        ({"texts": False}, {"image", "histogram"}),
+        ({"images": False, "texts": False}, {"histogram"}),
+    ],
+)
+def test_images_and_texts_can_be_kept_out_of_the_logs(monkeypatch, options, shown):
+    writer = _Writer()
+    for module in ("samples", "logging"):
+        monkeypatch.setattr(f"visplay.callbacks.{module}.tensorboard_writers", lambda trainer: [writer])
+    judgement = SimpleNamespace(records=[_record()], rewards=[[0.5]])
+    phase, role = SimpleNamespace(role_step=0), SimpleNamespace(name="reasoner")
+    module = SimpleNamespace(result=SimpleNamespace(judgement=judgement), phase=phase, role=role)
+    SampleLogger(**options).on_train_batch_end(None, module, None, [], 0)
+    assert writer.written.keys() == shown
+    if "image" in shown and "text" not in shown:
+        without = draw_panel(_record(problem="another", text="another", vote=None), texts=False)
+        assert (writer.written["image"] == np.concatenate([np.asarray(without)] * 2)).all()

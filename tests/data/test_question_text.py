@@ -10,6 +10,7 @@ from visplay.data.question_text import (
     count_marks,
     place_marks,
     read_options,
+    read_text,
     unwrap_answer,
     write_problem,
 )
@@ -153,3 +154,41 @@ def test_images_as_options():
 )
 def test_unwrap_answer(wrapped, answer):
     assert unwrap_answer(wrapped) == answer
+
+
+@pytest.mark.parametrize("text", [" ", "<image>", "<image> ", "<image" + " " * 1000, "<image 1", "\n<image 2>"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_megabyte_of_marks_is_placed_at_once(text, images):
+    """Not a timing: what is quadratic takes minutes here, and the test's time limit ends it."""
+    place_marks(f"x{text * (2**20 // len(text))}x", images)
+
+
+_AT_THE_ENDS = re.compile(r"\A(?:\s*<image(?:[ \t]*\d+)?>)+\s*|\s*(?:<image(?:[ \t]*\d+)?>\s*)+\Z")
+
+
+@given(st.lists(st.sampled_from(["<image>", "<image 2>", "<image", " ", "\n", "\u2028", "x", "3>", ">"])).map("".join))
+def test_marks_at_the_ends_are_taken_out_as_by_a_pattern(text):
+    assert place_marks(text, 1) == place_marks(_AT_THE_ENDS.sub("", text), 1)
+
+
+def test_a_number_of_any_length_names_too_many_images():
+    assert count_marks(f"<image {'9' * 5000}>") == 999999999
+    assert count_marks(f"<image {'0' * 5000}2>") == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 10**6, "-" * 10**6, "(" * 10**6, "9**9**9", "{'a':" * 10**5, "not " * 10**5, "[1" + "0" * 10**5 + "]"],
+)
+def test_an_expression_is_neither_evaluated_nor_followed_into_its_depth(text):
+    with pytest.raises(ValueError, match="not a list of texts"):
+        read_options(text)
+
+
+def test_too_much_text_and_too_many_options_are_rejected():
+    with pytest.raises(ValueError, match=r"^problem has 1048577 characters; at most 1048576 are read"):
+        read_text({"problem": "a" * (2**20 + 1)}, "problem")
+    with pytest.raises(ValueError, match=r"^options has 1048577 characters"):
+        read_options("a" * (2**20 + 1))
+    with pytest.raises(ValueError, match=r"^1001 options; at most 1000 are read"):
+        read_options(["a"] * 1001)

@@ -191,6 +191,24 @@ class TestBadSources:
         with pytest.raises(ValueError, match="saved' cannot be read as a table: FileNotFoundError"):
             open_table(tmp_path / "saved")
 
+    @pytest.mark.parametrize("offsets", [(0, 2**30, 2**30 + 7), (0, -(2**30), 5), (0, 9, 7)])
+    def test_saved_with_offsets_that_lead_out_of_it(self, tmp_path, offsets):
+        """A table that is mapped as it is; read at such an offset, the process would end with a signal."""
+        datasets.Dataset.from_dict({"problem": ["abc", "defg"], "answer": ["a", "b"]}).save_to_disk(tmp_path / "saved")
+        (file,) = (tmp_path / "saved").glob("*.arrow")
+        data, good = file.read_bytes(), np.array([0, 3, 7], np.int32).tobytes()
+        assert data.count(good) == 1
+        file.write_bytes(data.replace(good, np.array(offsets, np.int32).tobytes()))
+        with pytest.raises(ValueError, match="source: .*saved' cannot be read as a table: ArrowInvalid: Column 0"):
+            open_table(tmp_path / "saved")
+
+    def test_what_a_table_would_have_a_library_decode_is_left_as_it_is(self, tmp_path):
+        """Sound, video and the like need libraries that are not here, and nobody asks for them."""
+        sound = datasets.Features({"problem": datasets.Value("string"), "sound": datasets.Audio()})
+        table = pa.table({"problem": ["a"], "sound": pa.array([struct(0)], STRUCT)})
+        datasets.Dataset(table, info=datasets.DatasetInfo(features=sound)).save_to_disk(tmp_path / "saved")
+        assert open_table(tmp_path / "saved")[0] == {"problem": "a", "sound": struct(0)}
+
     def test_no_rows(self, tmp_path):
         pq.write_table(rows(0), tmp_path / "a.parquet")
         datasets.Dataset(rows(0)).save_to_disk(tmp_path / "saved")
@@ -238,6 +256,15 @@ class TestHub:
         datasets.Dataset(rows(2)).save_to_disk("owner/name")
         assert keys(ImageTable("owner/name")) == ["name:0", "name:1"]
         assert asked == []
+
+    @pytest.mark.parametrize("kind", [ImageTable, LabelledTable])
+    def test_a_table_of_the_hub_reads_no_file_of_this_machine(self, monkeypatch, tmp_path, kind):
+        here = tmp_path / "private.png"
+        here.write_bytes(encode())
+        table = rows(1).set_column(2, "images", pa.array([str(here)]))
+        monkeypatch.setattr(datasets, "load_dataset", lambda name, split, **_: datasets.Dataset(table, split=split))
+        with pytest.raises(UnusableItemError, match="a path, in a table of the Hub, which must hold its images"):
+            kind("owner/name")[0]
 
     def test_unknown_split(self, monkeypatch):
         def load(name, **_):

@@ -101,3 +101,8 @@ def test_json_has_null_where_there_is_no_value():
     assert said["hallusionbench"]["metrics"]["aAcc"] == {"value": 0.5, "low": 0.25, "high": 0.75, "size": 8}
     assert said["mmmu"]["metrics"]["majority"] == {"value": 1.0, "low": None, "high": None, "size": 1}
     assert said["macro_average"]["counts"] == {"items": 9, "conflicts": 0, "benchmarks": 2}
+
+
+def test_a_name_that_a_data_set_gives_is_text_in_markdown():
+    (row,) = as_markdown([["metric"], ["a|<script>\n[x](http://y)\x1b"]]).splitlines()[2:]
+    assert row == r"| a\|\<script\> \[x\](http://y)\\x1b |"

@@ -236,3 +236,18 @@ def test_a_thought_is_no_part_of_an_answer(thought, opened):
     assert not has_thought(text)  # the released form has nothing between the thought and the box
     bare = text.replace("So it is \\boxed{4}.", "\\boxed{4}")
     assert has_thought(bare) or (opened and "<think>" in thought)
+
+
+@pytest.mark.parametrize("text", ["<question>", "<type>", "<answer>", "\\boxed{", "</think>", "<", "<a ", "{", "\\"])
+def test_a_megabyte_of_one_mark_is_read_at_once(text):
+    """Not a timing: what is quadratic takes minutes here, and the test's time limit ends it."""
+    text *= 2**20 // len(text)
+    assert parse_question(text) is parse_question(text, text_around=True) is None
+    assert parse_boxed(text) is None
+    assert not has_thought(f"</think>{text}")
+
+
+def test_the_first_of_each_part_is_found_as_a_pattern_would():
+    text = "<type>a<type>numerical</type></type><question><question>b</question>"
+    assert parse_question(text, None, text_around=True) == Question("<question>b", "a<type>numerical", None)
+    assert parse_question("</question><question>b", None, ("question",), text_around=True) is None

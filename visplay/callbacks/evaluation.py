@@ -14,7 +14,6 @@ from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.console import Console
 
 from visplay.benchmark_answers import BatchAnswers
 from visplay.callbacks.logging import tensorboard_writers
@@ -38,6 +37,7 @@ from visplay.judge import Judge, JudgeConfig
 from visplay.modules.answering import Answering
 from visplay.modules.policy.model_source import ModelSource
 from visplay.modules.training import GRPOModule
+from visplay.terminal import Terminal
 
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[\w.-]+")
@@ -92,7 +92,7 @@ class Evaluation(Callback):
         self.models = models
         self.roles = tuple(roles)
         self.name = "base"
-        self.console = Console()
+        self.console = Terminal()
         self._store: AnswerStore | None = None
         self._facts: dict[str, Any] = {}
         self._before: dict[str, frozenset[str]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +11,15 @@ from lightning import Callback, Trainer
 from PIL import Image, ImageDraw, ImageFont
 
 from visplay.callbacks.logging import log_histogram, tensorboard_writers
+from visplay.foreign_text import markdown_text, visible
 from visplay.modules.training import GRPOModule
 from visplay.types import Record
 
 IMAGE_PIXELS = 224
 TEXT_COLUMNS = 64
 LINE_PIXELS = 16
+SHOWN_CHARACTERS = 10_000
+"""Of a text; more is cut off."""
 
 
 class SampleLogger(Callback):
@@ -26,13 +28,18 @@ class SampleLogger(Callback):
     Args:
         every_n_steps: Steps between two panels.
         groups: Prompts shown; of each, the completions with the lowest and the highest reward.
+        images: Whether images are shown; without them texts still are.
+        texts: Whether questions, completions and answers are shown; without them, images with their rewards still are.
+            With neither, nothing of what a run reads or writes is in its logs, but figures.
     """
 
-    def __init__(self, every_n_steps: int = 10, groups: int = 3) -> None:
+    def __init__(self, every_n_steps: int = 10, groups: int = 3, images: bool = True, texts: bool = True) -> None:
         if every_n_steps < 1 or groups < 1:
             raise ValueError(f"every_n_steps={every_n_steps} and groups={groups} must be at least 1")
         self.every_n_steps = every_n_steps
         self.groups = groups
+        self.images = images
+        self.texts = texts
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int
@@ -44,22 +51,25 @@ class SampleLogger(Callback):
         step, name = pl_module.phase.role_step, pl_module.role.name
         chosen = _extremes(judgement.records, len(judgement.rewards), self.groups)
         for writer in tensorboard_writers(trainer):
-            panels = np.concatenate([np.asarray(draw_panel(record)) for record in chosen])
-            writer.add_image(f"{name}/samples", panels, step, dataformats="HWC")
-            writer.add_text(f"{name}/samples", _table(chosen), step)
+            if self.images:
+                panels = np.concatenate([np.asarray(draw_panel(record, self.texts)) for record in chosen])
+                writer.add_image(f"{name}/samples", panels, step, dataformats="HWC")
+            if self.texts:
+                writer.add_text(f"{name}/samples", _table(chosen), step)
         confidences = [r.vote.confidence for r in judgement.records if r.vote is not None and r.vote.answer is not None]
         log_histogram(trainer, f"{name}/confidence_histogram", confidences, step)
 
 
-def draw_panel(record: Record) -> Image.Image:
-    """Draw an image with what was asked, said, voted and rewarded next to it."""
+def draw_panel(record: Record, texts: bool = True) -> Image.Image:
+    """Draw an image with what was asked, said, voted and rewarded next to it; without texts, the reward alone."""
     panel = Image.new("RGB", (IMAGE_PIXELS + 8 + 7 * TEXT_COLUMNS, IMAGE_PIXELS + 8), "white")
     scale = IMAGE_PIXELS / max(record.image.size)
     size = (max(1, round(record.image.width * scale)), max(1, round(record.image.height * scale)))
     resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     panel.paste(record.image.resize(size, resampling), (4, 4))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size=12)
-    lines = [line for text in _lines(record) for line in textwrap.wrap(text, TEXT_COLUMNS) or [""]]
+    shown = [visible(text[:SHOWN_CHARACTERS], " \t\n") for text in _lines(record)[0 if texts else -1 :]]
+    lines = [line for text in shown for line in textwrap.wrap(text, TEXT_COLUMNS) or [""]]
     for number, line in enumerate(lines[: IMAGE_PIXELS // LINE_PIXELS]):
         draw.text((IMAGE_PIXELS + 12, 4 + number * LINE_PIXELS), line, fill="black", font=font)
     return panel
@@ -89,6 +99,6 @@ def _table(records: Sequence[Record]) -> str:
     for record in records:
         votes = "" if record.vote is None else ", ".join(f"{name} ×{count}" for name, count in record.vote.counts)
         texts = (f"{record.reward:+.3f}", record.problem or "", record.text, votes)
-        cells = (" ".join(re.sub(r"([\\`*_|<>\[\]])", r"\\\1", cell).split()) for cell in texts)
+        cells = (markdown_text(text[:SHOWN_CHARACTERS]) for text in texts)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

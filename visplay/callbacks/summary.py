@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.console import Console
 from rich.table import Table
 
 from visplay.callbacks.logging import log_scalars
@@ -17,6 +16,7 @@ from visplay.callbacks.self_play import SelfPlay
 from visplay.data.files import replacing
 from visplay.data.generated import read_examples
 from visplay.modules.training import GRPOModule
+from visplay.terminal import Terminal
 
 _WIDTH = 200
 """Columns of a table where no terminal says how many there are."""
@@ -89,9 +89,9 @@ class Summary(Callback):
         return facts | {"silver_accuracy": silver}
 
 
-def _stdout() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+def _stdout() -> Terminal:
+    console = Terminal()
+    return console if console.is_terminal else Terminal(width=_WIDTH)
 
 
 def _as_table(rows: list[dict[str, Any]]) -> Table:

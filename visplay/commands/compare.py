@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning import Trainer
-from rich.console import Console
 
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
@@ -17,6 +16,7 @@ from visplay.data.files import replacing
 from visplay.data.module import SelfPlayData
 from visplay.evaluation import AnswerStore, as_markdown, as_rich, compare_stores, comparison_table
 from visplay.modules.training import GRPOModule
+from visplay.terminal import Terminal
 
 
 def evaluate_models(trainer: Trainer, module: GRPOModule, data: SelfPlayData, ckpt_path: str | None = None) -> None:
@@ -99,4 +99,4 @@ def run(arguments: Sequence[str]) -> None:
             found = compare_stores(before, after, "reject" if options.reject_missing else "count")
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
-        Console().print(as_rich(comparison_table(found), f"{name} (after) against {first}"))
+        Terminal().print(as_rich(comparison_table(found), f"{name} (after) against {first}"))

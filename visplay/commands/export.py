@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from yaml import YAMLError
 
 from visplay.callbacks.export.export_callback import SOURCES, name_sources, role_settings, write_export
@@ -22,6 +21,7 @@ from visplay.commands.configuration import build, read_config
 from visplay.modules.policy.model_source import ModelSource, check_checkpoint, read_checkpoint
 from visplay.modules.policy.saving import ExportFormat, export_bytes
 from visplay.modules.training import GRPOModule, TrainedRole
+from visplay.terminal import Terminal
 
 
 class Found(NamedTuple):
@@ -47,11 +47,11 @@ def run(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     try:
         directory = export(options)
-        Console().print(f"{options.role}: {directory}", soft_wrap=True)
+        Terminal().print(f"{options.role}: {directory}", soft_wrap=True)
         if options.push_to_hub is not None:
             target = HubTarget(options.push_to_hub, not options.public)
             repo = push_to_hub(directory, target, options.role, f"{options.role} of VisPlay")
-            Console().print(f"{repo} is on the Hub")
+            Terminal().print(f"{repo} is on the Hub")
     except (OSError, ValueError, argparse.ArgumentError, YAMLError) as error:
         raise SystemExit(f"error: {error}") from error
 

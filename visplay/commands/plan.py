@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from visplay.data.hub_names import check_reachable
+from visplay.foreign_text import visible
 from visplay.modules.policy.vlm import VLM
 from visplay.planning.plan_tables import amounts_table, as_json, memory_table, notes, rejections
 from visplay.planning.reading import given_device, present_device, read_settings, resident_bytes
 from visplay.planning.run_plan import make_plan
+from visplay.terminal import Terminal
 
 DOES_NOT_FIT = 2
 """Exit code where something does not fit."""
@@ -35,15 +35,15 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
             check_reachable(path, "model")
         plan = make_plan(read_settings(built.model, built.callbacks, built.trainer, _device(options, built.trainer)))
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {visible(str(error))}\n")
         raise SystemExit(DOES_NOT_FIT) from error
     if options.json:
         sys.stdout.write(json.dumps(as_json(plan), indent=2) + "\n")
     else:
-        console = Console()
+        console = Terminal()
         console.print(memory_table(plan), amounts_table(plan))
         for note in notes(plan):
-            console.print(f"note: {note}", markup=False, soft_wrap=True)
+            console.print(f"note: {note}", soft_wrap=True)
     if plan.problems:
         sys.stderr.writelines(f"does not fit: {line}\n" for line in rejections(plan))
         raise SystemExit(DOES_NOT_FIT)

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from visplay.commands.configuration import build, read_config
@@ -15,7 +14,7 @@ from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.benchmarks.downloads import Hub, HuggingFaceHub
 from visplay.data.image_folder import UnusableItemError
-from visplay.terminal import set_up_log
+from visplay.terminal import Terminal, set_up_log
 
 _SHOWN_REASONS = 3
 
@@ -33,7 +32,7 @@ def run(arguments: Sequence[str], hub: Hub | None = None) -> None:
         suite = read_suite(options.config)
         suite = suite if not options.only else suite.choose(options.only)
         suite.download(HuggingFaceHub() if hub is None else hub, options.update)
-        Console().print(describe(suite.open()))
+        Terminal().print(describe(suite.open()))
     except (OSError, ValueError, argparse.ArgumentError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -93,8 +93,13 @@ def read_image(
     value: object,
     directory: str | Path | None = None,
     limits: ImageLimits | None = ImageLimits(),  # noqa: B008 (frozen)
+    *,
+    from_hub: bool = False,
 ) -> Image.Image:
-    """Decode one image that ``split_images`` gave, see ``read_images``; a ValueError tells what was found."""
+    """Decode one image that ``split_images`` gave, see ``read_images``; a ValueError tells what was found.
+
+    A table ``from_hub`` has no say in which files of this machine are read.
+    """
     try:
         with decode_errors():
             if isinstance(value, Image.Image):
@@ -105,6 +110,8 @@ def read_image(
                 return decode_image(bytes(value), limits)
             if (data := _decode_base64(value)) is not None:
                 return decode_image(data, limits)
+            if from_hub:
+                raise ValueError("a path, in a table of the Hub, which must hold its images")
             return load_image(_locate(value, directory), limits)
     except DecodeError as error:
         raise DecodeError(f"{_show(value)}: {error}") from error

@@ -27,21 +27,23 @@ _WRITTEN_ESCAPE = re.compile(
 )
 _BACKSLASHES = re.compile(r"\\\\|\\(?!['\"])")
 _MARK = re.compile(r"<image(?:[ \t]*(\d+))?>")
-_AT_THE_ENDS = re.compile(rf"\A(?:\s*{_MARK.pattern})+\s*|\s*(?:{_MARK.pattern}\s*)+\Z")
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_AFTER_HASHES = re.compile(r"(?:.*\n)?\s*####\s*(\S[^\n]*)", re.DOTALL)
+_AT_THE_BEGINNING = re.compile(rf"\s*(?:{_MARK.pattern}\s*)+")
 BARE_MARK = re.compile(r"<image>[ \t]*\n?")
+MAX_CHARACTERS = 2**20
+"""Of a text in a cell: more than a context holds."""
+MAX_OPTIONS = 1000
 
 
 def read_text(row: Mapping[str, Any], column: str | None) -> str:
     """The text of a cell, stripped; numbers and booleans become text, and an empty cell is empty text.
 
     Raises:
-        ValueError: If the cell holds something else.
+        ValueError: If the cell holds something else, or more than ``MAX_CHARACTERS``.
     """
     value = None if column is None else row.get(column)
     if not isinstance(value, str | Number | None):
         raise ValueError(f"{column} is a {type(value).__name__}, not text or a number")
+    _check_length(column, value)
     return _write(value)
 
 
@@ -56,14 +58,21 @@ def unwrap_answer(text: str) -> str:
     """
     before, inner = "", text.strip()
     while inner != before:
-        before, tags = inner, _ANSWER_TAG.findall(inner)
-        if len(tags) == 1:
-            inner = tags[0].strip() or inner
-        elif after := _AFTER_HASHES.fullmatch(inner):
-            inner = after[1].strip()
+        before = inner
+        if inner.count("<answer>") == inner.count("</answer>") == 1:
+            inner = inner.partition("<answer>")[2].partition("</answer>")[0].strip() or inner
+        elif "####" in inner:
+            inner = _after_hashes(inner) or inner
         elif inner.count("\\boxed") == 1:
             inner = parse_boxed(inner) or inner
     return inner
+
+
+def _after_hashes(text: str) -> str:
+    """What follows the mark on a last line that begins with it; "" where there is none."""
+    before, _, after = text.rpartition("####")
+    begins = not before.strip() or before.rstrip(" \t").endswith("\n")
+    return "" if "\n" in after.strip() or not begins else after.strip()
 
 
 def count_marks(text: str) -> int:
@@ -75,7 +84,8 @@ def count_marks(text: str) -> int:
     """
     numbers = _MARK.findall(text)
     bare = sum(not number for number in numbers)
-    return max([bare, *(int(number) for number in numbers if number)])
+    # of more digits the first nine say as well that there are not as many images
+    return max([bare, *(int(number.lstrip("0")[:9] or 0) for number in numbers if number)])
 
 
 def place_marks(text: str, images: int) -> str:
@@ -89,7 +99,9 @@ def place_marks(text: str, images: int) -> str:
         ('How many?', 'Is [image 2] like [image 1]?')
     """
     if images == 1:
-        text = BARE_MARK.sub("", _AT_THE_ENDS.sub("", text))
+        beginning = _AT_THE_BEGINNING.match(text)
+        text = text if beginning is None else text[beginning.end() :]
+        text = BARE_MARK.sub("", text[: _end_before_marks(text)])
     turns = iter(range(1, text.count("<image>") + 1))
     return _MARK.sub(lambda mark: f"[image {mark[1] or next(turns)}]", text).strip()
 
@@ -97,7 +109,8 @@ def place_marks(text: str, images: int) -> str:
 def read_options(value: object) -> tuple[str, ...]:
     r"""The options of a multiple-choice question: a list, a mapping by letter, or either of them written as text.
 
-    None for an empty cell or an empty list; a ValueError if the cell holds something else.
+    None for an empty cell or an empty list; a ValueError if the cell holds something else, or more than
+    ``MAX_CHARACTERS`` or ``MAX_OPTIONS``.
 
     In a list written as text, a backslash before what neither Python nor JSON escapes begins a command of LaTeX; then
     every backslash of the cell is LaTeX's.
@@ -109,6 +122,7 @@ def read_options(value: object) -> tuple[str, ...]:
         True
     """
     parsed = value
+    _check_length("options", value)
     if isinstance(value, str) and value.strip():
         parsed = _parse_literal(value.strip())
     elif value is None or isinstance(value, str):
@@ -119,6 +133,8 @@ def read_options(value: object) -> tuple[str, ...]:
         parsed = [parsed[name] for name in sorted(parsed, key=str) if parsed[name] is not None]
     if not _is_list_of_texts(parsed):
         raise ValueError(f"options are {str(value)[:60]!r}, not a list of texts")
+    if len(parsed) > MAX_OPTIONS:
+        raise ValueError(f"{len(parsed)} options; at most {MAX_OPTIONS} are read")
     options = tuple(str(option).strip() for option in parsed)
     "".join(options).encode()  # half a character, as an escape may write it, could not be stored
     return options
@@ -174,6 +190,23 @@ def read_metadata(row: Mapping[str, Any], used: Collection[str], options: Sequen
     cells = {name: value for name, value in row.items() if name not in used} | {"options": options}
     texts = {name: _write(value) for name, value in cells.items()}
     return {name: text for name, text in texts.items() if text}
+
+
+def _check_length(column: str | None, value: object) -> None:
+    if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+        raise ValueError(f"{column} has {len(value)} characters; at most {MAX_CHARACTERS} are read")
+
+
+def _end_before_marks(text: str) -> int:
+    """Where a text ends without the marks and white space at its end; a pattern would look from every space on."""
+    end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        start = text.rfind("<image", 0, end)
+        if start < 0 or _MARK.fullmatch(text, start, end) is None:
+            return end
+        end = start
 
 
 def _parse_literal(text: str) -> object:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import logging
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ _READ_AHEAD_BYTES = 2**20
 _LIBRARY_ERRORS = (DatasetsError, HTTPError, OSError, RuntimeError, TypeError, ValueError)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Origin:
     """What a source turned out to be.
 
@@ -199,7 +199,10 @@ def _load(origin: Origin, revision: str | None) -> Any:
             check_reachable(origin.path, "dataset")
             return datasets.load_dataset(origin.path, revision=revision, split=origin.split)
         if origin.kind == "saved":
-            return datasets.load_from_disk(origin.path)
+            saved = datasets.load_from_disk(origin.path)
+            for table in saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]:
+                table.data.validate(full=True)  # it is mapped as it is, and wrong offsets in it end the process
+            return saved
         split = str(origin.split)
         files, options = origin.files[split], {}
         if origin.kind == "parquet":
@@ -228,9 +231,9 @@ def _load(origin: Origin, revision: str | None) -> Any:
 
 
 def _undecoded(feature: Any) -> Any:
-    """The same feature with every image left as it is stored."""
-    if isinstance(feature, datasets.Image):
-        return datasets.Image(mode=feature.mode, decode=False)
+    """The same feature with every image left as it is stored, and likewise what else a library would decode."""
+    if getattr(feature, "decode", False):
+        return dataclasses.replace(feature, decode=False)
     if isinstance(feature, dict):
         return {name: _undecoded(part) for name, part in feature.items()}
     if isinstance(feature, datasets.LargeList):

@@ -79,7 +79,7 @@ class ImageTable(Dataset[UnlabeledImage]):
     ) -> None:
         self.limits = limits
         origin, table, self._name = _open(source, split, revision)
-        self._directory = origin.directory
+        self._directory, self._from_hub = origin.directory, origin.kind == "hub"
         self.column, self._counts = _find_images(origin, table, column, "column")
         self._table = table.select_columns([self.column])
         self._rows = np.repeat(np.arange(len(table)), self._counts)
@@ -97,7 +97,7 @@ class ImageTable(Dataset[UnlabeledImage]):
         key = f"{self._name}:{row}#{number}" if self._counts[row] > 1 else f"{self._name}:{row}"
         try:
             image = split_images(self._table[row][self.column])[number]
-            return UnlabeledImage(key, read_image(image, self._directory, self.limits))
+            return UnlabeledImage(key, read_image(image, self._directory, self.limits, from_hub=self._from_hub))
         except ValueError as error:
             raise UnusableItemError(key, str(error)) from error
 
@@ -135,7 +135,7 @@ class LabelledTable(Dataset[Example]):
         self.columns = columns
         self.limits = limits
         origin, table, self._name = _open(source, split, revision)
-        self._directory = origin.directory
+        self._directory, self._from_hub = origin.directory, origin.kind == "hub"
         self._images, _ = _find_images(origin, table, columns.images, "columns.images")
         names = table.column_names
         wanted = {"problem": columns.problem, "answer": columns.answer, "key": columns.key}
@@ -184,7 +184,7 @@ class LabelledTable(Dataset[Example]):
             scored = isinstance(score, int | float) and math.isfinite(score)
             return Example(
                 key=key,
-                image=read_image(images[0], self._directory, self.limits),
+                image=read_image(images[0], self._directory, self.limits, from_hub=self._from_hub),
                 problem=problem,
                 answer=answer,
                 problem_type=read_text(row, columns.problem_type),

@@ -120,7 +120,7 @@ class AnswerStore:
                         record = json.loads(line)
                         item: AnsweredItem | str = record["skipped"] if "skipped" in record else _read_item(record)
                         key = record["key"]
-                    except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                         raise ValueError(
                             f"directory: {found.path}:{number} is no item: {error!r}; delete the line"
                         ) from error

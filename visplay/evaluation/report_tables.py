@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from visplay.foreign_text import markdown_text
 from visplay.metrics import Report
 from visplay.statistics.intervals import Estimate, format_estimate
 from visplay.statistics.paired import Comparison
@@ -89,7 +90,7 @@ def as_markdown(cells: Cells) -> str:
         |---|---|
         | a\|b | 3 |
     """
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]
+    lines = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in cells]
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
 

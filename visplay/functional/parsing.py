@@ -12,10 +12,8 @@ _PARTS = ("type", "question", "answer")
 _TAGLESS = r"[^<]*(?:<(?!/?[A-Za-z]\w*\s*/?>)[^<]*)*"
 _PART = {name: rf"<{name}>(?P<{name}>{_TAGLESS})</{name}>" for name in _PARTS}
 _FORMAT = re.compile(rf"\s*(?:{_PART['type']}\s*)?{_PART['question']}\s*(?:{_PART['answer']}\s*)?")
-_ANYWHERE = {name: re.compile(f"<{name}>(?P<part>.*?)</{name}>", re.DOTALL) for name in _PARTS}
 _SPACED_TAG = re.compile(rf"<\s*(/?)\s*({'|'.join(_PARTS)})\s*>")
-_SPACE_AROUND_BRACKETS = re.compile(r"\s*([<>/])\s*")
-_BOXED = re.compile(r"\s*\\boxed\{.*\}\s*", re.DOTALL)
+_SPACE_AROUND_BRACKETS = re.compile(r"(?<!\s)\s*+([<>/])\s*+")
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -108,7 +106,8 @@ def has_thought(text: str) -> bool:
         (True, False)
     """
     thought, answer = split_thought(_SPACE_AROUND_BRACKETS.sub(r"\1", text))
-    return thought is not None and _begins(thought) and _BOXED.fullmatch(answer) is not None
+    boxed = answer.strip().startswith("\\boxed{") and answer.rstrip().endswith("}")
+    return thought is not None and _begins(thought) and boxed
 
 
 def split_thought(text: str) -> tuple[str | None, str]:
@@ -140,8 +139,12 @@ def _match_parts(text: str) -> dict[str, str | None]:
 
 def _find_parts(text: str) -> dict[str, str | None]:
     """The first of each part, wherever it stands."""
-    found = {name: pattern.search(text) for name, pattern in _ANYWHERE.items()}
-    return {name: match and match["part"] for name, match in found.items()}
+    found: dict[str, str | None] = {}
+    for name in _PARTS:  # not by one pattern, which would read on to the end from every mark that is not closed
+        _, _, rest = text.partition(f"<{name}>")
+        part, end, _ = rest.partition(f"</{name}>")
+        found[name] = part if end else None
+    return found
 
 
 def _find_closing_brace(text: str, start: int) -> int | None:

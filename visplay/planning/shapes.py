@@ -25,7 +25,7 @@ def read_config(vlm: VLM) -> Any:
         FileNotFoundError: There is none.
     """
     try:
-        return AutoConfig.from_pretrained(vlm.path, revision=vlm.revision)
+        return AutoConfig.from_pretrained(vlm.path, revision=vlm.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"path: no config.json could be read from {vlm.path!r}: {error}") from error
 

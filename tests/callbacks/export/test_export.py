@@ -133,6 +133,14 @@ def test_a_card_says_settings_of_every_kind_and_no_path_of_this_machine(tmp_path
     assert "base_model" not in card.split("---")[1]
 
 
+def test_a_card_shows_names_that_a_data_set_gives_as_text():
+    estimate = {"value": 0.5, "low": None, "high": None, "size": 8}
+    scores = {"mine": {"metrics": {"<script>|[x](http://y)": estimate}}}
+    card = model_card(CardFacts("reasoner", "base", FLOAT32, data={"images": "<b>\n# [x](http://y)"}, scores=scores))
+    assert r"| mine | \<script\>\|\[x\](http://y) | 0.5000 | – | 8 |" in card
+    assert r"- images: \<b\> # \[x\](http://y)" in card
+
+
 @pytest.fixture
 def finished(tmp_path):
     """A run of two iterations with adapters, its checkpoints, and its configuration."""

@@ -8,6 +8,7 @@ from data.rows import rows
 from visplay.commands import prepare
 from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
+from visplay.data.benchmarks.downloads import Snapshot, download
 
 
 class TestPrepare:
@@ -35,6 +36,17 @@ class TestPrepare:
         with pytest.raises(SystemExit, match="at commit-1 with the SHA-256 .* what came has the SHA-256 .*not kept"):
             prepare.run(arguments, hub)
         assert not (directory / "zli12321/MMMU" / FILE).exists()
+
+    @pytest.mark.parametrize("file", ["../../outside.parquet", "/outside.parquet", "data/../../outside.parquet"])
+    def test_a_file_that_leads_out_of_its_directory_is_not_downloaded(self, tmp_path, file):
+        class Hostile(DirectoryHub):
+            def look_up(self, repo, revision):
+                return Snapshot("commit-1", {file: None})
+
+        hub = Hostile(tmp_path / "hub")
+        with pytest.raises(ValueError, match=f"files: '{file}' of 'owner/name' leads out of its directory"):
+            download(hub, tmp_path / "here", "owner/name", "main", ["*.parquet"])
+        assert hub.fetched == []
 
     def test_what_was_interrupted_is_completed(self, tmp_path):
         class Interrupted(DirectoryHub):

@@ -1,8 +1,13 @@
+import json
+import shutil
+from contextlib import suppress
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+
 import pytest
 import torch
 
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.policy.model_source import ModelSource, read_policy
+from visplay.modules.policy.model_source import ModelSource, check_checkpoint, read_policy
 from visplay.tiny import BASE
 
 
@@ -122,3 +127,41 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"path: '.*run.ckpt' is no checkpoint of a run"):
             read_policy(str(path), "reasoner")
+
+
+def test_a_checkpoint_that_unpacks_to_anything(tmp_path):
+    """torch stores what it writes; compressed, a thousand times as much may follow from it."""
+    torch.save({"state_dict": {"vlm.model.a": torch.zeros(1000)}}, tmp_path / "a.ckpt")
+    with ZipFile(tmp_path / "a.ckpt") as sound, ZipFile(tmp_path / "b.ckpt", "w", ZIP_DEFLATED) as bomb:
+        for name in sound.namelist():
+            bomb.writestr(name, sound.read(name), ZIP_STORED)
+        bomb.writestr("a/data/1", bytes(10**6))
+    check_checkpoint(str(tmp_path / "a.ckpt"))
+    with pytest.raises(ValueError, match=r"b.ckpt' is no checkpoint .*: 'a/data/1' in it is compressed"):
+        check_checkpoint(str(tmp_path / "b.ckpt"))
+
+
+class _Runs:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('it ran')",)
+
+
+def test_a_checkpoint_is_no_program(tmp_path):
+    torch.save({"state_dict": {}, "x": _Runs()}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a.ckpt' is no checkpoint of a run, or not a whole one: Weights only"):
+        check_checkpoint(str(tmp_path / "a.ckpt"))
+
+
+@pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer_config.json"])
+def test_code_that_a_checkpoint_brings_along_is_neither_run_nor_asked_about(tmp_path, monkeypatch, file):
+    shutil.copytree(BASE, tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / file).read_text())
+    classes = ("AutoConfig", "AutoProcessor", "AutoTokenizer", "AutoModelForImageTextToText")
+    settings |= {"model_type": "own", "processor_class": "Own", "tokenizer_class": "Own"}
+    settings["auto_map"] = {name: ["own.Own", "own.Own"] if "Tok" in name else "own.Own" for name in classes}
+    (tmp_path / "model" / file).write_text(json.dumps(settings))
+    (tmp_path / "model" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    with suppress(Exception):
+        Qwen2_5_VL(str(tmp_path / "model")).load()
+    assert not (tmp_path / "ran").exists()

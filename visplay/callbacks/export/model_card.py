@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from visplay.foreign_text import markdown_text
 from visplay.modules.policy.saving import ExportFormat
 
 
@@ -91,7 +92,7 @@ def model_card(facts: CardFacts) -> str:
     after = "" if facts.iteration is None else f" after iteration {facts.iteration} of self-play"
     kind = "A LoRA adapter for" if facts.form.adapter_only else "Learned from"
     texts = {
-        "Data": "\n".join(f"- {name}: {value}" for name, value in facts.data.items()),
+        "Data": "\n".join(f"- {name}: {markdown_text(value)}" for name, value in facts.data.items()),
         "Scores": _score_table(facts.scores),
         "Use": _usage(facts.form),
         "Settings": f"```yaml\n{yaml.safe_dump(plain(facts.settings))}```" if facts.settings else "",
@@ -112,7 +113,8 @@ def _score_table(scores: Mapping[str, Any]) -> str:
             if estimate is not None and estimate["value"] is not None:
                 low, high = estimate["low"], estimate["high"]
                 interval = "–" if None in (low, high) else f"{low:.4f} to {high:.4f}"
-                rows.append(f"| {benchmark} | {metric} | {estimate['value']:.4f} | {interval} | {estimate['size']} |")
+                names = f"{markdown_text(benchmark)} | {markdown_text(metric)}"
+                rows.append(f"| {names} | {estimate['value']:.4f} | {interval} | {estimate['size']} |")
     head = ["| benchmark | metric | value | 95 % interval | of |", "|---|---|---|---|---|"]
     return "\n".join(head + rows) if rows else ""
 

@@ -110,7 +110,7 @@ def download(
     Raises:
         FileNotFoundError: If no file matches a pattern.
         OSError: If the Hub fails.
-        ValueError: If a file has another hash than the one on record.
+        ValueError: If a file has another hash than the one on record, or its path leads out of the directory.
     """
     record = read_lock(directory)
     entry = record.get(repo)
@@ -129,6 +129,8 @@ def download(
                 raise FileNotFoundError(f"files: no file of {repo!r} matches {pattern!r}; it has {sorted(wanted)}")
     hashes = dict(entry.files)
     for file in match_files(wanted, patterns):
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise ValueError(f"files: {file!r} of {repo!r} leads out of its directory; it was not downloaded")
         expected, target = entry.files.get(file, wanted[file]), directory / repo / file
         if target.is_file() and expected is not None and not (replaces and sha256(target) != expected):
             check_hash(target, expected)

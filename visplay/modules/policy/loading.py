@@ -28,7 +28,7 @@ def load_processor(path: str, revision: str | None) -> Any:
         raise FileNotFoundError(f"path: {path!r} has no {' and no '.join(missing)}; save model AND processor")
     try:
         check_reachable(path, "model")
-        processor = AutoProcessor.from_pretrained(path, revision=revision)
+        processor = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"path: no processor could be loaded from {path!r} (a Hugging Face directory or Hub name with "

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile, is_zipfile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -128,6 +128,9 @@ def read_checkpoint(path: str, argument: str = "path") -> dict[str, Any]:
             f"{argument}: {path!r} is no checkpoint of a run, or not a whole one: {size} bytes, and no archive"
         )
     try:
+        with ZipFile(path) as archive:
+            if packed := [info.filename for info in archive.infolist() if info.compress_type != ZIP_STORED]:
+                raise BadZipFile(f"{packed[0]!r} in it is compressed, which no run writes")  # and may be of any size
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # what torch makes of bytes that are no archive of its own is no list of errors
         reason = str(error).partition("\n")[0] or type(error).__name__

@@ -146,6 +146,7 @@ class VLM(Adaptable):
             dtype=torch.float32,
             attn_implementation=self.attn_implementation or GROUPED_SDPA,
             use_safetensors=True,
+            trust_remote_code=False,
         ).train()
 
     def base(self) -> VLM:
