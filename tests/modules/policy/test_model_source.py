@@ -165,3 +165,13 @@ def test_code_that_a_checkpoint_brings_along_is_neither_run_nor_asked_about(tmp_
     with suppress(Exception):
         Qwen2_5_VL(str(tmp_path / "model")).load()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_whose_end_is_damaged(tmp_path):
+    """What zipfile raises in telling whether a file is an archive."""
+    torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
+    data = (tmp_path / "a.ckpt").read_bytes()
+    end = data.rindex(b"PK\x06\x07") + 16  # of how many disks it is said to be
+    (tmp_path / "a.ckpt").write_bytes(data[:end] + b"\x7f" + data[end + 1 :])
+    with pytest.raises(ValueError, match="a.ckpt' is no checkpoint of a run, or not a whole one"):
+        check_checkpoint(str(tmp_path / "a.ckpt"))

@@ -122,7 +122,7 @@ def read_checkpoint(path: str, argument: str = "path") -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{argument}: there is no checkpoint {path!r}; give a file *.ckpt that a run wrote")
-    if not is_zipfile(path):
+    if not _is_archive(path):
         size = Path(path).stat().st_size
         raise ValueError(
             f"{argument}: {path!r} is no checkpoint of a run, or not a whole one: {size} bytes, and no archive"
@@ -138,6 +138,13 @@ def read_checkpoint(path: str, argument: str = "path") -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise ValueError(f"{argument}: {path!r} is no checkpoint of a run: it has no state_dict")
     return checkpoint
+
+
+def _is_archive(path: str) -> bool:
+    try:
+        return is_zipfile(path)
+    except BadZipFile:  # a damaged end of one
+        return False
 
 
 def check_checkpoint(path: str, argument: str = "path") -> None:
