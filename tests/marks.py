@@ -18,6 +18,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "test_configs.py::test_vllm",
     ],
     "process": [  # they start Python anew
+        "benchmarks/test_kills.py::test_a_run",
         "callbacks/test_progress.py::test_a_run_whose_output_is_a_file",
         "data/benchmarks/test_benchmark_memory.py",
         "data/test_sources.py::TestElsewhere::test_opening_takes_no_memory",
@@ -38,6 +39,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
     "slow": [  # more than five seconds, or a file of many seconds that looks at one thing in many settings
         "benchmarks/test_evaluation.py",
         "benchmarks/test_gpu.py",
+        "benchmarks/test_kills.py",
         "callbacks/export",
         "callbacks/test_adapters_in_a_run.py",
         "callbacks/test_checkpoints.py",

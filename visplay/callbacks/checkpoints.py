@@ -23,6 +23,9 @@ from visplay.modules.training import GRPOModule
 
 logger = logging.getLogger(__name__)
 
+STEP_FILES = "phase-*-step-*.ckpt"
+"""Checkpoints within a phase."""
+
 
 class StepCheckpoint(Checkpoint):
     """Writes ``checkpoints/phase-NN-step-NNNN.ckpt``, from which the run goes on after that step, bit for bit.
@@ -130,7 +133,7 @@ class StepCheckpoint(Checkpoint):
             trainer.strategy.save_checkpoint(self._state, self._path)
         finally:
             self._writing = False
-        written = sorted(self._path.parent.glob("phase-*-step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        written = sorted(self._path.parent.glob(STEP_FILES), key=lambda path: path.stat().st_mtime_ns)
         for path in written[: -self.keep]:
             trainer.strategy.remove_checkpoint(path)
         self._written = time.monotonic()
@@ -142,7 +145,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint aside, forces it to the disk and renames it; its SHA-256 is beside, as of ``sha256sum``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint; one that is there already stays until the new one is complete."""
+        """Write a checkpoint; one that is there already stays until the new one is complete. A URL is Lightning's."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         path = Path(path)
         with replacing(path) as file:
             hashing = _Hashing(file)
@@ -153,7 +159,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint and its hash."""
         super().remove_checkpoint(path)
-        checksum_file(Path(path)).unlink(missing_ok=True)
+        if "://" not in str(path):
+            checksum_file(Path(path)).unlink(missing_ok=True)
 
 
 class _Hashing:

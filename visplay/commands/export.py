@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from visplay.callbacks.checkpoints import STEP_FILES
 from visplay.callbacks.export.export_callback import SOURCES, name_sources, role_settings, write_export
 from visplay.callbacks.export.export_store import best_of, check_disk, write_whole
 from visplay.callbacks.export.hub import HubTarget, push_to_hub
@@ -84,7 +85,7 @@ def export(options: argparse.Namespace) -> Path:
 
 
 def find_checkpoint(source: Path, role: str, metric: str | None, lowest: bool = False) -> Found:
-    """A checkpoint as it is given, or of a run's directory the last one or, by a metric of the validation, the best.
+    """A checkpoint as it is given, or a run's: of its last phase or, by a metric of the validation, the best.
 
     Raises:
         FileNotFoundError: There is none.
@@ -93,7 +94,8 @@ def find_checkpoint(source: Path, role: str, metric: str | None, lowest: bool = 
     if source.is_file():
         return _look(source, role)
     directory = source / "checkpoints" if (source / "checkpoints").is_dir() else source
-    found = [_look(path, role) for path in sorted(directory.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)]
+    finished = {*directory.glob("*.ckpt")} - {*directory.glob(STEP_FILES)}
+    found = [_look(path, role) for path in sorted(finished, key=lambda path: path.stat().st_mtime_ns)]
     if not found:
         raise FileNotFoundError(f"source: {str(source)!r} is no checkpoint, and no directory of a run with checkpoints")
     if metric is None:
