@@ -376,7 +376,7 @@ HOMES = {
     ],
     "--checkpoint.dirpath=~/a": lambda cli: [_checkpoint(cli).dirpath],
     "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {every_n_epochs: 2, dirpath: ~/a}}": lambda cli: [
-        callback.dirpath for callback in cli.trainer.checkpoint_callbacks if callback.dirpath
+        callback.dirpath for callback in cli.trainer.checkpoint_callbacks if getattr(callback, "dirpath", None)
     ],
     "--trainer.logger.save_dir=~/a": lambda cli: [cli.trainer.logger.save_dir],
     "--ckpt_path=~/a.ckpt": lambda cli: [cli.config["fit"]["ckpt_path"]],

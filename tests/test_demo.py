@@ -71,7 +71,7 @@ def test_demo(fit, capsys):
     assert all(0 <= first[name] <= 1 for name in COLUMNS[1:] if name != "kept")
     examples = read_examples(directory / "generated" / "iteration-1.parquet")
     assert first["kept"] == len(examples) > 0
-    assert sorted(p.name for p in (directory / "checkpoints").iterdir()) == ["phase-00.ckpt", "phase-01.ckpt"]
+    assert sorted(p.name for p in (directory / "checkpoints").glob("*.ckpt")) == ["phase-00.ckpt", "phase-01.ckpt"]
     out = capsys.readouterr().out
     assert "Self-play, iteration by iteration" in out
     assert str(directory) in out.replace("\n", "")

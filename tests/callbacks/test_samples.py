@@ -97,7 +97,7 @@ def test_images_and_texts_can_be_kept_out_of_the_logs(monkeypatch, options, show
     for module in ("samples", "logging"):
         monkeypatch.setattr(f"visplay.callbacks.{module}.tensorboard_writers", lambda trainer: [writer])
     judgement = SimpleNamespace(records=[_record()], rewards=[[0.5]])
-    phase, role = SimpleNamespace(role_step=0), SimpleNamespace(name="reasoner")
+    phase, role = SimpleNamespace(step=1, role_step=0), SimpleNamespace(name="reasoner")
     module = SimpleNamespace(result=SimpleNamespace(judgement=judgement), phase=phase, role=role)
     SampleLogger(**options).on_train_batch_end(None, module, None, [], 0)
     assert writer.written.keys() == shown

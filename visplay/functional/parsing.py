@@ -13,7 +13,8 @@ _TAGLESS = r"[^<]*(?:<(?!/?[A-Za-z]\w*\s*/?>)[^<]*)*"
 _PART = {name: rf"<{name}>(?P<{name}>{_TAGLESS})</{name}>" for name in _PARTS}
 _FORMAT = re.compile(rf"\s*(?:{_PART['type']}\s*)?{_PART['question']}\s*(?:{_PART['answer']}\s*)?")
 _SPACED_TAG = re.compile(rf"<\s*(/?)\s*({'|'.join(_PARTS)})\s*>")
-_SPACE_AROUND_BRACKETS = re.compile(r"(?<!\s)\s*+([<>/])\s*+")
+_SPACE_BEHIND_BRACKET = re.compile(r"(?<=[<>/])\s++")
+_SPACE_BEFORE_BRACKET = re.compile(r"(?<!\s)\s++(?=[<>/])")
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -105,7 +106,7 @@ def has_thought(text: str) -> bool:
         >>> has_thought(r"<think>one, two</think> \boxed{2}"), has_thought(r"<think>one, two</think> so \boxed{2}")
         (True, False)
     """
-    thought, answer = split_thought(_SPACE_AROUND_BRACKETS.sub(r"\1", text))
+    thought, answer = split_thought(_SPACE_BEFORE_BRACKET.sub("", _SPACE_BEHIND_BRACKET.sub("", text)))
     boxed = answer.strip().startswith("\\boxed{") and answer.rstrip().endswith("}")
     return thought is not None and _begins(thought) and boxed
 

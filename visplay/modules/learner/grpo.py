@@ -507,7 +507,7 @@ class GRPO:
         mini: GroupBatch,
         optimizer: Optimizer,
         backward: Callable[[Tensor], None],
-        scaler: GradScaler | None,
+        scaler: GradScaler | None = None,
     ) -> dict[str, float]:
         """One optimizer step on a mini-batch, its gradient summed over micro-batches; none if it is not finite."""
         config, parts, losses = self.config, [], []
