@@ -121,6 +121,24 @@ def test_an_expression_that_exceeded_the_limit_twice_is_not_tried_again(monkeypa
     assert len(tried) == 3
 
 
+def test_what_had_less_than_its_limit_is_tried_again(monkeypatch):
+    limits = []
+
+    def ask(self, a, b, limit):
+        limits.append(limit)
+        return "timed_out" if len(limits) < 3 else "equal_mathematics"
+
+    monkeypatch.setattr(Grader, "_ask_worker", ask)
+    monkeypatch.setattr("visplay.grading.worker.time.monotonic", iter([0.0, 5.5, 5.5, 6.0, 6.0, 6.0]).__next__)
+    grader = Grader()
+    with grader.bounded():
+        assert not grader(*ALSO_EQUAL)
+        assert not grader(*EQUAL)
+    assert limits == [2.0, 0.5]
+    with grader.bounded():
+        assert grader(*EQUAL)
+
+
 def test_an_explosive_expression_is_bounded():
     grader = Grader(time_limit_seconds=1.0)
     start = time.monotonic()

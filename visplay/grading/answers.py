@@ -41,13 +41,13 @@ _SENTENCE = re.compile(
     r" (?P<answer>.+)"
 )
 _EQUATION = re.compile(
-    r"(?P<subject>(?:\\[A-Za-z]+|[A-Za-z])'*(?:_\{?\w+\}?)?(?:\([^()=]+\))?|[∠∆] ?[A-Za-z]{1,3}"
+    r"(?P<subject>(?:\\[A-Za-z]+|[A-Za-zΑ-Ωα-ω])'*(?:_\{?\w+\}?)?(?:\([^()=]+\))?|[∠∆] ?[A-Za-z]{1,3}"
     r"|[A-Za-z]{2,}(?: [A-Za-z]{2,}){0,3})\s*=\s*(?P<answer>[^=<>]+)"
 )
 _NAMED = re.compile(
     r"(?P<subject>[a-z]{3,}(?: [a-z]+){0,2}): (?P<answer>\S.*)|(?P<point>[a-eg-z]) ?(?P<at>\([^()]+,[^()]+\))"
 )
-_ABOUT = re.compile(r"(?:(?:about|approximately|approx\.?|roughly|around)\s+|(?:≈|\\approx)\s*)(?P<answer>\S.*)")
+_ABOUT = re.compile(r"(?:(?:about|approximately|approx\.?|roughly|around)\s+|≈)(?P<answer>\S.*)")
 _EMPTY_SUBJECTS = frozenset(("it", "this", "that", "there", "they", "he", "she", "these", "those"))
 
 

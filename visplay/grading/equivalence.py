@@ -42,7 +42,7 @@ class Comparison:
 
 _AMBIGUOUS = ({POUNDS, "lb"}, {POUNDS, "£"})
 _PRODUCT = re.compile("[A-Za-z]{1,3}")
-_RELATION = re.compile(r"[=<>≤≥]|\\(?:le|ge|in)(?![a-z])")
+_RELATION = re.compile("[=<>≤≥≠∈]")
 _DIFFERENT = Comparison("different")
 _EQUAL_TEXT = Comparison("equal_text")
 _EQUAL_VALUE = Comparison("equal_value")
@@ -59,8 +59,8 @@ def equivalent(
 
     - Numbers are equal by value: 1,000 = 1000.0 = one thousand, 1/2 = 0.5. A fraction equals a decimal to six places:
       1/3 = 0.333333.
-    - Units, % included, never convert: 12 cm = 12, 50 % = 50, 12 cm != 12 km, 50 % != 0.5, 100 cm != 1 m. A counted
-      noun is like a unit: 3 apples = 3, 3 apples != 3 pears.
+    - Units, % included, do not convert unless the rules say so: 12 cm = 12, 50 % = 50, 12 cm != 12 km, 50 % != 0.5,
+      100 cm != 1 m. A counted noun is like a unit: 3 apples = 3, 3 apples != 3 pears.
     - An option letter equals itself however it is written, (B) = B. = b, and its option: B = "B. Paris" = Paris.
     - Words are equal without regard to case, accents, articles, hyphens and British spelling; nothing is a substring of
       anything. "It is red.", "The car is red" and "red, not blue" say red; "Yes, it is" says yes.
@@ -184,7 +184,5 @@ def _ask(*pairs: tuple[str, str]) -> Comparison:
 
 def _are_mathematical(a: str, b: str) -> bool:
     """Whether both are expressions; one of them may be a product of letters alone, ab."""
-    one, other = is_mathematical(a), is_mathematical(b)
-    return (
-        (one or _PRODUCT.fullmatch(a) is not None) and (other or _PRODUCT.fullmatch(b) is not None) and (one or other)
-    )
+    expressions = [text for text in (a, b) if is_mathematical(text)]
+    return bool(expressions) and all(text in expressions or _PRODUCT.fullmatch(text) for text in (a, b))

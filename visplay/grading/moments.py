@@ -24,6 +24,7 @@ _SPOKEN = re.compile(
 _CHINESE_TIME = re.compile(
     "(?P<half>[上下]午|早上|凌晨|晚上)?(?P<hour>[0-2]?[0-9])[点时](?:(?P<minute>[0-5]?[0-9]|半)分?)?"
 )
+_CHINESE_HALVES = {"上午": "a", "早上": "a", "凌晨": "a", "下午": "p", "晚上": "p"}
 _DEFAULTS = datetime(1904, 2, 28), datetime(1808, 10, 11)  # what a text does not state differs between them
 
 
@@ -36,7 +37,7 @@ class Moment:
         month: 1 to 12.
         day: 1 to 31.
         minute: Minutes since midnight; since noon as well where ``half`` is not stated.
-        half: "a" or "p", or 24 where the hour itself says it.
+        half: "a" or "p", also where the hour says it, as 15:30 does; None where it is open.
     """
 
     year: int | None = None
@@ -80,9 +81,7 @@ def read_moment(text: str) -> Moment | None:
         return _read_time(int(match["hour"]), minutes if match["way"] in ("past", "after") else -minutes, None)
     if match := _CHINESE_TIME.fullmatch(text):
         minute = 30 if match["minute"] == "半" else int(match["minute"] or 0)
-        return _read_time(
-            int(match["hour"]), minute, match["half"] and ("a" if match["half"] in "上午早上凌晨" else "p")
-        )
+        return _read_time(int(match["hour"]), minute, _CHINESE_HALVES.get(match["half"]))
     if text in _NAMED:
         return _NAMED[text]
     match = _TIME.fullmatch(text)

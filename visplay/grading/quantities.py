@@ -78,9 +78,7 @@ _SCALED = re.compile(
     r"(?P<scale>[KMB]|bn|k|(?: (?:hundred|thousand|million|billion|trillion|dozen)))(?![A-Za-z0-9/^])"
 )
 _ORDINAL = r"(?:half|halves|quarters?|2nds?|3rds?|[0-9]+ths?)"
-_PART = re.compile(
-    rf"(?<![A-Za-z0-9.])(?:(?P<top>[0-9]+)[ -]|(?P<one>a )(?=\S+$|\S+ of ))(?P<part>{_ORDINAL})(?![A-Za-z0-9])"
-)
+_PART = re.compile(rf"(?<![A-Za-z0-9.])(?:(?P<top>[0-9]+)[ -]|a (?=\S+$|\S+ of ))(?P<part>{_ORDINAL})(?![A-Za-z0-9])")
 _BEFORE_PART = re.compile(r"-(?=(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?\b)", re.IGNORECASE)
 _COUNT = re.compile(rf"(?P<number>[+-]?(?:[0-9]+ )?(?:{_DIGITS})(?:/[0-9]+)?(?:e[+-]?[0-9]+)?)(?P<rest>[ -]?[^0-9]*)")
 _COMPOUND = re.compile(rf"\s*(?P<number>[0-9][0-9.]*(?:/[0-9]+)?)\s*(?P<unit>{_UNIT}?)(?:,? and |, ?| )?(?=[0-9]|$)")
@@ -168,9 +166,7 @@ def spell_numbers(text: str, rules: GradingRules = DEFAULT_RULES) -> str:
         return text
     if "zh" in rules.languages:
         text = _CHINESE_SCALE.sub(_multiply, _CHINESE_NUMBER.sub(_read_chinese, text))
-    if _ROUGHLY.search(text):
-        return text
-    if not re.search("[^\\W0-9_]{2}", text):
+    if _ROUGHLY.search(text) or not re.search(r"[^\W0-9_]{2}", text):
         return text
     text = re.sub(r"\bno one\b", "nobody", _BEFORE_PART.sub(" ", text), flags=re.IGNORECASE)
     for language in rules.languages:
@@ -217,10 +213,10 @@ def read_quantities(text: str, rules: GradingRules = DEFAULT_RULES) -> tuple[Qua
         text: A canonical form.
         rules: What counts as the same.
     """
-    if parts := _read_compound(text):
+    if parts := _read_compound(text, rules):
         return parts
     if match := _NONE_OF.fullmatch(text):
-        return (Quantity("0", Fraction(0), unit=_read_noun(match["noun"]) or ""),)
+        return (Quantity("0", Fraction(0), unit=_read_noun(match["noun"], rules) or ""),)
     match = None if _NO_QUANTITY.fullmatch(text) else _QUANTITY.fullmatch(text)
     if match and match["unit"] and (unit := read_unit(match["unit"])):
         number, stated = match["number"].strip(), not match["space"] and unit.isalpha()
@@ -260,18 +256,18 @@ def _read_counted(text: str, rules: GradingRules) -> Quantity | None:
     elif words.isascii() and words and not rest.startswith((" ", "-")):
         return None  # 3x, 20s
     else:
-        unit = "" if _ADDS_NOTHING.fullmatch(words) else _read_noun(words)
+        unit = "" if _ADDS_NOTHING.fullmatch(words) else _read_noun(words, rules)
     return None if unit is None else Quantity(match["number"], value, _is_fraction(match["number"]), unit)
 
 
-def _read_noun(text: str) -> str | None:
+def _read_noun(text: str, rules: GradingRules) -> str | None:
     """A counted noun in a form without number: apples, apple."""
     words = text.split()
     if (
         not words
         or _NOUN.fullmatch(text) is None
         or _NOT_A_NOUN & set(words)
-        or re.search("[0-9]", spell_numbers(text))
+        or re.search("[0-9]", spell_numbers(text, rules))
     ):
         return None
     if words[0] == "of":
@@ -283,14 +279,14 @@ def _read_noun(text: str) -> str | None:
     return re.sub(r"(?<=[a-rt-z])s$", "", re.sub("ies$", "y", re.sub(r"(?<=[sxh])es$", "", text)))
 
 
-def _read_compound(text: str) -> tuple[Quantity, ...]:
+def _read_compound(text: str, rules: GradingRules) -> tuple[Quantity, ...]:
     """The parts of a compound quantity, or nothing where there are fewer than two."""
     text, parts, position = _spell_marks(text), [], 0
     while position < len(text):
         match = _COMPOUND.match(text, position)
         if match is None or not (unit := read_unit(match["unit"].rstrip(" ,"))):
             return ()
-        parts.append(Quantity(match["number"], read_number(match["number"]), "/" in match["number"], unit))
+        parts.append(Quantity(match["number"], read_number(match["number"], rules), "/" in match["number"], unit))
         position = match.end()
     return tuple(parts) if len({part.unit for part in parts}) == len(parts) > 1 else ()
 

@@ -173,10 +173,12 @@ class Grader:
             left = getattr(self._budget, "seconds", self.time_limit_seconds)
             if left <= 0 or max(self._exceeded[a], self._exceeded[b]) >= _HOPELESS:
                 return "timed_out"
-            start = time.monotonic()
-            outcome = self._ask_worker(a, b, min(left, self.time_limit_seconds))
+            start, limit = time.monotonic(), min(left, self.time_limit_seconds)
+            outcome = self._ask_worker(a, b, limit)
             if hasattr(self._budget, "seconds"):
                 self._budget.seconds = left - (time.monotonic() - start)
+            if outcome == "timed_out" and limit < self.time_limit_seconds:
+                return outcome  # with less than its limit it has not been tried
             if outcome == "timed_out":
                 self._exceeded.update(pair)
             self._remember(pair, outcome)
