@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.measure import ROUNDS, alternate
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.learner.grpo import GroupBatch
+from visplay.modules.learner.group_batch import GroupBatch
 
 
 @dataclass(frozen=True)

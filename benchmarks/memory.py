@@ -29,7 +29,8 @@ from benchmarks.results import RESULTS, load, make_parser, parse, publish
 from benchmarks.workload import DTYPES, Size, autocast, make_prompts, make_rollout
 from visplay.clock import Clock
 from visplay.modules import GRPOConfig
-from visplay.modules.learner.grpo import GRPO, GroupBatch
+from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GRPO
 from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
 from visplay.modules.policy.tuning import LoRA, Tuning

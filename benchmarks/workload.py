@@ -18,7 +18,8 @@ from benchmarks.models import SHAPES
 from visplay.clock import Clock
 from visplay.functional import group_advantages
 from visplay.modules import GRPOConfig, Qwen2_5_VL
-from visplay.modules.learner.grpo import GRPO, GroupBatch
+from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GRPO
 from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.tiny import ANSWER
 from visplay.types import Completion, Prompt, Rollout

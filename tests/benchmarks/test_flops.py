@@ -4,7 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.flops import Work, forward_flops, packed_work, update_flops
 from helpers import plain_image
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.learner.grpo import GroupBatch
+from visplay.modules.learner.group_batch import GroupBatch
 from visplay.tiny import ANSWER, BASE
 from visplay.types import Completion, Rollout
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from visplay.functional.diagnosis import describe_votes, repeated_fraction
 from visplay.functional.parsing import DEFAULT_KINDS, parse_question
 from visplay.functional.rewards import difficulty, group_redundancy, questioner_rewards
-from visplay.modules.learner.grpo import GRPOConfig
+from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Role, distinct_keys

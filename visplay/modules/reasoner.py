@@ -14,7 +14,7 @@ from visplay.functional.parsing import has_thought, parse_boxed
 from visplay.functional.rewards import agreement, agreement_rewards
 from visplay.grading.rules import GradingRules
 from visplay.grading.worker import Grader
-from visplay.modules.learner.grpo import GRPOConfig
+from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.role import Role, distinct_keys
 from visplay.modules.voting import Voting

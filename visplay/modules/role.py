@@ -11,7 +11,9 @@ from torch.optim import AdamW
 
 from visplay.clock import Clock
 from visplay.grading.worker import Grader
-from visplay.modules.learner.grpo import GRPO, GroupBatch, GRPOConfig
+from visplay.modules.learner.group_batch import GroupBatch
+from visplay.modules.learner.grpo import GRPO
+from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
 from visplay.prompts import Template

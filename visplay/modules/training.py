@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from visplay.clock import Clock
 from visplay.grading.worker import Grader
 from visplay.modules.answering import AnsweringModule
-from visplay.modules.learner.grpo import GRPO, GRPOConfig, LearningRole, StepResult
+from visplay.modules.learner.grpo import GRPO, LearningRole, StepResult
+from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.prompts import Template
 from visplay.types import Engine, PhaseState, Record, derive_seed

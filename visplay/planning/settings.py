@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from visplay.callbacks.curation import Curation
 from visplay.callbacks.engines.vllm_engine import EngineSettings
 from visplay.modules.families.qwen2_5_vl import most_scaled_tokens
-from visplay.modules.learner.grpo import GRPOConfig
+from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.voting import Voting
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Residents, Shape

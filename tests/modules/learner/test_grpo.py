@@ -7,7 +7,7 @@ from helpers import Scripted, plain_image
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.modules import GRPOConfig, Reasoner
-from visplay.modules.learner.grpo import GroupBatch
+from visplay.modules.learner.group_batch import GroupBatch
 from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.tiny import ANSWER
 from visplay.types import Completion, Example, Judgement, Prompt, Rollout

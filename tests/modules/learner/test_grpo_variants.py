@@ -23,7 +23,7 @@ from visplay.functional import (
     token_truncated_weights,
 )
 from visplay.modules import GRPOConfig, Reasoner
-from visplay.modules.learner.grpo import GroupBatch
+from visplay.modules.learner.group_batch import GroupBatch
 from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.tiny import ANSWER
 from visplay.types import Completion, Example, Judgement, Prompt, Rollout
