@@ -55,6 +55,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "callbacks/test_diagnostics.py::test_divergence",
         "callbacks/test_self_play.py::test_a_run_continued",
         "callbacks/test_self_play.py::test_same_seed",
+        "callbacks/test_stages.py",
         "checking/test_family_check.py",
         "evaluation/test_the_eight.py",
         "judge/test_faults.py",

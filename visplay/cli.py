@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from visplay.callbacks.checkpoints import StepCheckpoint
-from visplay.callbacks.curation import TooFewQuestionsError
+from visplay.callbacks.curator import TooFewQuestionsError
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health

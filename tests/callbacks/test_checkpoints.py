@@ -269,6 +269,26 @@ def test_what_a_validation_has_graded_counts_in_no_step(whole):
     assert module.reasoner.grader.drain_outcomes() == {}
 
 
+@pytest.mark.parametrize("step", [None, 2])
+def test_a_warning_counts_the_steps_before_a_checkpoint(tmp_path, caplog, step):
+    def fit_alike(name, ckpt=None):
+        fit(
+            tmp_path,
+            module=make("a Reasoner alone"),
+            data=make_data("a Reasoner alone", tmp_path),
+            engine=Scripted(lambda policy, prompt, text, sample: "\\boxed{all alike}"),
+            callbacks=[StepCheckpoint(None, every_n_steps=1, keep=3)],
+            ckpt_path=ckpt,
+            logger=TensorBoardLogger(tmp_path, name=name, version=0),
+        )
+
+    fit_alike("run")
+    if step is not None:
+        caplog.clear()
+        fit_alike("again", tmp_path / "run" / "version_0" / "checkpoints" / f"phase-00-step-{step:04d}.ckpt")
+    assert caplog.text.count("all rewards of every group were equal in each of the first 3 steps") == 1
+
+
 def test_the_log_is_cut_where_the_checkpoint_was_written(tmp_path):
     for name, size in (("events.out.tfevents.1", 9), ("events.out.tfevents.2", 5), ("events.out.tfevents.3", 3)):
         (tmp_path / name).write_bytes(b"." * size)

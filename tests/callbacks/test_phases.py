@@ -55,7 +55,7 @@ def test_a_phase_is_repeated_with_further_images(tmp_path, phases):
     assert not set(first) & set(again[: 10 - len(first)])
     assert module.questioner.vlm.version == module.reasoner.vlm.version == 3 * STEPS
     assert self_play.phase.steps_before == {"questioner": 3 * STEPS, "reasoner": 3 * STEPS}
-    stages = sorted(path.stem for path in (tmp_path / "run" / "version_0" / "generated").iterdir())
+    stages = sorted(path.stem for path in (tmp_path / "run" / "version_0" / "generated").glob("*.parquet"))
     assert stages == ["iteration-1", "iteration-1-repeat-1", "iteration-2"]
     assert [len(report.history) for report in rule.reports] == [STEPS] * 6
     assert {"reward", "policy_loss"} <= set(rule.reports[0].history[0])

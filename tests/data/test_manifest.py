@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from visplay.data.generated import Manifest
+from visplay.data.manifest import Manifest
 
 
 @pytest.fixture

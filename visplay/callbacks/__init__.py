@@ -2,7 +2,8 @@
 
 from visplay.callbacks.advance import AdvanceRule, RewardGain, ValidationGain, VoteMargin
 from visplay.callbacks.checkpoints import DurableCheckpointIO, StepCheckpoint
-from visplay.callbacks.curation import Curation, TooFewQuestionsError
+from visplay.callbacks.curation import Curation
+from visplay.callbacks.curator import TooFewQuestionsError
 from visplay.callbacks.diagnostics import Diagnostics
 from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.engines.transformers import TransformersRollout

@@ -48,8 +48,8 @@ class Evaluation(Callback):
 
     The answers of a model are stored in ``directory/<name>-<hash>``, where the hash is of all that they follow from:
     weights, prompt, sampling, engine, precision. An evaluation that is started again continues there; one with other
-    weights or settings has a directory of its own. Within a fit they are stored in the run's own directory, each time
-    afresh.
+    weights or settings has a directory of its own. Within a fit they are stored in the run's own directory, and a run
+    that is continued with the same weights goes on with the validation that was under way.
 
     Args:
         directory: Where evaluations are kept.
@@ -96,10 +96,11 @@ class Evaluation(Callback):
         self._store: AnswerStore | None = None
         self._facts: dict[str, Any] = {}
         self._before: dict[str, frozenset[str]] = {}
+        self._under_way = False
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
         """Tell the module how to answer and the data what is answered already; see that judges could be asked."""
-        self._store, self._before = None, {}
+        self._store, self._under_way = None, False
         pl_module.evaluated, pl_module.answering = self.name, self.answering
         pl_module.judges = tuple(self.judges)
         trainer.datamodule.answered_keys = lambda benchmark: self._answered_keys(trainer, pl_module, benchmark)
@@ -125,16 +126,6 @@ class Evaluation(Callback):
         for role in () if ckpt_path is None else self.roles:
             sources[role] = ModelSource(ckpt_path, role)
         return sources
-
-    def on_validation_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Begin afresh within a fit."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            iteration = 0 if trainer.sanity_checking else pl_module.phase.iteration
-            self.name = f"iteration-{iteration}"
-            directory = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation" / self.name
-            if trainer.is_global_zero:
-                shutil.rmtree(directory, ignore_errors=True)
-            self._open(trainer, directory, {"iteration": iteration})
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -164,6 +155,9 @@ class Evaluation(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Write and, outside a fit, show the tables."""
+        self._under_way = False
+        if trainer.state.fn == TrainerFn.FITTING:  # the next one asks anew what is left to answer
+            trainer.fit_loop.epoch_loop.val_loop._combined_loader = None
         if not trainer.is_global_zero:
             return
         directory, reports = self.store.directory, pl_module.reports
@@ -193,12 +187,8 @@ class Evaluation(Callback):
         Raises:
             ValueError: An answered item is not one of the benchmark, or has another number of samples.
         """
-        if trainer.state.fn == TrainerFn.FITTING:
-            return ()
-        if self._store is None:
-            facts = self._describe(trainer, module)
-            code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
-            self._open(trainer, self.directory / f"{self.name}-{code}", facts)
+        if not self._under_way:
+            self._begin(trainer, module)
         samples, keys = module.samples_of(benchmark), set[str]()
         for answers in self.store.read(benchmark.name):
             keys.update(answers.skipped)
@@ -220,12 +210,25 @@ class Evaluation(Callback):
         self._before[benchmark.name] = frozenset(keys)
         return keys
 
-    def _open(self, trainer: Trainer, directory: Path, facts: dict[str, Any]) -> None:
-        self._store, self._facts = AnswerStore(directory), facts
+    def _begin(self, trainer: Trainer, module: GRPOModule) -> None:
+        """Open the answers that there are of what is evaluated; those of others in their place are removed."""
+        facts, fitting = self._describe(trainer, module), trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            facts["iteration"] = 0 if trainer.sanity_checking else module.phase.iteration
+            self.name = f"iteration-{facts['iteration']}"
+            directory = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation" / self.name
+        else:
+            code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+            directory = self.directory / f"{self.name}-{code}"
+        self._store, self._facts, self._before, self._under_way = AnswerStore(directory), facts, {}, True
         if trainer.is_global_zero:
+            settings, text = directory / "settings.json", json.dumps(facts, indent=2, sort_keys=True).encode()
+            of_some_rows = trainer.sanity_checking and trainer.num_sanity_val_steps != float("inf")
+            if fitting and (of_some_rows or not settings.is_file() or settings.read_bytes() != text):
+                shutil.rmtree(directory, ignore_errors=True)
             self._store.repair()
-            with replacing(directory / "settings.json") as file:
-                file.write(json.dumps(facts, indent=2, sort_keys=True).encode())
+            with replacing(settings) as file:
+                file.write(text)
         trainer.strategy.barrier()
 
     def _describe(self, trainer: Trainer, module: GRPOModule) -> dict[str, Any]:

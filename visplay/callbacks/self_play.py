@@ -13,7 +13,8 @@ from lightning import Callback, Trainer
 from PIL import Image
 
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
-from visplay.callbacks.curation import Curation, Curator
+from visplay.callbacks.curation import Curation
+from visplay.callbacks.curator import Curator
 from visplay.callbacks.logging import log_position
 from visplay.callbacks.skipped_updates import SkippedUpdates
 from visplay.data.draws import Drawable, Draws, MixedDraws

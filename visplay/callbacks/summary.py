@@ -14,7 +14,7 @@ from rich.table import Table
 from visplay.callbacks.logging import log_scalars
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.files import replacing
-from visplay.data.generated import read_examples
+from visplay.data.generated import GeneratedDataset
 from visplay.modules.training import GRPOModule
 from visplay.terminal import Terminal
 
@@ -83,7 +83,7 @@ class Summary(Callback):
         facts: dict[str, Any] = {
             name: self_play.statistics[name] for name in ("valid_fraction", "mean_confidence", "kept")
         }
-        silver = trainer.datamodule.silver_accuracy(read_examples(Path(self_play.dataset)))
+        silver = trainer.datamodule.silver_accuracy(GeneratedDataset(self_play.dataset))
         if silver is not None:
             log_scalars(trainer, "curation", {"silver_accuracy": silver}, iteration)
         return facts | {"silver_accuracy": silver}

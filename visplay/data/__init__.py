@@ -6,9 +6,10 @@ from visplay.data.benchmarks.benchmark_sources import BenchmarkColumns, Benchmar
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.benchmarks.benchmark_table import BenchmarkTable
 from visplay.data.decoding import ImageLimits, decode_image, to_rgb
-from visplay.data.generated import FEATURES, GeneratedDataset, Manifest, read_examples, write_examples
+from visplay.data.generated import FEATURES, GeneratedDataset, read_examples, write_examples
 from visplay.data.image_columns import count_images, read_images
 from visplay.data.image_folder import ImageFolder, SkippedImage, UnusableItemError
+from visplay.data.manifest import Manifest, Shards
 from visplay.data.sources import open_table
 from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
 
@@ -26,6 +27,7 @@ __all__ = [
     "ImageTable",
     "LabelledTable",
     "Manifest",
+    "Shards",
     "SkippedImage",
     "UnusableItemError",
     "count_images",

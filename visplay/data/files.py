@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _KEPT_BY_SYSTEMS = frozenset(
     {
@@ -83,6 +84,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         temporary.unlink(missing_ok=True)
     force_to_disk(path.parent)
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+    """A line of JSON in UTF-8; a lone surrogate, which UTF-8 cannot encode, is written as its escape."""
+    return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def sha256(path: Path) -> str:

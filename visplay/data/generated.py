@@ -1,17 +1,19 @@
-"""The questions one iteration generated, as a parquet file with images, and the manifest of finished stages.
+"""The questions one iteration generated, as a parquet file with images.
 
-Both files appear whole or not at all: they are written alongside, forced to the disk and then renamed.
+It appears whole or not at all: it is written alongside, forced to the disk and then renamed. Writing and reading take
+the memory of some images, however many there are.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import zlib
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,9 @@ from PIL.Image import Image
 from torch.utils.data import Dataset
 
 from visplay.data.decoding import DecodeError, decode_image
-from visplay.data.files import replacing, sha256
+from visplay.data.files import replacing
 from visplay.data.image_folder import UnusableItemError
 from visplay.types import Example
-
-logger = logging.getLogger(__name__)
 
 # The first five are the columns of the released code.
 FEATURES = datasets.Features(
@@ -43,11 +43,14 @@ FEATURES = datasets.Features(
     }
 )
 _SCHEMA = FEATURES.arrow_schema
+_DAMAGED = "is not an undamaged parquet file of generated examples"
 _ROWS_PER_GROUP = 32
+_BYTES_PER_GROUP = 2**20
+_BYTES_KEPT = 2**28
 
 
 class GeneratedDataset(Dataset[Example]):
-    """The examples of one parquet file; their images stay encoded until an example is asked for.
+    """The examples of one parquet file, read one at a time; the file stays open, and may be removed meanwhile.
 
     Args:
         path: A file written by ``write_examples``.
@@ -59,22 +62,41 @@ class GeneratedDataset(Dataset[Example]):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._table = _read_table(self.path)
+        self._file = _open(self.path)
+        rows = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._ends = list(accumulate(rows))
+        for group in range(len(rows)):
+            self._read(group)
 
     def __len__(self) -> int:
         """Number of examples."""
-        return self._table.num_rows
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Example:
         """Decode one example; an IndexError if there is none, an ``UnusableItemError`` if its image is broken."""
         index = range(len(self))[index]
-        return self._example(self._table.slice(index, 1).to_pylist()[0], decode_image)
+        group = bisect_right(self._ends, index)
+        table = self._read(group)
+        (row,) = table.slice(table.num_rows - self._ends[group] + index, 1).to_pylist()
+        return self._example(row, decode_image)
 
     def read_all(self) -> list[Example]:
         """Decode all examples, an image that several of them share only once."""
         decode = cache(decode_image)
-        rows = (row for batch in self._table.to_batches(_ROWS_PER_GROUP) for row in batch.to_pylist())
+        rows = (row for group in range(len(self._ends)) for row in self._read(group).to_pylist())
         return [self._example(row, decode) for row in rows]
+
+    def _read(self, group: int) -> pa.Table:
+        """A row group, seen to be whole."""
+        try:
+            table = self._file.read_row_group(group, columns=_SCHEMA.names).select(_SCHEMA.names).cast(_SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"path: {self.path} {_DAMAGED}: {error}") from error
+        if incomplete := [name for name in _SCHEMA.names if table[name].null_count]:
+            raise ValueError(
+                f"path: {self.path} has missing values in the columns {incomplete}; every row needs all of them"
+            )
+        return table
 
     def _example(self, row: dict[str, Any], decode: Callable[[bytes], Image]) -> Example:
         try:
@@ -86,22 +108,39 @@ class GeneratedDataset(Dataset[Example]):
         return Example(image=image, votes=votes, **row)
 
 
-def write_examples(path: str | Path, examples: Sequence[Example]) -> None:
+def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
     """Write the generated data set of one iteration; a file already there stays until the new one is complete.
 
-    ``datasets`` loads the file with its images decoded. They are stored as PNG, each distinct one encoded once.
+    ``datasets`` loads the file with its images decoded. They are stored as PNG.
 
     Args:
         path: The parquet file; its directory is created.
-        examples: The rows, in order; their images RGB. None at all gives a valid file without rows.
+        examples: The rows, in order, taken one after the other; their images RGB. None at all gives a valid file
+            without rows.
 
     Raises:
         ValueError: If an image is not RGB, or an example has several.
     """
     encode = PngEncoder()
-    chunks = ([_as_row(example, encode) for example in chunk] for chunk in in_chunks(examples))
+    groups = _in_groups(_as_row(example, encode) for example in examples)
     # an image that several rows of a group share is stored once as long as the group's dictionary fits into one page
-    write_rows(path, _SCHEMA, chunks, dictionary_pagesize_limit=2**28)
+    write_rows(path, _SCHEMA, groups, dictionary_pagesize_limit=2**28)
+
+
+def _in_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Row groups: of one image if that is large, of several if they are small, as one is read to take a row."""
+    group: list[dict[str, Any]] = []
+    images: set[bytes] = set()
+    for row in rows:
+        image = row["images"]["bytes"]
+        too_large = image not in images and sum(map(len, images)) + len(image) > _BYTES_PER_GROUP
+        if len(group) == _ROWS_PER_GROUP or (group and too_large):
+            yield group
+            group, images = [], set()
+        group.append(row)
+        images.add(image)
+    if group:
+        yield group
 
 
 def in_chunks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
@@ -127,88 +166,12 @@ def read_examples(path: str | Path) -> list[Example]:
     return GeneratedDataset(path).read_all()
 
 
-class Manifest:
-    """The finished stages of a run, each with the file it made, in one JSON file.
-
-    A stage whose file is on record and unchanged need not run again. The manifest is read anew at every call; one
-    process of a run may record, all may read.
-
-    Args:
-        path: The JSON file. Files in its directory are recorded relative to it, so a run directory can be moved.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def get(self, stage: str) -> dict[str, Any] | None:
-        """Return what is on record, with the path made usable, or None if the stage must run (again).
-
-        A file that is gone or has another hash than the one on record is logged as a warning.
-
-        Raises:
-            ValueError: If the manifest itself cannot be read.
-        """
-        record = self._read().get(stage)
-        if record is None:
-            return None
-        file = self.path.parent / record["path"]
-        if not file.is_file():
-            logger.warning("%s: the file of stage %r is gone: %s", self.path, stage, file)
-            return None
-        if sha256(file) != record["sha256"]:
-            logger.warning("%s: the file of stage %r has changed since it was recorded: %s", self.path, stage, file)
-            return None
-        return {**record, "path": str(file)}
-
-    def files(self) -> dict[str, Path]:
-        """The files on record that are there, by stage."""
-        found = {stage: self.path.parent / record["path"] for stage, record in self._read().items()}
-        return {stage: file for stage, file in found.items() if file.is_file()}
-
-    def record(self, stage: str, file: str | Path, **facts: Any) -> dict[str, Any]:
-        """Record a finished stage in place of an earlier record of it.
-
-        Args:
-            stage: Its name.
-            file: The file it made.
-            facts: JSON values to keep with it, for example ``rows=118``; not ``path`` or ``sha256``.
-
-        Returns:
-            The record, as ``get`` returns it.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If a fact is called ``path`` or ``sha256``, or the manifest cannot be read.
-        """
-        if taken := sorted({"path", "sha256"} & facts.keys()):
-            raise ValueError(f"facts: {taken} are the manifest's own; give them other names")
-        made, directory = Path(file).resolve(), self.path.parent.resolve()
-        portable = made.relative_to(directory) if made.is_relative_to(directory) else made
-        record = {"path": portable.as_posix(), "sha256": sha256(made), **facts}
-        text = json.dumps({**self._read(), stage: record}, indent=2, sort_keys=True)
-        with replacing(self.path) as manifest:
-            manifest.write(f"{text}\n".encode())
-        return {**record, "path": str(self.path.parent / record["path"])}
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        try:
-            stages = json.loads(self.path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise ValueError(f"path: {self.path} is not JSON ({error}); delete it to run every stage again") from error
-        if not isinstance(stages, dict) or not all(
-            isinstance(record, dict) and {"path", "sha256"} <= record.keys() for record in stages.values()
-        ):
-            raise ValueError(f"path: {self.path} is not a manifest of stages; delete it to run every stage again")
-        return stages
-
-
 class PngEncoder:
-    """Encodes each distinct image once."""
+    """Encodes images, one that comes again soon only once: so many bytes of the last ones are kept."""
 
-    def __init__(self) -> None:
-        self._encoded: dict[tuple[tuple[int, int], bytes], bytes] = {}
+    def __init__(self, bytes_kept: int = _BYTES_KEPT) -> None:
+        self._left = bytes_kept
+        self._encoded: OrderedDict[tuple[tuple[int, int], bytes], bytes] = OrderedDict()
 
     def __call__(self, image: Image) -> bytes:
         """PNG of an image."""
@@ -219,6 +182,10 @@ class PngEncoder:
             buffer = BytesIO()
             bare.save(buffer, "PNG", compress_type=zlib.Z_RLE)  # as fast as level 1, and smaller
             self._encoded[identity] = buffer.getvalue()
+            self._left -= len(self._encoded[identity])
+            while self._left < 0 and len(self._encoded) > 1:
+                self._left += len(self._encoded.popitem(last=False)[1])
+        self._encoded.move_to_end(identity)
         return self._encoded[identity]
 
 
@@ -234,15 +201,13 @@ def _as_row(example: Example, encode: Callable[[Image], bytes]) -> dict[str, Any
     }
 
 
-def _read_table(path: Path) -> pa.Table:
-    with pa.OSFile(str(path)) as source:
-        try:
-            file = pq.ParquetFile(source, page_checksum_verification=True)
-            if missing := [name for name in _SCHEMA.names if name not in file.schema_arrow.names]:
-                raise ValueError(f"path: {path} lacks the columns {missing}; it has {file.schema_arrow.names}")
-            table = file.read(columns=_SCHEMA.names).select(_SCHEMA.names).cast(_SCHEMA)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"path: {path} is not an undamaged parquet file of generated examples: {error}") from error
-    if incomplete := [name for name in _SCHEMA.names if table[name].null_count]:
-        raise ValueError(f"path: {path} has missing values in the columns {incomplete}; every row needs all of them")
-    return table
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(pa.OSFile(str(path)), page_checksum_verification=True)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"path: {path} {_DAMAGED}: {error}") from error
+    if missing := [name for name in _SCHEMA.names if name not in file.schema_arrow.names]:
+        raise ValueError(f"path: {path} lacks the columns {missing}; it has {file.schema_arrow.names}")
+    return file

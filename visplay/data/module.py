@@ -178,6 +178,6 @@ class SelfPlayData(LightningDataModule):
             for benchmark in self.benchmarks(stage)
         ]
 
-    def silver_accuracy(self, examples: Sequence[Example]) -> float | None:
+    def silver_accuracy(self, examples: Iterable[Example]) -> float | None:
         """Fraction of silver answers that are true, for observers alone; None where the truth is not known."""
         return None

@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from visplay.benchmark_answers import Answer, AnsweredItem, BatchAnswers
+from visplay.data.files import json_line
 
 _FILE = re.compile(r"(.+)-rank(\d+)\.jsonl")
 _ITEMS_AT_ONCE = 256
-
-
-def json_line(record: dict[str, Any]) -> bytes:
-    """A line of JSON in UTF-8; a lone surrogate, which UTF-8 cannot encode, is written as its escape."""
-    return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 class RankedFile(NamedTuple):

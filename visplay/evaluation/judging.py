@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from visplay.benchmark_answers import AnsweredItem
-from visplay.data.files import replacing
-from visplay.evaluation.answer_store import AnswerStore, json_line, ranked_files
+from visplay.data.files import json_line, replacing
+from visplay.evaluation.answer_store import AnswerStore, ranked_files
 from visplay.judge import PROTOCOLS, Judge, JudgeConfig, JudgeItem, JudgeUsage
 from visplay.statistics.raters import agreement_table, compare_all_raters, judge_score
 

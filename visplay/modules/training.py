@@ -106,6 +106,7 @@ class GRPOModule(AnsweringModule):
             name: role.learner.state_dict() | {"version": role.vlm.version} for name, role in self.roles.items()
         }
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        checkpoint["equal_rewards"] = self._equal_rewards
         checkpoint["random"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -128,6 +129,7 @@ class GRPOModule(AnsweringModule):
         for name, state in checkpoint.get("learners", {}).items():
             self.roles[name].learner.load_state_dict(state)
             self.roles[name].vlm.version = state["version"]
+        self._equal_rewards = checkpoint.get("equal_rewards", 0)
         self._random = checkpoint.get("random")
 
     def on_train_start(self) -> None:

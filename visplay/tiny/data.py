@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -76,7 +76,7 @@ class TinyWorld(SelfPlayData):
         sources = [BenchmarkSource(name, path=path, part=name, votes=votes.get(name, 0)) for name in names]
         return BenchmarkSuite(tuple(sources)).open()
 
-    def silver_accuracy(self, examples: Sequence[Example]) -> float | None:
+    def silver_accuracy(self, examples: Iterable[Example]) -> float | None:
         """Fraction of silver answers that are true; None if no image is of the small world."""
         rows = [(example.image_id, example.problem, example.answer) for example in examples]
         return silver_accuracy(rows, self.n_images, self.image_seed).accuracy

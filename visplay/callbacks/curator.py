@@ -1,0 +1,204 @@
+"""Between the phases: questions are asked, voted on and curated, and become a data set on the disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from lightning import Trainer
+
+from visplay.callbacks.curation import AskedQuestion, Curation
+from visplay.callbacks.logging import log_histogram, log_scalars
+from visplay.data.draws import Draws
+from visplay.data.generated import GeneratedDataset, write_examples
+from visplay.data.manifest import Manifest, Shards
+from visplay.functional.confidence_band import confidence_histogram, keep_in_band, relax_band
+from visplay.functional.diagnosis import describe_votes, fold_question, repeated_fraction
+from visplay.modules.visplay import VisPlay
+from visplay.types import Example, Proposal, Vote
+
+logger = logging.getLogger(__name__)
+
+
+class TooFewQuestionsError(RuntimeError):
+    """Curation left nothing, or too little, to train on."""
+
+
+class Curator:
+    """Makes the data set of an iteration.
+
+    What was asked and voted is stored batch by batch, as text, in ``generated/<stage>/``, so that a kill costs a batch;
+    the file of what is kept, with its images, in the run's directory. Both are on record, so that what is finished is
+    not made again by the same policies with the same settings. No more images are in memory than a batch has.
+
+    Args:
+        config: How.
+        trainer: Knows the run's directory and loggers.
+        module: Asks and votes.
+    """
+
+    def __init__(self, config: Curation, trainer: Trainer, module: VisPlay) -> None:
+        self.config = config
+        self.trainer = trainer
+        self.module = module
+        self.directory = Path(trainer.log_dir or trainer.default_root_dir)
+        self.manifest = Manifest(self.directory / "manifest.json")
+
+    def generate(self, images: Draws) -> tuple[GeneratedDataset, dict[str, Any]]:
+        """The data set of the present iteration, made unless it is there already, and its record in the manifest.
+
+        Args:
+            images: Moves on by the images that the data set was made of.
+
+        Raises:
+            TooFewQuestionsError: Nothing, or too little, is left to train on.
+        """
+        stage, made_by = self._stage(), self._made_by(images)
+        record = self.manifest.get(stage)
+        if record is None or record["made_by"] != made_by or "seconds" not in record:
+            record = self._make(images, stage, made_by)
+        self._log(record)
+        images.position = record["position"]
+        return GeneratedDataset(record["path"]), record
+
+    def _make(self, images: Draws, stage: str, made_by: dict[str, Any]) -> dict[str, Any]:
+        """Ask, vote, and store what is in the band; the record of it."""
+        path = self.directory / "generated" / f"{stage}.parquet"
+        shards = Shards(path.with_suffix(""), made_by)
+        self.module.clock.drain()
+        asked = self.config.ask(self.module, images, shards)
+        votes = [a.vote if self.module.reasoner.is_valid(a.vote, self.config.voting) else None for a in asked.questions]
+        kept, band = self._choose(votes)
+        iteration, proposals = self.module.phase.iteration, asked.proposals(kept)
+        keyed = zip(kept, proposals, strict=True)
+        write_examples(path, (as_example(f"{iteration}/{index}", each, iteration) for index, each in keyed))
+        statistics = self._describe(asked.questions, votes, kept) | dict(zip(("low", "high"), band, strict=True))
+        statistics |= _describe_duplicates([asked.questions[index] for index in kept], self._asked_before(stage))
+        confidences = Counter(vote.confidence for vote in votes if vote is not None)
+        asked.graded.update(self.module.reasoner.grader.drain_outcomes())
+        return self.manifest.record(
+            stage,
+            path,
+            made_by=made_by,
+            position=images.position,
+            statistics=statistics,
+            graded={f"graded_{outcome}": n for outcome, n in asked.graded.items()},
+            confidences=sorted(confidences.items()),
+            seconds=asked.seconds,
+        )
+
+    def _stage(self) -> str:
+        phase = self.module.phase
+        name = f"iteration-{phase.iteration}"
+        return f"{name}-repeat-{phase.attempt}" if phase.attempt else name
+
+    def _made_by(self, images: Draws) -> dict[str, Any]:
+        """What the data set follows from, as plain values; one that was made by anything else is not taken."""
+        module, roles = self.module, (self.module.questioner, self.module.reasoner)
+        facts = {
+            "seed": module.stage_seed("curation"),
+            "images": [images.position, len(images.items)],
+            "curation": asdict(self.config),
+            "format": asdict(module.questioner.format),
+            "voting": asdict(module.reasoner.voting),
+            "templates": [asdict(role.template) for role in roles],
+            "sampling": [asdict(role.sampling(1, seed=0)) for role in roles],
+            "policies": [role.vlm.fingerprint() for role in roles],
+        }
+        return json.loads(json.dumps(facts, default=sorted))  # as the manifest gives it back; sets in one order
+
+    def _choose(self, votes: Sequence[Vote | None]) -> tuple[list[int], tuple[float, float]]:
+        """Indices of the questions to keep, and the band that they are in."""
+        c = self.config
+        band = (c.low, c.high)
+        voting = c.voting or self.module.reasoner.voting
+        admitted: dict[str, Any] = {"min_parsed_fraction": 0.0, "admit_ties": voting.ties == "draw"}
+        kept = keep_in_band(votes, *band, **admitted)
+        if len(kept) < c.min_kept and c.on_too_few == "relax":
+            band = relax_band(votes, *band, c.min_kept, **admitted)
+            kept = keep_in_band(votes, *band, **admitted)
+        if len(kept) < c.min_kept:
+            logger.warning("too few questions: %s", self._why_few(votes, len(kept)))
+        if not kept or (len(kept) < c.min_kept and c.on_too_few == "stop"):
+            raise TooFewQuestionsError(self._why_few(votes, len(kept)))
+        return kept, band
+
+    def _why_few(self, votes: Sequence[Vote | None], kept: int) -> str:
+        taken = [vote for vote in votes if vote is not None]
+        if not taken:
+            return (
+                f"none of the {len(votes)} questions is valid: they do not parse (see `format` and the prompt), are "
+                "too long for the context, or too few of their answers parse (see `min_parsed_fraction`)"
+            )
+        tenths, tied = confidence_histogram(taken).tolist(), sum(vote.tied for vote in taken)
+        return (
+            f"{kept or 'none'} of the {len(taken)} valid questions (min_kept={self.config.min_kept}) has a label and a "
+            f"confidence between low={self.config.low} and high={self.config.high}; {tied} are ties, which have no "
+            f"label unless voting.ties is draw; confidences by tenths from 0 to 1: {tenths}; widen the band, set "
+            "on_too_few to relax, or ask about more images"
+        )
+
+    def _describe(
+        self, questions: Sequence[AskedQuestion], votes: Sequence[Vote | None], kept: Sequence[int]
+    ) -> dict[str, float]:
+        confidences = [vote.confidence for vote in votes if vote is not None]
+        asked = [questions[index].question for index in kept]
+        return {
+            "asked": len(votes),
+            "valid_fraction": len(confidences) / len(votes),
+            "tied_fraction": sum(vote is not None and vote.tied for vote in votes) / len(votes),
+            "mean_confidence": float(np.mean(confidences)) if confidences else 0.0,
+            "kept": len(kept),
+            "kept_fraction": len(kept) / len(votes),
+        } | describe_votes(asked, [votes[index] for index in kept], self.module.reasoner.grader)
+
+    def _asked_before(self, stage: str) -> set[str]:
+        """Folded questions of earlier data sets; one on record may be later, where a run was killed and goes back."""
+        order = {name: [int(number) for number in re.findall(r"\d+", name)] for name in (stage, *self.manifest.files())}
+        paths = [path for name, path in self.manifest.files().items() if order[name] < order[stage]]
+        tables = [pq.read_table(path, columns=["problem"]) for path in paths]
+        return {fold_question(text) for table in tables for text in table["problem"].to_pylist()}
+
+    def _log(self, record: dict[str, Any]) -> None:
+        """Log what the data set is like; of one that was there already too, as a log may end before it was made."""
+        iteration, statistics = self.module.phase.iteration, record["statistics"]
+        timed = {f"{stage}_seconds": seconds for stage, seconds in record["seconds"].items()}
+        log_scalars(self.trainer, "curation", statistics | timed | record["graded"], iteration)
+        confidences = [value for value, count in record["confidences"] for _ in range(count)]
+        log_histogram(self.trainer, "curation/confidence", confidences, iteration)
+        logger.info("iteration %d: kept %d of %d questions", iteration, statistics["kept"], statistics["asked"])
+
+
+def as_example(key: str, proposal: Proposal, iteration: int) -> Example:
+    """A proposal that was kept: its vote gave an answer."""
+    question, vote = proposal.question, proposal.vote
+    if question is None or vote is None or vote.answer is None:
+        raise ValueError(f"proposal {key}: only a question with a silver answer can become an example, got {proposal}")
+    return Example(
+        key=key,
+        image=proposal.image.image,
+        problem=question.text,
+        answer=vote.answer,
+        problem_type=question.kind,
+        score=vote.confidence,
+        votes=vote.counts,
+        image_id=proposal.image.key,
+        iteration=iteration,
+    )
+
+
+def _describe_duplicates(kept: Sequence[AskedQuestion], asked_before: set[str]) -> dict[str, float]:
+    """Questions asked twice about one image, and questions whose words earlier iterations asked already."""
+    asked = [(found.image, found.question.text) for found in kept if found.question is not None]
+    return {
+        "duplicate_fraction": repeated_fraction([f"{image}\n{text}" for image, text in asked]),
+        "seen_before_fraction": sum(fold_question(text) in asked_before for _, text in asked) / len(asked),
+    }
