@@ -79,6 +79,12 @@ def test_refuted_by_a_point(a, b, refuted):
     assert is_refuted(a, b) is is_refuted(b, a) is refuted
 
 
+@pytest.mark.parametrize("text", [r"\sqrt{}0", "()", "2^{()}", "3//2", "..", "x(x"])
+def test_what_is_no_expression_is_neither(text):
+    assert not is_refuted(text, "7")
+    assert not is_confirmed(text, "7")
+
+
 @pytest.mark.parametrize(("a", "b", "equal"), MATHEMATICS)
 def test_mathematics_in_both_directions(a, b, equal):
     assert equivalent(a, b) is equal

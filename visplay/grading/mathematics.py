@@ -247,7 +247,7 @@ def _evaluate(text: str) -> tuple[complex, float] | None:
         return None
     try:
         value, size = _compute(ast.parse(_BETWEEN_FACTORS.sub("*", text), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError):
         return None
     return (value, size) if size < 1e100 else None
 
@@ -263,5 +263,7 @@ def _compute(node: ast.AST) -> tuple[complex, float]:
     if isinstance(node, ast.Name):
         value = _CONSTANTS.get(node.id) or 1.137 + (ord(node.id.lower()) * 0.61803) % 1.7
         return value, abs(value)
-    value = complex(node.value)  # type: ignore[attr-defined]
+    if not isinstance(node, ast.Constant):  # such as (), which is a tuple
+        raise ValueError(f"{type(node).__name__} is no expression")
+    value = complex(node.value)
     return value, abs(value)
