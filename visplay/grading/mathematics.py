@@ -265,5 +265,5 @@ def _compute(node: ast.AST) -> tuple[complex, float]:
         return value, abs(value)
     if not isinstance(node, ast.Constant):  # such as (), which is a tuple
         raise ValueError(f"{type(node).__name__} is no expression")
-    value = complex(node.value)
+    value = complex(node.value)  # type: ignore[arg-type]  # a text or an ellipsis is a TypeError
     return value, abs(value)
