@@ -11,7 +11,7 @@ TESTS = Path(__file__).parent
 WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below tests/
     "vllm": [
         *(f"callbacks/engines/test_vllm{name}" for name in (".", "_adapters", "_families", "_loop")),
-        *(f"callbacks/engines/test_vllm{name}" for name in ("_mismatch", "_ranks", "_server")),
+        *(f"callbacks/engines/test_vllm{name}" for name in ("_mismatch", "_ranks", "_server", "_sockets")),
         "checking/test_family_check.py::test_vllm",
         "judge/test_vllm_judge.py",
         "test_configs.py::test_base[qwen",
@@ -35,6 +35,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "test_cli.py::test_help_is_quick",
         "test_cli.py::test_threads_spin_little",
         "test_odd_input.py",
+        *(f"test_run_directory.py::test_{name}" for name in ("two_processes", "no_socket", "a_lock")),
     ],
     "slow": [  # more than five seconds, or a file of many seconds that looks at one thing in many settings
         "benchmarks/test_evaluation.py",
@@ -75,6 +76,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "test_demo.py",
         "test_export_command.py",
         "test_odd_input.py",
+        "test_run_directory.py",
         "tiny/test_base.py::test_base_leaves_head_room",
         "tiny/test_cold_start.py",
     ],

@@ -1,6 +1,7 @@
 """``visplay export`` with every configuration that ships, and with one as LightningCLI saves it; the base is tiny."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from visplay.__main__ import main
 from visplay.callbacks.export.export_callback import describe_data
 from visplay.cli import VisPlayCLI, run
 from visplay.commands.configuration import read_config
-from visplay.commands.export import describe_config, read_role
+from visplay.commands.export import describe_config, find_checkpoint, read_role
 from visplay.data.module import LabelledSource, SelfPlayData
 from visplay.modules import Qwen2_5_VL
 from visplay.modules.policy.model_source import ModelSource
@@ -102,6 +103,20 @@ def test_a_configuration_that_is_none(tmp_path):
     for name, message in (("broken", "find expected node content"), ("empty", "there is no model.class_path")):
         with pytest.raises(SystemExit, match=f"error: (.|\n)*{message}"):
             main(["export", str(tmp_path / "run"), "--config", f"{tmp_path / name}.yaml", "--output", "out"])
+
+
+def test_checkpoints_within_a_phase_are_passed_over(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for age, name in enumerate(("phase-00", "phase-01", "phase-02-step-0007")):
+        path = tmp_path / "checkpoints" / f"{name}.ckpt"
+        torch.save({"state_dict": {}, "callbacks": {}}, path)
+        os.utime(path, (age, age))
+    assert find_checkpoint(tmp_path, "reasoner", None).path.name == "phase-01.ckpt"
+    assert find_checkpoint(path, "reasoner", None).path == path  # where it is named
+    for name in ("phase-00", "phase-01"):
+        (tmp_path / "checkpoints" / f"{name}.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match="no directory of a run that has finished a phase"):
+        find_checkpoint(tmp_path, "reasoner", None)
 
 
 def test_a_card_calls_data_the_same_during_a_run_and_after_it():

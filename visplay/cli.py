@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from pydoc import locate
@@ -31,12 +31,14 @@ from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health
 from visplay.callbacks.logging import cut_log
+from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
 from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
 from visplay.commands.configuration import TRAINER_DEFAULTS, expand_home
+from visplay.commands.run_directory import check_idle, check_unused, owned, starting
 from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
 from visplay.foreign_text import visible
@@ -51,6 +53,7 @@ CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
     "check": (ModelCheck, {"class_path": "visplay.checking.ModelCheck"}),
     "health": (Health, {"class_path": "visplay.callbacks.Health"}),
     "progress": (ProgressBar, {"class_path": "visplay.callbacks.PhaseProgress"}),
+    "run_record": (RunRecord, {"class_path": "visplay.callbacks.RunRecord"}),
     "samples": (SampleLogger, {"class_path": "visplay.callbacks.SampleLogger"}),
     "summary": (Summary, {"class_path": "visplay.callbacks.Summary"}),
     "checkpoint": (
@@ -84,6 +87,7 @@ MAY_CHANGE = (
     "trainer.num_sanity_val_steps",
     "evaluation.directory",
     "progress*",
+    "run_record*",
     "samples*",
     "summary*",
     "checkpoint*",
@@ -197,19 +201,37 @@ class VisPlayCLI(LightningCLI):
         beginning = _Beginning()
         self.trainer.callbacks.append(beginning)
         config = self.config["fit"]
-        with self._rejecting(beginning):
-            if config["auto_resume"]:
-                if ckpt_path not in (None, "last"):
-                    raise ValueError(f"auto_resume: looks for the checkpoint itself, got ckpt_path={ckpt_path!r}")
-                ckpt_path = "last" if list_checkpoints(self.trainer) else None
+        with self._rejecting(beginning), ExitStack() as held:
             settings = _flatten(yaml.safe_load(self._parser("fit").dump(config, skip_none=False)))
             next(c for c in self.trainer.callbacks if isinstance(c, SelfPlay)).settings = settings
-            goes_on, ckpt_path = ckpt_path == "last", find_checkpoint(self.trainer, ckpt_path)
-            if ckpt_path is not None:
-                check_continues(self.trainer, ckpt_path)
-            if ckpt_path is not None and goes_on:
-                go_on(self.trainer, ckpt_path, settings)
+            ckpt_path = self._begin(ckpt_path, config["auto_resume"], settings, held)
             self.trainer.fit(ckpt_path=ckpt_path, **options)
+
+    def _begin(
+        self, ckpt_path: str | None, auto_resume: bool, settings: Mapping[str, Any], held: ExitStack
+    ) -> str | None:
+        """The file to go on from, and ``held`` has the lock of the run's directory before anything in it is changed."""
+        if auto_resume and ckpt_path not in (None, "last"):
+            raise ValueError(f"auto_resume: looks for the checkpoint itself, got ckpt_path={ckpt_path!r}")
+        trainer = self.trainer
+        first = trainer.is_global_zero  # which starts the other ranks when it has the lock
+        with starting(trainer.default_root_dir) if first else nullcontext():
+            if first and (auto_resume or ckpt_path == "last"):
+                check_idle(list_runs(trainer))
+            if auto_resume:
+                ckpt_path = "last" if list_checkpoints(trainer) else None
+            goes_on, ckpt_path = ckpt_path == "last", find_checkpoint(trainer, ckpt_path)
+            if ckpt_path is not None:
+                check_continues(trainer, ckpt_path)
+            log = go_on(trainer, ckpt_path, settings) if goes_on and ckpt_path is not None else {}
+            directory = Path(trainer.log_dir or trainer.default_root_dir)
+            if first:
+                held.enter_context(owned(directory))
+                if not (goes_on or auto_resume):
+                    check_unused(directory)
+                elif ckpt_path is None or directory == Path(ckpt_path).parent.parent:
+                    cut_log(str(directory), log)
+        return ckpt_path
 
     def validate(self, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluate the model on the benchmarks to validate on; ``Evaluation`` shows the scores, not the trainer."""
@@ -302,10 +324,17 @@ def find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
     raise AssertionError("the last one is returned or raises")
 
 
+def list_runs(trainer: Trainer) -> list[Path]:
+    """Directories of the runs of the same name, or of the one whose version is given."""
+    root, version = _root(trainer), getattr(trainer.logger, "_version", None)
+    if version is None:
+        return [root, *(path for path in root.glob("*") if path.is_dir())]
+    return [root / (version if isinstance(version, str) else f"version_{version}")]
+
+
 def list_checkpoints(trainer: Trainer) -> list[Path]:
     """The checkpoints of all runs of the same name, the one that was written last first."""
-    root = _root(trainer)
-    directories = [*root.glob("*/checkpoints"), root / "checkpoints"]
+    directories = [run / "checkpoints" for run in list_runs(trainer)]
     directories += [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
     found = {path for directory in directories for path in directory.glob("*.ckpt")}
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -315,13 +344,16 @@ def _root(trainer: Trainer) -> Path:
     return Path(getattr(trainer.logger, "root_dir", None) or trainer.default_root_dir)
 
 
-def go_on(trainer: Trainer, ckpt_path: str, settings: Mapping[str, Any]) -> None:
-    """Continue a run as the same one: in its directory, with a log that ends where the checkpoint was written.
+def go_on(trainer: Trainer, ckpt_path: str, settings: Mapping[str, Any]) -> Mapping[str, int]:
+    """Continue a run as the same one, in its directory.
 
     Args:
         trainer: Its logger is told the run's version.
         ckpt_path: A checkpoint of the run.
         settings: The present ones, by dotted name.
+
+    Returns:
+        Where its log ended when the checkpoint was written, see ``log_position``.
 
     Raises:
         ValueError: A setting is another one that would make another run of it.
@@ -341,7 +373,7 @@ def go_on(trainer: Trainer, ckpt_path: str, settings: Mapping[str, Any]) -> None
         logger.warning("rollout: another engine, or another setting of it, may draw other samples from the same seeds")
     if run.parent == _root(trainer) and hasattr(trainer.logger, "_version"):
         trainer.logger._version = run.name  # a logger made by hand takes it as `version`
-        cut_log(str(run), checkpoint.get("log", {}))
+    return checkpoint.get("log", {})
 
 
 def _flatten(settings: Any, name: str = "") -> dict[str, Any]:

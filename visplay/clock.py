@@ -14,6 +14,7 @@ class Clock:
     Attributes:
         stage: The innermost stage under way, empty between stages.
         note: How far a long stage has come, for people.
+        total: Seconds per stage since the beginning, whatever was drained.
 
     Example:
         >>> clock = Clock()
@@ -27,6 +28,7 @@ class Clock:
     def __init__(self) -> None:
         self.stage = ""
         self.note = ""
+        self.total: dict[str, float] = defaultdict(float)
         self._seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -37,7 +39,9 @@ class Clock:
         try:
             yield
         finally:
-            self._seconds[stage] += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self._seconds[stage] += seconds
+            self.total[stage] += seconds
             self.stage = outer
 
     def drain(self) -> dict[str, float]:

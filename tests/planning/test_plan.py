@@ -171,6 +171,33 @@ def test_amounts_of_the_published_setting(read):
     assert disk_bytes(settings)["checkpoints"] == 6 * 2 * 4 * 3_754_622_976
 
 
+def test_checkpoints_within_a_phase(read):
+    """Two policies, two optimizer states and a reference; the newest is written while two are there."""
+    weights = 4 * 3_754_622_976
+    within = "checkpoints within a phase"
+    assert disk_bytes(read("qwen2_5_vl_3b", "3b"))[within] == 3 * 5 * weights
+    base = [f"--model.init_args.{r}.init_args.grpo.kl_reference=base" for r in ("questioner", "reasoner")]
+    assert disk_bytes(read("qwen2_5_vl_3b", "3b", *base))[within] == 3 * 4 * weights
+    assert disk_bytes(read("qwen2_5_vl_3b", "3b", "--step_checkpoint.keep=3"))[within] == 4 * 5 * weights
+    assert disk_bytes(read("qwen2_5_vl_3b", "3b", "--step_checkpoint=null"))[within] == 0
+    adapters = read("qwen2_5_vl_3b", "3b", LORA)
+    assert disk_bytes(adapters)[within] == 3 * 5 * 4 * adapters.shape.adapter_weights
+
+
+def test_copies_of_health(read):
+    weights, ends = 4 * 3_754_622_976, "{limit: 0.1, action: end_phase}"
+    rule = read("qwen2_5_vl_3b", "3b", f"--health.entropy={ends}")
+    assert host_bytes(rule)["copies of Health"] == 2 * weights
+    assert "copies of Health" not in make_plan(rule).stages["reasoner: update"]
+    here = replace(rule, device=replace(rule.device, kind="cpu"))
+    assert make_plan(here).stages["reasoner: update"]["copies of Health"] == 2 * weights
+    assert host_bytes(here) == {}
+    probe = read("qwen2_5_vl_3b", "3b", f"--health.probe={ends}", "--health.probe_metric=val/a/rule_accuracy")
+    assert host_bytes(probe)["copies of Health"] == weights
+    warns = read("qwen2_5_vl_3b", "3b", "--health.entropy={limit: 0.1, action: warn}")
+    assert "copies of Health" not in host_bytes(warns)
+
+
 def test_checkpointing_and_fewer_tokens_need_less(read):
     peaks = [
         make_plan(settings).peak("reasoner: update")
@@ -225,7 +252,7 @@ def test_too_small_a_device_is_refused_as_json(arguments, capsys):
     update = found["stages"]["reasoner: update"]
     assert update.pop("peak") == sum(update.values())
     kinds = {problem["kind"]: problem["changes"] for problem in found["problems"]}
-    assert kinds["disk"] == [["ModelCheckpoint's save_top_k 1"], ["--config=configs/lora.yaml"]]
+    assert kinds["disk"] == [["--config=configs/lora.yaml"]]  # the last phase alone would still be too much
     assert kinds["reasoner: update"]
 
 

@@ -16,6 +16,7 @@ from visplay.callbacks.export.export_store import DiskBudgetError, Retention
 from visplay.callbacks.export.hub import HubTarget
 from visplay.callbacks.health import Health, Limit
 from visplay.callbacks.progress import PhaseProgress
+from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
@@ -37,6 +38,7 @@ __all__ = [
     "RewardGain",
     "RolloutEngine",
     "RolloutError",
+    "RunRecord",
     "SampleLogger",
     "SelfPlay",
     "StepCheckpoint",

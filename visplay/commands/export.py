@@ -97,7 +97,10 @@ def find_checkpoint(source: Path, role: str, metric: str | None, lowest: bool = 
     finished = {*directory.glob("*.ckpt")} - {*directory.glob(STEP_FILES)}
     found = [_look(path, role) for path in sorted(finished, key=lambda path: path.stat().st_mtime_ns)]
     if not found:
-        raise FileNotFoundError(f"source: {str(source)!r} is no checkpoint, and no directory of a run with checkpoints")
+        raise FileNotFoundError(
+            f"source: {str(source)!r} is no checkpoint, and no directory of a run that has finished a phase; a "
+            "checkpoint within a phase can be given as a file"
+        )
     if metric is None:
         return found[-1]
     first: dict[int, Found] = {}  # a later one may have what a phase of the other role made of a shared policy

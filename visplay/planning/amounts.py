@@ -66,25 +66,33 @@ def curation_amounts(settings: Settings) -> dict[str, int]:
 
 
 def host_bytes(settings: Settings) -> dict[str, int]:
-    """Bytes of whole policies that are in CPU memory while a GPU learns; nothing where none are."""
+    """Bytes of whole policies, and of copies, that are in CPU memory while a GPU learns; nothing where none are."""
     idle = settings.idle_weights if settings.offloads_idle else 0
     references = [settings.reference_weights(role) for role in settings.roles if settings.offloads_reference]
     parts = {"idle policy": FLOAT * idle, "reference policy": FLOAT * max(references, default=0)}
+    if settings.device.kind == "cuda":
+        parts["copies of Health"] = settings.health_bytes
     return {name: size for name, size in parts.items() if size}
 
 
 def disk_bytes(settings: Settings) -> dict[str, int]:
-    """Bytes that a whole run leaves behind.
+    """Most bytes that a run has on the disk.
 
     A checkpoint at a phase's end has every policy in float32, of adapters not their base; optimizer states and
-    reference are gone by then. Of a data set the images are counted, each once.
+    reference are gone by then. One within a phase has them too, but no reference that is the base; the newest is there
+    besides those that are kept, until it is complete. Of a data set the images are counted, each once.
     """
     phases = len(settings.roles) * settings.iterations
     kept = phases if settings.kept_checkpoints is None else min(phases, settings.kept_checkpoints)
     steps = settings.iterations * sum(role.grpo.steps for role in settings.roles)
+    policies = settings.policy_weights + settings.idle_weights
+    references = [settings.reference_weights(role) for role in settings.roles if role.grpo.kl_reference != "base"]
+    within = policies + 2 * settings.trained_weights + max(references, default=0)
+    several = settings.step_checkpoints + 1 if settings.step_checkpoints else 0
     images = 0 if settings.curation is None else settings.iterations * settings.curation.images
     return {
-        "checkpoints": kept * FLOAT * (settings.policy_weights + settings.idle_weights),
+        "checkpoints": kept * FLOAT * policies,
+        "checkpoints within a phase": several * FLOAT * within,
         "generated data (estimate)": int(images * _IMAGE_BYTES),
         "logs (estimate)": steps * _LOG_BYTES_PER_STEP,
     }

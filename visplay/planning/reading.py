@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from visplay.callbacks import TransformersRollout, VLLMRollout
+from visplay.callbacks import Health, StepCheckpoint, TransformersRollout, VLLMRollout
 from visplay.callbacks.engines.engine import RolloutEngine, compute_dtype
 from visplay.callbacks.self_play import SelfPlay
 from visplay.modules import Questioner, Reasoner, Role, VisPlay
@@ -80,6 +80,8 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
         own_judge=not isinstance(model, VisPlay),
         offload=play.offload,
         why_padded=padded,
+        step_checkpoints=sum(each.keep for each in given if isinstance(each, StepCheckpoint)),
+        health_copies=sum(_copies(each) for each in given if isinstance(each, Health)),
         with_adapters=None if vlm.tuning.lora else measure_shape(empty, LORA_OVERLAY),
     )
 
@@ -206,6 +208,13 @@ def _kept(writers: list[ModelCheckpoint], trainer: Any) -> int | None:
         return 0 if trainer.enable_checkpointing is False else 1
     numbers = [writer.save_top_k + bool(writer.save_last) for writer in writers]
     return None if any(writer.save_top_k == -1 for writer in writers) else sum(numbers)
+
+
+def _copies(health: Health) -> int:
+    """Copies that it has at once: of the last good policy, and of the one before a step where a step's rule ends it."""
+    if any(rule.action == "end_phase" for rule in health.rules.values()):
+        return 2
+    return int(health.probe is not None and health.probe.action == "end_phase")
 
 
 def _with_count(device: Device, trainer: Any) -> Device:

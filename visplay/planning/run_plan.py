@@ -49,19 +49,21 @@ def make_plan(settings: Settings) -> Plan:
     """Plan a run; nothing is loaded or computed."""
     engine, cache = engine_bytes(settings)
     awake = isinstance(settings.engine, VLLMPlan) and not settings.engine.sleeps
+    on_cpu = settings.device.kind == "cpu" and settings.health_copies
+    copies = {"copies of Health": settings.health_bytes} if on_cpu else {}
     stages: dict[str, Bytes] = {}
     for role in settings.roles:
         c, longest = role.grpo, settings.longest_prompt(role) + role.grpo.group_size * role.grpo.max_new_tokens
         several = role.prompts_per_update * longest > c.tokens_per_micro_batch
         training = Training(settings.precision, settings.checkpointed, several, settings.frozen, c.entropy_weight > 0)
         rollout = settings.residents(role, samples_idle=role.name == "questioner")
-        stages[f"{role.name}: rollout"] = phase_bytes(settings.shape, training, rollout) | engine
+        stages[f"{role.name}: rollout"] = phase_bytes(settings.shape, training, rollout) | copies | engine
         micros = micro_batches(settings, role)
         update = update_bytes(settings.shape, training, settings.residents(role), micros)
         if settings.offloads_reference and role.reference:  # the scoring before the update, where that needs more
             scores = scoring_bytes(settings.shape, training, settings.residents(role, scores=True), micros)
             update = max(update, scores, key=lambda parts: sum(parts.values()))
-        stages[f"{role.name}: update"] = update | (engine if awake else {})
+        stages[f"{role.name}: update"] = update | copies | (engine if awake else {})
     if settings.curation is not None:
         stages["curation"] = policy_bytes(settings.shape, settings.residents(samples_idle=True)) | engine
     return Plan(settings, stages, cache, tuple(_problems(settings, stages, cache)))
@@ -109,7 +111,7 @@ def _problems(settings: Settings, stages: dict[str, Bytes], cache: Cache | None)
             yield Problem(stage, f"{stage}: {gib(needed)} of {gib(device.memory)}")
     needed = sum(host_bytes(settings).values())
     if device.host is not None and needed > device.host:
-        yield Problem("host", f"policies in CPU memory take {gib(needed)} of {gib(device.host)}")
+        yield Problem("host", f"policies and copies in CPU memory take {gib(needed)} of {gib(device.host)}")
     needed = sum(disk_bytes(settings).values())
     if device.disk is not None and needed > device.disk:
         yield Problem("disk", f"a whole run writes {gib(needed)}, and {gib(device.disk)} are free")

@@ -9,8 +9,8 @@ from visplay.callbacks.engines.vllm_engine import EngineSettings
 from visplay.modules.families.qwen2_5_vl import most_scaled_tokens
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.voting import Voting
-from visplay.planning.activations import Precision
-from visplay.planning.memory import Residents, Shape
+from visplay.planning.activations import FLOAT, Precision
+from visplay.planning.memory import Residents, Shape, Training, trained_weights
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,13 @@ class Settings:
         voting: How questions are voted on; None where nobody votes.
         curation: Of the data set in between; None where none is generated.
         iterations: Of the loop.
-        kept_checkpoints: Checkpoints that stay on the disk; None keeps all.
+        kept_checkpoints: Checkpoints of phases that stay on the disk; None keeps all.
         device: One of those that train.
         offload: Whether whole policies that do not learn are in CPU memory, next to a GPU.
         why_padded: Why groups are not packed into one row; None where they are.
         own_judge: Whether the idle policy is a frozen Reasoner's whole model, whatever the role learns into.
+        step_checkpoints: Checkpoints within a phase that are kept; 0 where none are written.
+        health_copies: Copies of what a policy trains that ``Health`` has in CPU memory at once.
         with_adapters: The sizes with the adapters of ``configs/lora.yaml``; None where there are adapters already.
     """
 
@@ -167,6 +169,8 @@ class Settings:
     offload: bool = True
     own_judge: bool = False
     why_padded: str | None = None
+    step_checkpoints: int = 0
+    health_copies: int = 0
     with_adapters: Shape | None = None
 
     @property
@@ -193,6 +197,16 @@ class Settings:
         """Number of weights of a role's frozen reference; the base of an adapter is there anyway."""
         alone = role.reference and not (self.shape.adapters and role.grpo.kl_reference == "base")
         return self.policy_weights if alone else 0
+
+    @property
+    def trained_weights(self) -> int:
+        """Number of weights of a policy that learn."""
+        return trained_weights(self.shape, Training(frozen=self.frozen))
+
+    @property
+    def health_bytes(self) -> int:
+        """Bytes of the copies that ``Health`` has."""
+        return FLOAT * self.health_copies * self.trained_weights
 
     def longest_prompt(self, role: RolePlan) -> int:
         """Tokens of a role's prompt with the largest image, without a question."""

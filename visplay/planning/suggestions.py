@@ -73,7 +73,7 @@ def _options(kind: str) -> Sequence[Option]:
         return (_checkpointing, _lora, _micro_batch, _no_reference, _max_new_tokens, _max_pixels, _sleep)
     known: dict[str, Sequence[Option]] = {
         "context": (_context, _max_pixels, _max_new_tokens),
-        "disk": (_checkpoints, _lora),
+        "disk": (_checkpoints, _lora, _no_step_checkpoints),
         "cache": (_more_of_the_gpu, _shorter_context, _max_pixels),
         "host": (_lora, _no_reference),
     }
@@ -180,3 +180,8 @@ def _sleep(settings: Settings) -> Iterator[Change]:
 def _checkpoints(settings: Settings) -> Iterator[Change]:
     if settings.kept_checkpoints != 1:  # without a metric to choose by, Lightning keeps all or the last
         yield Change("ModelCheckpoint's save_top_k 1", replace(settings, kept_checkpoints=1))
+
+
+def _no_step_checkpoints(settings: Settings) -> Iterator[Change]:
+    if settings.step_checkpoints:
+        yield Change("--step_checkpoint=null", replace(settings, step_checkpoints=0))

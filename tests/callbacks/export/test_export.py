@@ -217,7 +217,7 @@ def test_what_the_command_rejects(finished, tmp_path, options, message):
 
 
 def test_directories_that_are_there_or_not(tmp_path):
-    with pytest.raises(SystemExit, match="is no checkpoint, and no directory of a run with checkpoints"):
+    with pytest.raises(SystemExit, match="is no checkpoint, and no directory of a run that has finished a phase"):
         main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "out")])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")

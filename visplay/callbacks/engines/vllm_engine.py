@@ -123,6 +123,8 @@ class VLLMEngine:
                 rank = str(torch.distributed.get_rank())
                 os.environ.update(RANK=rank, WORLD_SIZE=str(ranks()))
                 os.environ.setdefault("LOCAL_RANK", rank)
+            else:  # where nobody is connected to; gloo listens where the name of the host leads, which may be outside
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             from vllm import LLM
 
             self._llm: Any = LLM(
