@@ -22,6 +22,6 @@ def watch(process):
                 (c.status, c.laddr and c.laddr.ip, c.raddr and c.raddr.ip, c.laddr and c.laddr.port)
                 for c in connections
             }
-        time.sleep(0.02)
+        time.sleep(0.1)
     process.wait()
     return seen

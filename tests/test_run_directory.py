@@ -21,6 +21,8 @@ from visplay.cli import VisPlayCLI, run
 from visplay.data.locking import LockedError, locked
 from visplay.tiny import BASE
 
+pytestmark = pytest.mark.timeout(900)  # up to three processes, which load all there is
+
 ROOT = Path(__file__).parents[1]
 OPTIONS = [
     *("--data.n_images=6", "--data.heldout_questions=4", "--data.heldout_votes=2", "--self_play.iterations=1"),
@@ -224,11 +226,22 @@ def test_a_version_that_is_given_is_the_run_that_is_meant(killed, capsys):
     assert not (killed.with_name("version_1") / "checkpoints" / "phase-01.ckpt").exists()
 
 
-def start(directory, *arguments, errors="errors"):
-    command = [sys.executable, "-m", "visplay", *COMMAND, *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (directory / errors).open("wb") as file:
-        return subprocess.Popen(command, cwd=directory, env=environment, stdout=file, stderr=file)
+@pytest.fixture
+def start(tmp_path):
+    """Start the command, with its words in a file; what still runs when the test ends is killed."""
+    started = []
+
+    def start(*arguments, words="words"):
+        command = [sys.executable, "-m", "visplay", *COMMAND, *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        with (tmp_path / words).open("wb") as file:
+            started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=file, stderr=file))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def wait_for(path, process):
@@ -237,11 +250,11 @@ def wait_for(path, process):
         time.sleep(0.05)
 
 
-def test_two_processes(tmp_path):
+def test_two_processes(start, tmp_path):
     """Of two that a scheduler starts at once, one runs; a lock ends with its process, even where that is killed."""
     version = tmp_path / "runs" / "tiny" / "version_0"
     long = "--self_play.iterations=50"
-    both = [start(tmp_path, "--auto_resume", long, errors=str(number)) for number in range(2)]
+    both = [start("--auto_resume", long, words=str(number)) for number in range(2)]
     while all(process.poll() is None for process in both):
         time.sleep(0.05)
     rejected, working = sorted(both, key=lambda process: process.poll() is None)
@@ -252,19 +265,19 @@ def test_two_processes(tmp_path):
     working.kill()
     working.wait()
     assert read(version)[0]["processes"][-1]["exit"] is None
-    again = start(tmp_path, "--auto_resume", long)
-    wait_for(version / "checkpoints" / "phase-01-step-0001.ckpt", again)
+    again = start("--auto_resume", long)
+    wait_for(version / "checkpoints" / "phase-00.ckpt", again)
     again.send_signal(signal.SIGTERM)
     assert again.wait() == 143
     facts, phases = read(version)
     assert [process["exit"] for process in facts["processes"]] == ["killed", "interrupted by SIGTERM"]
     assert facts["processes"][-1]["command"][1:] == [*COMMAND, "--auto_resume", long]
-    assert [phase["phase"] for phase in phases] == list(range(len(phases)))
+    assert [phase["phase"] for phase in phases] == list(range(len(phases))) != []
     assert [path.name for path in version.parent.iterdir()] == ["version_0"]
 
 
-def test_no_socket_is_opened(tmp_path):
-    process = start(tmp_path)
+def test_no_socket_is_opened(start):
+    process = start()
     assert watch(process) == set()
     assert process.returncode == 0
 

@@ -5,8 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sockets import watch
 from visplay.tiny import BASE
+
+pytestmark = pytest.mark.timeout(900)  # a process that loads all there is
 
 ROOT = Path(__file__).parents[3]
 OPTIONS = [
