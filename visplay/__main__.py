@@ -21,6 +21,7 @@ commands:
   test        score models on all benchmarks, and compare them: base against evolved
   compare     compare what two evaluations have answered, row by row
   export      write a role of a run as a Hugging Face directory
+  replay      do a recorded step of a run again, and compare it bit by bit
   prepare     download the benchmarks, and check every file by its hash
 
 Try it:      visplay fit --config configs/tiny.yaml
@@ -32,6 +33,7 @@ MODULES = {
     "compare": "visplay.commands.compare",
     "export": "visplay.commands.export",
     "prepare": "visplay.commands.prepare",
+    "replay": "visplay.commands.replay",
 }
 """Commands whose options are their own, not those of ``fit``."""
 

@@ -31,6 +31,7 @@ from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health
 from visplay.callbacks.logging import cut_log
+from visplay.callbacks.records.recorder import Recorder
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
     "check": (ModelCheck, {"class_path": "visplay.checking.ModelCheck"}),
+    "record": (Recorder, {"class_path": "visplay.callbacks.Recorder"}),  # before health, which may change the policy
     "health": (Health, {"class_path": "visplay.callbacks.Health"}),
     "progress": (ProgressBar, {"class_path": "visplay.callbacks.PhaseProgress"}),
     "run_record": (RunRecord, {"class_path": "visplay.callbacks.RunRecord"}),
@@ -88,6 +90,7 @@ MAY_CHANGE = (
     "evaluation.directory",
     "progress*",
     "run_record*",
+    "record*",
     "samples*",
     "summary*",
     "checkpoint*",

@@ -16,6 +16,7 @@ from visplay.callbacks.export.export_store import DiskBudgetError, Retention
 from visplay.callbacks.export.hub import HubTarget
 from visplay.callbacks.health import Health, Limit
 from visplay.callbacks.progress import PhaseProgress
+from visplay.callbacks.records.recorder import Recorder
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
@@ -34,6 +35,7 @@ __all__ = [
     "HubTarget",
     "Limit",
     "PhaseProgress",
+    "Recorder",
     "Retention",
     "RewardGain",
     "RolloutEngine",

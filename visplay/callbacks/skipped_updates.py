@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import Tensor
 
+from visplay.callbacks.records.step_trace import json_number
 from visplay.data.files import replacing
 from visplay.modules.learner.grpo import SkippedUpdate
 from visplay.modules.training import GRPOModule
@@ -51,29 +50,19 @@ class SkippedUpdates:
             "attempt": phase.attempt,
             "step": phase.step + 1,
             "version": policy.version,
-            "loss": _number(update.loss),
-            "grad_norm": _number(update.grad_norm),
+            "loss": json_number(update.loss),
+            "grad_norm": json_number(update.grad_norm),
             "in_a_row": update.in_a_row,
         }
         try:
             with replacing(path.with_suffix(".safetensors")) as file:
-                file.write(save(_tensors(update)))
+                file.write(save(update.batch.tensors()))
             with replacing(path) as file:
                 file.write(json.dumps(facts | {"prompts": _texts(update)}, indent=2, allow_nan=False).encode())
         except OSError as error:  # the run goes on: this only helps to find out why
             logger.warning("%s: %s; its batch could not be written: %s", where, what, error)
             return
         logger.warning("%s: %s; its batch is in %s", where, what, path)
-
-
-def _tensors(update: SkippedUpdate) -> dict[str, Tensor]:
-    """The tensors of the batch, by the names of ``GroupBatch``."""
-    return {name: value.cpu().contiguous() for name, value in vars(update.batch).items() if isinstance(value, Tensor)}
-
-
-def _number(value: float) -> float | str:
-    """A number for JSON, which has none that are not finite."""
-    return value if math.isfinite(value) else str(value)
 
 
 def _texts(update: SkippedUpdate) -> list[dict[str, Any]]:
@@ -96,8 +85,8 @@ def _texts(update: SkippedUpdate) -> list[dict[str, Any]]:
                 {
                     "text": policy.decode(ids[:length]),
                     "finished": ended,
-                    "reward": _number(reward),
-                    "advantage": _number(advantage),
+                    "reward": json_number(reward),
+                    "advantage": json_number(advantage),
                 }
                 for ids, length, ended, reward, advantage in zip(*group, strict=True)
             ],

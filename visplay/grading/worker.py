@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ class Grader:
             text or value, ``equal_value`` as numbers, quantities or dates, ``equal_option`` by option letter or text,
             ``equal_mathematics`` and ``different_mathematics`` by math-verify; ``timed_out`` and ``worker_failed``
             (it died twice, ran out of memory or did not start) are undecided.
+        on_graded: Told of every comparison: both answers and the outcome.
 
     Raises:
         ValueError: The time limit is not positive.
@@ -104,6 +105,7 @@ class Grader:
         self.time_limit_seconds = time_limit_seconds
         self.rules = rules
         self.outcomes: Counter[str] = Counter()
+        self.on_graded: Callable[[str, str, str], None] | None = None
         self._verdicts: OrderedDict[frozenset[str], str] = OrderedDict()
         self._exceeded: Counter[str] = Counter()
         self._budget = threading.local()
@@ -119,6 +121,8 @@ class Grader:
         outcome = comparison.outcome or self._verify_any(comparison.expressions)
         with self._lock:
             self.outcomes[outcome] += 1
+        if self.on_graded is not None:
+            self.on_graded(a, b, outcome)
         return outcome.startswith("equal")
 
     def normalise(self, text: str) -> str:

@@ -71,6 +71,17 @@ def gradients(vlm, loss):
     return {name: weight.grad.clone() for name, weight in vlm.named_parameters() if weight.grad is not None}
 
 
+def test_without_weights_it_writes_and_measures_the_same_prompts(tiny, directory, vlm):
+    empty = tiny.family(directory)
+    empty.load(weights=False)
+    assert {weight.device.type for weight in empty.parameters()} == {"meta"}
+    asked = [prompts_of(each, [(56, 56)], [(80, 40)]) for each in (empty, vlm)]
+    assert asked[0] == asked[1]
+    assert [empty.prompt_tokens(prompt) for prompt in asked[0]] == [vlm.prompt_tokens(prompt) for prompt in asked[1]]
+    assert empty.context_tokens == vlm.context_tokens
+    assert empty.decode([5, 6, 7]) == vlm.decode([5, 6, 7])
+
+
 CASES = {
     "one image each": ([[(56, 56)], [(80, 40)]], [[7, 1, 3], [2, 12, 5]]),
     "several images": ([[(80, 40), (30, 90), (12, 12)], [(84, 84)], [(30, 90)]], [[3, 2], [1, 5], [4, 4]]),

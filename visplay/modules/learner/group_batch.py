@@ -48,6 +48,10 @@ class GroupBatch:
     old_logps: Tensor | None = None
     reference_logps: Tensor | None = None
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, on the CPU."""
+        return {name: value.cpu().contiguous() for name, value in vars(self).items() if isinstance(value, Tensor)}
+
     @classmethod
     def collate(cls, rollout: Rollout, prompt_tokens: Sequence[int], device: torch.device | str = "cpu") -> GroupBatch:
         """Pad the completions of a rollout on the right; ``prompt_tokens`` has the length of each prompt."""

@@ -98,6 +98,7 @@ class GRPO:
     Attributes:
         reference: The reference policy of the KL; None without one.
         mismatch: Stops the run where the engine does not sample from the policy.
+        on_batch: Told of every step's batch before its updates; its tensors are no copies.
         on_skipped: Told of every update that is not applied because its loss or gradient is not finite.
         skipped: How many were not applied in a row, up to now.
     """
@@ -107,6 +108,7 @@ class GRPO:
         self.clock = clock
         self.reference: VLM | None = None
         self.mismatch = MismatchCheck(config.mismatch)
+        self.on_batch: Callable[[GroupBatch], None] | None = None
         self.on_skipped: Callable[[SkippedUpdate], None] | None = None
         self.skipped = 0
         self._steps = 0
@@ -181,7 +183,7 @@ class GRPO:
         """
         config = self.config
         self._warm_up(optimizer)
-        rollout, judgement = self._sample(role, items, seed, refill)  # completions and rewards (N, G)
+        rollout, judgement = self.sample(role, items, seed, refill)  # completions and rewards (N, G)
         kept = self._choose(judgement.rewards, len(items))
         statistics = _describe(rollout, judgement.rewards, len(kept))
         statistics["learning_rate"] = optimizer.param_groups[0]["lr"]
@@ -192,6 +194,8 @@ class GRPO:
             batch = self._score_before(role.vlm, role.collate(rollout.take(kept)))  # old and reference logps (N, G, T)
             advantages = config.advantage(self._charge_kl(judgement.rewards[kept], batch))  # (N, G)
             batch = replace(batch, rewards=judgement.rewards[kept], advantages=advantages.to(batch.mask.device))
+            if self.on_batch is not None:
+                self.on_batch(batch)
             mini_batches = batch.mini_batches(config.prompts_per_update, config.aggregation, config.mask_truncated)
             updates = [self._update(role.vlm, mini, optimizer, backward, scaler) for mini in mini_batches]
         spread = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
@@ -205,7 +209,7 @@ class GRPO:
                 group["lr"] = rate * min(1.0, self._steps / self.config.warmup_steps)
         self._steps += 1
 
-    def _sample(
+    def sample(
         self, role: LearningRole, items: Sequence, seed: int, refill: Callable[[int], Sequence] | None
     ) -> tuple[Rollout, Judgement]:
         """Sample and judge; where zero-variance groups are left out, sample others in their place."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from visplay.functional.logps import token_logps
 from visplay.modules.policy.adapters import Adaptable, Adapters
@@ -98,12 +98,14 @@ class VLM(Adaptable):
         self.model = None
         self.processor: Any = None
 
-    def load(self, shares_with: VLM | None = None, processor_path: str | None = None) -> None:
+    def load(self, shares_with: VLM | None = None, processor_path: str | None = None, *, weights: bool = True) -> None:
         """Load weights and processor, once.
 
         Args:
             shares_with: A policy whose model an adapter of this one can be on; whole models ignore it.
             processor_path: Directory of another processor than the checkpoint's.
+            weights: Whether they are read; without them there are no adapters either, and the policy can write and
+                measure prompts and no more.
 
         Raises:
             FileNotFoundError: ``path`` is a directory without a model or without a processor.
@@ -112,9 +114,9 @@ class VLM(Adaptable):
         if self.model is not None:
             return
         self.processor = load_processor(processor_path or self.path, self.revision)
-        lora = self.tuning.lora
+        lora = self.tuning.lora if weights else None
         if lora is None or shares_with is None:
-            self.model = self._load_model()
+            self.model = self._load_model() if weights else self._shape_model()
         else:
             self.model, self.adapters = shares_with.model, shares_with.adapters
         if lora is None:
@@ -148,6 +150,12 @@ class VLM(Adaptable):
             use_safetensors=True,
             trust_remote_code=False,
         ).train()
+
+    def _shape_model(self) -> Any:
+        """The model without memory behind it."""
+        config = AutoConfig.from_pretrained(self.path, revision=self.revision, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config)
 
     def base(self) -> VLM:
         """A frozen copy with the weights of the checkpoint that this policy started from; of an adapter, its model."""
