@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the ground up; a name is a file or a room, and the longest that fits counts
-    ["types", "prompts", "clock", ""],
+    ["types", "prompts", "clock", "ranks", ""],
     ["grading"],
     ["statistics"],
     ["functional"],
@@ -31,13 +31,13 @@ CLOSED = {  # rooms that need less than all that is below them
     "judge": ["types", "prompts"],
     "data": ["types", "functional", "benchmark_answers"],
     "modules.families": ["modules.policy"],
-    "modules.learner": ["types", "clock", "functional", "modules.policy"],
+    "modules.learner": ["types", "clock", "ranks", "functional", "modules.policy"],
     "modules": [
-        *("types", "prompts", "clock", "grading", "functional", "benchmark_answers", "metrics"),
+        *("types", "prompts", "clock", "ranks", "grading", "functional", "benchmark_answers", "metrics"),
         *("modules.policy", "modules.learner", "modules.families"),
     ],
     "tiny": ["types", "prompts", "grading", "functional", "data"],
-    "callbacks.engines": ["types", "functional", "modules.policy"],
+    "callbacks.engines": ["types", "ranks", "functional", "modules.policy"],
     "checking": ["types", "prompts", "data", "tiny", "modules", "modules.policy", "callbacks.engines"],
 }
 

@@ -24,6 +24,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from visplay.callbacks.checkpoints import StepCheckpoint
 from visplay.callbacks.curator import TooFewQuestionsError
@@ -457,7 +458,7 @@ def instantiate(arguments: Sequence[str]) -> VisPlayCLI:
 
 def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlayCLI) -> VisPlayCLI:
     """Parse the arguments and run the subcommand they name."""
-    set_up_log()
+    set_up_log(logging.ERROR if rank_zero_only.rank else logging.INFO)  # what all ranks see, rank 0 says
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
     # A path such as ${model.init_args.seed} in a file starts at its top level; one in a default is relative to itself.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

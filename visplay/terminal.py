@@ -50,7 +50,7 @@ class _OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
-def set_up_log() -> None:
+def set_up_log(level: int = logging.INFO) -> None:
     """Show this package's log on standard error, and no libraries' progress bars or advertisements."""
     disable_progress_bar()
     datasets.disable_progress_bars()
@@ -58,7 +58,7 @@ def set_up_log() -> None:
     log = logging.getLogger("visplay")
     if not log.handlers:
         log.addHandler(LineHandler())
-        log.setLevel(logging.INFO)
+        log.setLevel(level)
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

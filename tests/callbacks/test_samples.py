@@ -99,7 +99,7 @@ def test_images_and_texts_can_be_kept_out_of_the_logs(monkeypatch, options, show
     judgement = SimpleNamespace(records=[_record()], rewards=[[0.5]])
     phase, role = SimpleNamespace(step=1, role_step=0), SimpleNamespace(name="reasoner")
     module = SimpleNamespace(result=SimpleNamespace(judgement=judgement), phase=phase, role=role)
-    SampleLogger(**options).on_train_batch_end(None, module, None, [], 0)
+    SampleLogger(**options).on_train_batch_end(SimpleNamespace(is_global_zero=True), module, None, [], 0)
     assert writer.written.keys() == shown
     if "image" in shown and "text" not in shown:
         without = draw_panel(_record(problem="another", text="another", vote=None), texts=False)

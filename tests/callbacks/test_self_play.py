@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import FSDPStrategy
 
 from helpers import Scripted, image_number
 from runs import CURATION, STEPS, N, fit, make_module, script, write_plain_images
@@ -60,9 +61,11 @@ def test_the_policy_that_does_not_learn_waits_on_the_host(tmp_path, monkeypatch,
     assert moves == ([*asking, *asking, *answering] if offload else [])  # as the run begins, and each phase
 
 
-def test_several_processes_are_rejected():
-    trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(ValueError, match="devices, num_nodes: 2 processes, but training is one process"):
+def test_several_processes_learn_by_ddp_alone():
+    trainer = SimpleNamespace(world_size=2, strategy=FSDPStrategy(parallel_devices=[torch.device("cpu")] * 2))
+    with pytest.raises(
+        ValueError, match="strategy: several processes learn by 'ddp' in this version, got FSDPStrategy"
+    ):
         SelfPlay().setup(trainer, make_module(), "fit")
 
 

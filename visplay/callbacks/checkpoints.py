@@ -126,7 +126,7 @@ class StepCheckpoint(Checkpoint):
             self._later = act
 
     def _write(self, trainer: Trainer) -> None:
-        if self._state is None or not self._is_current or self._writing:
+        if self._state is None or not self._is_current or self._writing or not trainer.is_global_zero:
             return
         start, self._writing = time.monotonic(), True
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from visplay.data.manifest import Shards
 from visplay.modules.visplay import VisPlay
 from visplay.modules.voting import Voting
 from visplay.prompts import Template
+from visplay.ranks import from_first, total
 from visplay.types import Proposal, Question, UnlabeledImage, Vote
 
 
@@ -68,17 +70,17 @@ class Curation:
         Args:
             module: Asks and votes.
             images: Moves on by the images that were asked about.
-            shards: Takes the text of each batch when it is done; no image outlasts its batch.
+            shards: Takes the text of each batch when it is done, from rank 0; no image outlasts its batch.
         """
         asked = Asked(self, images)
         for number, start in enumerate(range(0, self.images, self.images_per_batch)):
             module.clock.note = f"{start}/{self.images} images"
             asked.positions.append(images.position)
-            facts = shards.get(number) or self._ask_batch(module, images, shards, number)
+            facts = from_first(partial(shards.get, number)) or self._ask_batch(module, images, shards, number)
             images.position = facts["position"]
             asked.graded.update(facts["graded"])
             asked.seconds.update(facts["seconds"])
-            asked.questions += [_read(row) for row in shards.read(number)]
+            asked.questions += from_first(partial(_read, shards, number))
         module.clock.note = ""
         return asked
 
@@ -94,9 +96,9 @@ class Curation:
             top_p=self.top_p,
             top_k=self.top_k,
         )
-        graded, seconds = module.reasoner.grader.drain_outcomes(), module.clock.drain()
+        graded, seconds = total(module.reasoner.grader.drain_outcomes()), module.clock.drain()
         facts = {"position": images.position, "graded": graded, "seconds": seconds}
-        shards.write(number, map(_as_row, proposals), **facts)
+        from_first(lambda: shards.write(number, map(_as_row, proposals), **facts))
         return facts
 
     def draw_batch(self, images: Draws, number: int) -> list[UnlabeledImage]:
@@ -168,8 +170,11 @@ def _as_row(proposal: Proposal) -> dict[str, Any]:
     }
 
 
-def _read(row: dict[str, Any]) -> AskedQuestion:
-    question, vote = row["question"], row["vote"]
-    if vote is not None:
-        vote = Vote(**vote | {"counts": tuple((name, count) for name, count in vote["counts"])})
-    return AskedQuestion(row["image"], None if question is None else Question(**question), vote)
+def _read(shards: Shards, number: int) -> list[AskedQuestion]:
+    asked = []
+    for row in shards.read(number):
+        question, vote = row["question"], row["vote"]
+        if vote is not None:
+            vote = Vote(**vote | {"counts": tuple((name, count) for name, count in vote["counts"])})
+        asked.append(AskedQuestion(row["image"], None if question is None else Question(**question), vote))
+    return asked

@@ -23,6 +23,7 @@ from visplay.data.manifest import Manifest, Shards
 from visplay.functional.confidence_band import confidence_histogram, keep_in_band, relax_band
 from visplay.functional.diagnosis import describe_votes, fold_question, repeated_fraction
 from visplay.modules.visplay import VisPlay
+from visplay.ranks import from_first
 from visplay.types import Example, Proposal, Vote
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ class Curator:
 
     What was asked and voted is stored batch by batch, as text, in ``generated/<stage>/``, so that a kill costs a batch;
     the file of what is kept, with its images, in the run's directory. Both are on record, so that what is finished is
-    not made again by the same policies with the same settings. No more images are in memory than a batch has.
+    not made again by the same policies with the same settings. No more images are in memory than a batch has. All ranks
+    ask and vote; rank 0 reads and writes the disk.
 
     Args:
         config: How.
@@ -62,7 +64,7 @@ class Curator:
             TooFewQuestionsError: Nothing, or too little, is left to train on.
         """
         stage, made_by = self._stage(), self._made_by(images)
-        record = self.manifest.get(stage)
+        record = from_first(lambda: self.manifest.get(stage))
         if record is None or record["made_by"] != made_by or "seconds" not in record:
             record = self._make(images, stage, made_by)
         self._log(record)
@@ -77,23 +79,27 @@ class Curator:
         asked = self.config.ask(self.module, images, shards)
         votes = [a.vote if self.module.reasoner.is_valid(a.vote, self.config.voting) else None for a in asked.questions]
         kept, band = self._choose(votes)
-        iteration, proposals = self.module.phase.iteration, asked.proposals(kept)
-        keyed = zip(kept, proposals, strict=True)
-        write_examples(path, (as_example(f"{iteration}/{index}", each, iteration) for index, each in keyed))
-        statistics = self._describe(asked.questions, votes, kept) | dict(zip(("low", "high"), band, strict=True))
-        statistics |= _describe_duplicates([asked.questions[index] for index in kept], self._asked_before(stage))
-        confidences = Counter(vote.confidence for vote in votes if vote is not None)
-        asked.graded.update(self.module.reasoner.grader.drain_outcomes())
-        return self.manifest.record(
-            stage,
-            path,
-            made_by=made_by,
-            position=images.position,
-            statistics=statistics,
-            graded={f"graded_{outcome}": n for outcome, n in asked.graded.items()},
-            confidences=sorted(confidences.items()),
-            seconds=asked.seconds,
-        )
+
+        def store() -> dict[str, Any]:
+            iteration, proposals = self.module.phase.iteration, asked.proposals(kept)
+            keyed = zip(kept, proposals, strict=True)
+            write_examples(path, (as_example(f"{iteration}/{index}", each, iteration) for index, each in keyed))
+            statistics = self._describe(asked.questions, votes, kept) | dict(zip(("low", "high"), band, strict=True))
+            statistics |= _describe_duplicates([asked.questions[index] for index in kept], self._asked_before(stage))
+            confidences = Counter(vote.confidence for vote in votes if vote is not None)
+            asked.graded.update(self.module.reasoner.grader.drain_outcomes())
+            return self.manifest.record(
+                stage,
+                path,
+                made_by=made_by,
+                position=images.position,
+                statistics=statistics,
+                graded={f"graded_{outcome}": n for outcome, n in asked.graded.items()},
+                confidences=sorted(confidences.items()),
+                seconds=asked.seconds,
+            )
+
+        return from_first(store)
 
     def _stage(self) -> str:
         phase = self.module.phase

@@ -17,6 +17,7 @@ from visplay.modules.policy.placement import CPU, move
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.training import GRPOModule, TrainedRole
+from visplay.ranks import from_first
 from visplay.types import Example, Rollout, derive_seed
 
 
@@ -91,8 +92,12 @@ class Diagnostics(Callback):
         seed = derive_seed(module.seed, "blind")
         drawn: list[Example] = Draws(examples, seed).draw(min(self.blind_questions, len(examples)))
         answers = reasoner.answer_blind(drawn, seed)
-        right = [a is not None and reasoner.grader(a, e.answer) for a, e in zip(answers, drawn, strict=True)]
-        return sum(right) / len(right)
+
+        def fraction_right() -> float:
+            right = [a is not None and reasoner.grader(a, e.answer) for a, e in zip(answers, drawn, strict=True)]
+            return sum(right) / len(right)
+
+        return from_first(fraction_right)
 
 
 def _kl(role: TrainedRole, rollout: Rollout, reference: VLM) -> float:

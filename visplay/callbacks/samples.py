@@ -45,7 +45,7 @@ class SampleLogger(Callback):
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int
     ) -> None:
         """Log panels and the histogram of confidence every so many steps, the first one included."""
-        if pl_module.result is None or (pl_module.phase.step - 1) % self.every_n_steps:
+        if pl_module.result is None or (pl_module.phase.step - 1) % self.every_n_steps or not trainer.is_global_zero:
             return
         judgement = pl_module.result.judgement
         step, name = pl_module.phase.role_step, pl_module.role.name

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
@@ -24,6 +25,7 @@ from visplay.modules.policy.placement import CPU, move
 from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
+from visplay.ranks import copy_from_first
 from visplay.types import PhaseState, UnlabeledImage, derive_seed
 
 logger = logging.getLogger(__name__)
@@ -90,15 +92,12 @@ class SelfPlay(Callback):
         """Have the trainer ask for new batches every epoch; without anybody who answers nothing is validated.
 
         Raises:
-            ValueError: Several processes would learn, each for itself, or the trainer is told what leaves no phases.
+            ValueError: Several processes would learn, and not by DDP, or the trainer is told what leaves no phases.
         """
         if stage != "fit":
             return
         if trainer.world_size > 1:
-            raise ValueError(
-                f"devices, num_nodes: {trainer.world_size} processes, but training is one process in this version; "
-                "give devices: 1 and num_nodes: 1 (validate and test take several)"
-            )
+            _learn_together(trainer.strategy, pl_module)
         cut = {
             "limit_train_batches": trainer.limit_train_batches == 0,
             "overfit_batches": trainer.overfit_batches != 0,
@@ -150,7 +149,8 @@ class SelfPlay(Callback):
         else:
             self._source = self._examples(trainer, module)
         module.refill = self.draw
-        role.learner.on_skipped = SkippedUpdates(Path(trainer.log_dir or trainer.default_root_dir) / "skipped", module)
+        skipped = Path(trainer.log_dir or trainer.default_root_dir) / "skipped"
+        role.learner.on_skipped = SkippedUpdates(skipped, module) if trainer.is_global_zero else None
         continued = self.phase.step > 0
         role.learner.begin_phase(role.vlm, module.active_optimizer(), offload=self.offload, continued=continued)
 
@@ -326,6 +326,20 @@ class SelfPlay(Callback):
         self.dataset, self.dataset_sha256 = record["path"], record["sha256"]
         self.statistics = record["statistics"]
         return generated
+
+
+def _learn_together(strategy: Any, module: GRPOModule) -> None:
+    """Have ``GRPO`` alone reduce gradients, once in an update and for the role that learns; the ranks begin alike.
+
+    Lightning would wrap the module to reduce every weight of both roles in every backward pass, which differ in number
+    between ranks, from buckets as large as all gradients.
+    """
+    if type(strategy) is not DDPStrategy:  # others derive from it
+        raise ValueError(
+            f"strategy: several processes learn by 'ddp' in this version, got {type(strategy).__name__}; give "
+            "trainer.strategy: ddp, or devices: 1 and num_nodes: 1"
+        )
+    strategy.configure_ddp = lambda: copy_from_first([*module.parameters(), *module.buffers()])
 
 
 class PhaseBatches:

@@ -50,17 +50,19 @@ class Summary(Callback):
         row |= self._curation(trainer, iteration) if iteration else {}
         others = [each for each in self.rows if each["iteration"] != iteration]
         self.rows = sorted([*others, row], key=lambda each: each["iteration"])
+        path = self.path(trainer)
         if trainer.is_global_zero:
-            with replacing(self.path(trainer)) as file:
+            with replacing(path) as file:
                 file.write(json.dumps(self.rows, indent=2).encode())
             _stdout().print(_as_table(self.rows))
 
     def on_fit_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Show where to look further."""
-        if self.rows:
-            _stdout().print(f"summary: {self.path(trainer)}", soft_wrap=True)
-        if trainer.log_dir:
-            _stdout().print(f"tensorboard --logdir {trainer.log_dir}", soft_wrap=True)
+        path, log = self.path(trainer), trainer.log_dir
+        if self.rows and trainer.is_global_zero:
+            _stdout().print(f"summary: {path}", soft_wrap=True)
+        if log and trainer.is_global_zero:
+            _stdout().print(f"tensorboard --logdir {log}", soft_wrap=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class Manifest:
         Raises:
             ValueError: If the manifest itself cannot be read.
         """
-        record = self.read().get(stage)
+        record = self._read().get(stage)
         if record is None:
             return None
         file = self.path.parent / record["path"]
@@ -50,7 +49,7 @@ class Manifest:
 
     def files(self) -> dict[str, Path]:
         """The files on record that are there, by stage."""
-        found = {stage: self.path.parent / record["path"] for stage, record in self.read().items()}
+        found = {stage: self.path.parent / record["path"] for stage, record in self._read().items()}
         return {stage: file for stage, file in found.items() if file.is_file()}
 
     def record(self, stage: str, file: str | Path, **facts: Any) -> dict[str, Any]:
@@ -73,13 +72,12 @@ class Manifest:
         made, directory = Path(file).resolve(), self.path.parent.resolve()
         portable = made.relative_to(directory) if made.is_relative_to(directory) else made
         record = {"path": portable.as_posix(), "sha256": sha256(made), **facts}
-        text = json.dumps({**self.read(), stage: record}, indent=2, sort_keys=True)
+        text = json.dumps({**self._read(), stage: record}, indent=2, sort_keys=True)
         with replacing(self.path) as manifest:
             manifest.write(f"{text}\n".encode())
         return {**record, "path": str(self.path.parent / record["path"])}
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """All records by stage, their files unseen; a ValueError if the manifest cannot be read."""
+    def _read(self) -> dict[str, dict[str, Any]]:
         try:
             stages = json.loads(self.path.read_bytes())
         except FileNotFoundError:
@@ -96,8 +94,8 @@ class Manifest:
 class Shards:
     """What is done of a stage: files of JSON lines in a directory, each on record in a manifest once it is whole.
 
-    A process that is killed loses the shard under way and nothing else. Shards that were made by anything else than
-    what is named now are removed, so that none of them is taken for one of this stage.
+    A process that is killed loses the shard under way and nothing else. A shard that was made by anything else than what
+    is named now is not there, and written over.
 
     Args:
         directory: Made with the first shard.
@@ -116,13 +114,11 @@ class Shards:
         self.directory = directory
         self.made_by = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
         self._manifest = Manifest(directory / "manifest.json")
-        if any(record.get("made_by") != self.made_by for record in self._manifest.read().values()):
-            shutil.rmtree(directory)
 
     def get(self, number: int) -> dict[str, Any] | None:
         """The facts that were written with a shard, or None if it must be made (again)."""
         record = self._manifest.get(self._file(number).name)
-        if record is None:
+        if record is None or record["made_by"] != self.made_by:
             return None
         return {name: value for name, value in record.items() if name not in ("path", "sha256", "made_by")}
 

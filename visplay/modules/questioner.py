@@ -17,6 +17,7 @@ from visplay.modules.policy.vlm import VLM
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Role, distinct_keys
 from visplay.prompts import ASK, Template
+from visplay.ranks import from_first
 from visplay.types import Completion, Engine, Judgement, Prompt, Question, Record, Rollout, UnlabeledImage
 
 
@@ -179,7 +180,8 @@ class Questioner(Role):
             "parsed_fraction": n_parsed / len(asked),
             "repeated_fraction": sum(repeated_fraction(group) * len(group) for group in parsed) / max(n_parsed, 1),
         }
-        statistics |= describe_votes(asked, [vote for group in votes for vote in group], reasoner.grader)
+        voted = [vote for group in votes for vote in group]
+        statistics |= from_first(lambda: describe_votes(asked, voted, reasoner.grader))
         records = tuple(
             Record(item.image, text, completion.text, reward, vote)
             for item, *group in zip(items, texts, rollout.completions, rewards.tolist(), votes, strict=True)

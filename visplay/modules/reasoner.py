@@ -19,6 +19,7 @@ from visplay.modules.policy.vlm import VLM
 from visplay.modules.role import Role, distinct_keys
 from visplay.modules.voting import Voting
 from visplay.prompts import ANSWER, Template
+from visplay.ranks import spread
 from visplay.types import (
     Completion,
     Example,
@@ -96,13 +97,15 @@ class Reasoner(Role):
         """Answer each example's question greedily, without its image."""
         keyed = zip(distinct_keys(items), items, strict=True)
         prompts = [self.vlm.encode(key, self.template, None, question=item.problem) for key, item in keyed]
-        sampled = self.engine.generate(self.vlm, prompts, self.sampling(1, seed, temperature=0.0))
+        sampled = self.sample(prompts, self.sampling(1, seed, temperature=0.0))
         return [self.parse(completion) for (completion,) in sampled]
 
     def judge(self, items: Sequence[Example], rollout: Rollout, seed: int) -> Judgement:
         """Reward answers (N, G) that agree with the example's answer."""
         answers = self.answers(rollout)  # (N, G)
-        agrees = torch.stack([self._agree(a, item.answer) for a, item in zip(answers, items, strict=True)])
+        agrees = torch.stack(
+            spread([1] * len(items), lambda own: [self._agree(answers[n], items[n].answer) for n in own])
+        )
         groups = zip(rollout.prompts, rollout.completions, strict=True)
         formatted = torch.tensor([[c.finished and has_thought(p.opened + c.text) for c in g] for p, g in groups])
         rewards = self.reward(agrees, formatted)  # (N, G)
@@ -136,6 +139,8 @@ class Reasoner(Role):
     ) -> list[list[Vote | None]]:
         """Vote on every question with K sampled answers (Eq. 4).
 
+        Ranks are dealt images, whoever has asked: what the questions about one begin with is read once.
+
         Args:
             images: N images.
             questions: (N, G); None is not voted on.
@@ -164,13 +169,21 @@ class Reasoner(Role):
         if too_long:
             asked = len(prompts) + len(too_long)
             logger.warning("%d of %d questions are not voted on, for example: %s", len(too_long), asked, too_long[0])
-        sampled = self.engine.generate(self.vlm, list(prompts.values()), sampling)
-        votes: dict[tuple[int, int], Vote] = {}
-        for (index, prompt), completions in zip(prompts.items(), sampled, strict=True):
-            answers, tie_seed = [self.parse(each) for each in completions], derive_seed(seed, "tie", prompt.key)
-            with self.grader.bounded():
-                votes[index] = vote(answers, self.grader, count_unparsed=voting.count_unparsed, seed=tie_seed)
-        return [[votes.get((n, g)) for g in range(len(group))] for n, group in enumerate(questions)]
+
+        def votes_of(own: Sequence[int]) -> list[list[Vote | None]]:
+            asked = {index: prompt for index, prompt in prompts.items() if index[0] in own}
+            sampled = self.engine.generate(self.vlm, list(asked.values()), sampling)
+            votes: dict[tuple[int, int], Vote] = {}
+            for (index, prompt), completions in zip(asked.items(), sampled, strict=True):
+                answers, tie_seed = [self.parse(each) for each in completions], derive_seed(seed, "tie", prompt.key)
+                with self.grader.bounded():
+                    votes[index] = vote(answers, self.grader, count_unparsed=voting.count_unparsed, seed=tie_seed)
+            return [[votes.get((n, g)) for g in range(len(questions[n]))] for n in own]
+
+        costs = [0] * len(images)
+        for (n, _), prompt in prompts.items():
+            costs[n] += self.most_tokens(prompt, sampling)
+        return spread(costs, votes_of)
 
 
 def _silver_vote(item: Example) -> Vote | None:

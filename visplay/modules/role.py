@@ -17,7 +17,8 @@ from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
 from visplay.prompts import Template
-from visplay.types import Engine, Example, Judgement, Prompt, Rollout, Sampling, UnlabeledImage, derive_seed
+from visplay.ranks import check_alike, spread
+from visplay.types import Completion, Engine, Example, Judgement, Prompt, Rollout, Sampling, UnlabeledImage, derive_seed
 
 
 def distinct_keys(items: Sequence[UnlabeledImage | Example]) -> list[str]:
@@ -136,8 +137,22 @@ class Role(GRPOModule):
     ) -> Rollout:
         """Sample ``n`` completions for each item; ``template`` and ``settings`` of ``Sampling`` override its own."""
         prompts = self.prompts(items, template)
-        completions = self.engine.generate(self.vlm, prompts, self.sampling(n, seed, **settings))
+        completions = self.sample(prompts, self.sampling(n, seed, **settings))
         return Rollout(tuple(prompts), tuple(tuple(group) for group in completions))
+
+    def sample(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """Sample completions of all prompts; each rank samples those of the prompts that it is dealt.
+
+        Raises:
+            RuntimeError: Ranks have different prompts.
+        """
+        check_alike("prompts", [prompt.key for prompt in prompts])
+        costs = [self.most_tokens(prompt, sampling) for prompt in prompts]
+        return spread(costs, lambda own: self.engine.generate(self.vlm, [prompts[n] for n in own], sampling))
+
+    def most_tokens(self, prompt: Prompt, sampling: Sampling) -> int:
+        """Tokens of a prompt, images expanded, and of all its completions if each is as long as it may be."""
+        return self.vlm.prompt_tokens(prompt) + sampling.n * sampling.max_new_tokens
 
     def why_not_asked(self, item: Any, template: Template | None = None) -> str | None:
         """Why there is no room in the context for an item's prompt and a completion; None where there is."""

@@ -17,6 +17,7 @@ from visplay.modules.learner.grpo import GRPO, LearningRole, StepResult
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.prompts import Template
+from visplay.ranks import total
 from visplay.types import Engine, PhaseState, Record, derive_seed
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class GRPOModule(AnsweringModule):
         self._warn_of_equal_rewards(self.result)
         seconds = self.clock.drain()
         tokens = sum(len(c.token_ids) for group in self.result.rollout.completions for c in group)
-        graded = {f"graded_{outcome}": float(n) for outcome, n in self.role.grader.drain_outcomes().items()}
+        graded = {f"graded_{outcome}": float(n) for outcome, n in total(self.role.grader.drain_outcomes()).items()}
         speed = {f"{stage}_seconds": value for stage, value in seconds.items()}
         speed |= {f"{s}_tokens_per_second": tokens / seconds[s] for s in ("rollout", "update") if s in seconds}
         self.log_role(self.result.statistics | self.result.judgement.statistics | graded | speed)

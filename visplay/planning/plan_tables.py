@@ -120,8 +120,12 @@ def rejections(plan: Plan) -> list[str]:
 def notes(plan: Plan) -> list[str]:
     """What a reader of the figures has to know."""
     s, found = plan.settings, []
-    if s.device.count > 1:
-        found.append("training on several devices is not in this version: figures are what it would need")
+    if s.device.sharded:
+        found.append("weights cut over several devices are not in this version: figures are what it would need")
+    elif s.device.count > 1:
+        found.append(
+            f"figures are those of one rank; the CPU memory of {s.device.count} on one machine is as many times that"
+        )
     if s.image.tiled or s.shape.mergers > 1:
         found.append("activations of this family's vision tower and of what joins it to the text are an upper estimate")
     if s.why_padded is not None:

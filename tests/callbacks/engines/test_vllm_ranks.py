@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import vllm_rank
+from two_ranks import ROOT, fit_on_ranks
 from visplay.callbacks import VLLMRollout
 from vllm_rank import SAMPLING, SETTINGS, make_policy, prompts_of
 
@@ -39,3 +41,19 @@ def test_two_ranks_sample_what_one_does(alone, tmp_path, tensor_parallel_size):
         for (ids, logps), (other_ids, other_logps) in zip(group, other, strict=True):
             assert list(ids) == other_ids
             assert list(logps) == pytest.approx(other_logps, abs=1e-5)
+
+
+@pytest.mark.timeout(900)
+def test_a_run_on_two_ranks_is_that_of_one(tmp_path):
+    settings = "--rollout.init_args.engine={cache_gib: 0.125, max_sequences: 64}"
+    runs = fit_on_ranks(tmp_path, f"--config={ROOT / 'configs/vllm.yaml'}", settings, timeout_seconds=800)
+    one, two = (directory for directory, _ in runs.values())
+    generated = [(directory / "generated" / "iteration-1.parquet").read_bytes() for directory in (one, two)]
+    assert generated[0] == generated[1]
+    summaries = [json.loads((directory / "summary.json").read_text()) for directory in (one, two)]
+    assert [row["iteration"] for row in summaries[0]] == [0, 1]
+    for row, other in zip(*summaries, strict=True):
+        assert other == pytest.approx(row, abs=5e-4)
+    states = [torch.load(directory / "checkpoints" / "phase-01.ckpt")["state_dict"] for directory in (one, two)]
+    for name, weight in states[0].items():
+        assert float((weight - states[1][name]).norm()) <= 1e-5 * float(weight.norm()), name

@@ -116,7 +116,8 @@ def test_a_metric_that_fails_to_appear_later_does_not_end_the_run(caplog):
 def test_only_the_first_rank_writes(tmp_path):
     """Whatever the others are asked to write would fail: there is nothing but a barrier."""
     met = []
-    trainer = SimpleNamespace(is_global_zero=False, strategy=SimpleNamespace(barrier=lambda: met.append(1)))
+    strategy = SimpleNamespace(barrier=lambda: met.append(1))
+    trainer = SimpleNamespace(is_global_zero=False, log_dir=str(tmp_path), strategy=strategy)
     Export(str(tmp_path / "out")).on_train_epoch_end(trainer, SimpleNamespace(role=None, roles={}))
     assert met == [1]
     assert not (tmp_path / "out").exists()

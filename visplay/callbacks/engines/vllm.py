@@ -16,11 +16,11 @@ from visplay.callbacks.engines.vllm_engine import (
     EngineSettings,
     VLLMEngine,
     check_length,
-    ranks,
     sampling_parameters,
 )
 from visplay.callbacks.engines.vllm_weights import LoadedWeights, verify
 from visplay.modules.policy.vlm import VLM
+from visplay.ranks import world_size
 from visplay.types import Completion, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class VLLMRollout(RolloutEngine):
             RolloutError: It failed again. The policy's weights are untouched.
             WrongWeightsError: It holds other weights than the policy's.
         """
-        for attempt in range(1 if ranks() > 1 else 2):
+        for attempt in range(1 if world_size() > 1 else 2):
             try:
                 return super().generate(policy, prompts, sampling)
             except _EngineFailure as error:

@@ -21,6 +21,7 @@ from visplay.callbacks.engines.engine import RolloutError
 from visplay.callbacks.engines.process_state import StateSwap
 from visplay.callbacks.engines.vllm_weights import LoadedWeights, load, loaded_weights
 from visplay.modules.policy.vlm import VLM
+from visplay.ranks import world_size
 from visplay.types import Prompt, Sampling, derive_seed
 
 T = TypeVar("T")
@@ -119,9 +120,9 @@ class VLLMEngine:
         with self._running():
             os.environ.update(_SETTINGS)
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-            if ranks() > 1:  # Lightning's launcher sets only a part of what vLLM reads
+            if world_size() > 1:  # Lightning's launcher sets only a part of what vLLM reads
                 rank = str(torch.distributed.get_rank())
-                os.environ.update(RANK=rank, WORLD_SIZE=str(ranks()))
+                os.environ.update(RANK=rank, WORLD_SIZE=str(world_size()))
                 os.environ.setdefault("LOCAL_RANK", rank)
             else:  # where nobody is connected to; gloo listens where the name of the host leads, which may be outside
                 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -132,7 +133,7 @@ class VLLMEngine:
                 revision=policy.revision,
                 dtype=dtype_name,
                 enforce_eager=self._eager,
-                distributed_executor_backend="external_launcher" if ranks() > 1 else "uni",
+                distributed_executor_backend="external_launcher" if world_size() > 1 else "uni",
                 tensor_parallel_size=settings.tensor_parallel_size,
                 gpu_memory_utilization=settings.gpu_memory_utilization,
                 kv_cache_memory_bytes=None if gib is None else int(gib * 2**30),
@@ -222,19 +223,13 @@ class VLLMEngine:
         """End the engine and free its memory."""
         atexit.unregister(self.close)
         with self._running():
-            if ranks() > 1:
+            if world_size() > 1:
                 torch.distributed.GroupMember.WORLD = None  # the trainer's: vLLM would destroy it with its own
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
             gc.collect()
         if self._cuda:
             torch.cuda.empty_cache()
-
-
-def ranks() -> int:
-    """Number of processes that train together."""
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def _gather(value: T) -> tuple[list[T], int]:

@@ -72,8 +72,9 @@ class Export(Callback):
         needed = export_bytes(pl_module.role.vlm, self.form) * len(turns)
         self_play = next((callback for callback in trainer.callbacks if isinstance(callback, SelfPlay)), None)
         iterations, first = (self_play.iterations, self_play.phase.iteration) if self_play else (1, 1)
+        store = self.store(trainer)
         if trainer.is_global_zero:
-            self.store(trainer).check_plan(needed, iterations, first)
+            store.check_plan(needed, iterations, first)
 
     def on_validation_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """See within a fit that the metric of the best is measured; after the first step only an error is logged.
@@ -95,16 +96,16 @@ class Export(Callback):
         Raises:
             DiskBudgetError: It does not fit; nothing was written.
         """
-        role, store = pl_module.role, self.store(trainer)
+        role, store, run = pl_module.role, self.store(trainer), _run(trainer)
         if trainer.is_global_zero and (self.roles is None or role.name in self.roles):
-            self._write(trainer, pl_module, role, store)
+            self._write(trainer, pl_module, role, store, run)
         if trainer.is_global_zero and role.name == list(pl_module.roles)[-1]:
             store.finish(pl_module.phase.iteration, pl_module.scores.get(self.keep.metric or ""))
         trainer.strategy.barrier()
 
-    def _write(self, trainer: Trainer, module: GRPOModule, role: TrainedRole, store: ExportStore) -> None:
+    def _write(self, trainer: Trainer, module: GRPOModule, role: TrainedRole, store: ExportStore, run: Path) -> None:
         iteration = module.phase.iteration
-        scores = read_scores(_run(trainer), iteration) if role.name == "reasoner" else {}
+        scores = read_scores(run, iteration) if role.name == "reasoner" else {}
         settings = role_settings(role) | {"seed": module.seed}
         data = describe_data(trainer.datamodule)
         card = model_card(CardFacts(role.name, role.vlm.path, self.form, iteration, data, settings, scores))

@@ -72,7 +72,7 @@ class GroupBatch:
             pad(lambda c: c.logps, torch.float32),
         )
 
-    def take(self, prompts: slice, completions: slice = slice(None)) -> GroupBatch:
+    def take(self, prompts: slice | list[int], completions: slice = slice(None)) -> GroupBatch:
         """Some completions of some prompts, without surplus padding."""
         width = int(self.mask[prompts, completions].sum(-1).max())
 
@@ -81,7 +81,13 @@ class GroupBatch:
             return value[index[: value.dim()]]
 
         tensors: dict[str, Any] = {n: cut(v) for n, v in vars(self).items() if isinstance(v, Tensor) and len(v)}
-        return replace(self, prompts=self.prompts[prompts], **tensors)
+        chosen = self.prompts[prompts] if isinstance(prompts, slice) else tuple(self.prompts[n] for n in prompts)
+        return replace(self, prompts=chosen, **tensors)
+
+    @property
+    def packed_tokens(self) -> list[int]:
+        """(N,) tokens of each group, its prompt counted once."""
+        return (self.prompt_tokens + self.mask.sum((1, 2)).to(self.prompt_tokens)).tolist()
 
     def mini_batches(
         self,
@@ -105,23 +111,29 @@ class GroupBatch:
             counted = mini.mask & mini.finished[..., None] if mask_truncated else mini.mask
             yield replace(mini, weights=aggregation(counted.flatten(0, 1)).view_as(mini.mask))
 
-    def micro_batches(self, tokens: int) -> Iterator[tuple[tuple[slice, slice], GroupBatch]]:
+    def micro_batches(
+        self, tokens: int, prompts: Sequence[int] | None = None
+    ) -> Iterator[tuple[tuple[list[int], slice], GroupBatch]]:
         """Cut into micro-batches of at most ``tokens`` packed tokens, each prompt counted once in each.
 
         A group that is longer is cut too, and its prompt read again for each part; one completion is the least.
 
+        Args:
+            tokens: Most tokens of a micro-batch.
+            prompts: Indices of the groups to cut; None takes all.
+
         Returns:
-            The prompts and completions of each micro-batch as slices, and the micro-batch.
+            The prompts and completions of each micro-batch as indices of this batch, and the micro-batch.
         """
-        lengths = self.mask.sum(-1).tolist()
-        prompt_tokens = self.prompt_tokens.tolist()
-        groups = [prompt + sum(each) for prompt, each in zip(prompt_tokens, lengths, strict=True)]
-        for start, stop in _runs(groups, tokens):
-            parts = [slice(None)]
-            if stop - start == 1 and groups[start] > tokens:
-                parts = [slice(*run) for run in _runs(lengths[start], tokens - prompt_tokens[start])]
+        chosen = list(range(len(self.prompts)) if prompts is None else prompts)
+        groups = self.packed_tokens
+        for start, stop in _runs([groups[n] for n in chosen], tokens):
+            run, parts = chosen[start:stop], [slice(None)]
+            if len(run) == 1 and groups[run[0]] > tokens:
+                lengths = self.mask[run[0]].sum(-1).tolist()
+                parts = [slice(*part) for part in _runs(lengths, tokens - int(self.prompt_tokens[run[0]]))]
             for completions in parts:
-                index = slice(start, stop), completions
+                index = run, completions
                 yield index, self.take(*index)
 
 
@@ -133,4 +145,5 @@ def _runs(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
             yield start, stop
             start, total = stop, 0
         total += size
-    yield start, len(sizes)
+    if sizes:
+        yield start, len(sizes)

@@ -1,6 +1,7 @@
 """One step of GRPO from rollout to update; both roles share it.
 
 Axes: N prompts, G completions per prompt, B = N·G, T tokens of a completion, K votes on a question, V vocabulary.
+Of several ranks all have the whole batch, each computes the groups that it is dealt, and sums go over all of them.
 Source: arXiv 2402.03300 and VisPlay (arXiv 2511.15661, Eq. 2-3). The losses, KL estimators and corrections are in
 ``visplay.functional.losses``. Left out on purpose: no critic, no value loss, no learning-rate schedule but a warm-up.
 """
@@ -26,6 +27,7 @@ from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.learner.mismatch import MismatchCheck, PolicyMismatchError
 from visplay.modules.policy.placement import CPU, move, placed
 from visplay.modules.policy.vlm import VLM
+from visplay.ranks import deal, from_first, gather, rank, sum_gradients, sum_over_ranks, world_size
 from visplay.types import Engine, Judgement, Rollout, derive_seed
 
 
@@ -217,7 +219,7 @@ class GRPO:
         for attempt in range(self.config.max_refills + 1):
             with self.clock("rollout"):
                 rollout = role.rollout(asked, self.config.group_size, root)
-            judgement = role.judge(asked, rollout, root)
+            judgement = _agreed(role.judge(asked, rollout, root))
             if sampled is not None:
                 rollout, judgement = sampled[0].join(rollout), sampled[1].join(judgement)
             sampled = rollout, judgement
@@ -255,10 +257,10 @@ class GRPO:
         """Log-probabilities (N, G, T) of a batch under any policy, wherever its weights are; 0 at padding."""
         out = torch.zeros_like(batch.sampled_logps)
         with placed(policy, out.device):
-            for index, micro in batch.micro_batches(self.config.tokens_per_micro_batch):
+            for index, micro in batch.micro_batches(self.config.tokens_per_micro_batch, _dealt(batch)):
                 logps, _ = policy.logps(micro.prompts, micro.token_ids, micro.mask, self.config.temperature)
                 out[(*index, slice(logps.shape[-1]))] = logps
-        return out
+        return sum_over_ranks(out)
 
     def _update(
         self,
@@ -268,10 +270,13 @@ class GRPO:
         backward: Callable[[Tensor], None],
         scaler: GradScaler | None = None,
     ) -> dict[str, float]:
-        """One optimizer step on a mini-batch, its gradient summed over micro-batches; none if it is not finite."""
-        config, parts, losses = self.config, [], []
+        """One optimizer step on a mini-batch; none if its loss or gradient is not finite.
+
+        The gradient is summed over micro-batches, and then over ranks, once.
+        """
+        config, done = self.config, []
         old_logps = torch.zeros_like(mini.sampled_logps)
-        for index, micro in mini.micro_batches(config.tokens_per_micro_batch):
+        for index, micro in mini.micro_batches(config.tokens_per_micro_batch, _dealt(mini)):
             logps, entropies = policy.logps(
                 micro.prompts,
                 micro.token_ids,
@@ -282,15 +287,16 @@ class GRPO:
             old = logps.detach() if micro.old_logps is None else micro.old_logps
             loss, statistics = self._loss(micro, logps, old, entropies)
             backward(loss)
-            parts.append({name: float(value) for name, value in statistics.items()})
-            losses.append(loss.detach())
+            done.append((float(loss.detach()), {name: float(value) for name, value in statistics.items()}))
             old_logps[(*index, slice(old.shape[-1]))] = old
-        gap = self._check_gap(policy, mini, old_logps, optimizer)
+        losses, parts = zip(*(part for of_rank in gather(done) for part in of_rank), strict=True)
+        gap = self._check_gap(policy, mini, sum_over_ranks(old_logps), optimizer)
+        weights = [p for g in optimizer.param_groups for p in g["params"]]
+        sum_gradients(weights)
         if scaler is not None:
             scaler.unscale_(getattr(optimizer, "optimizer", optimizer))  # as it is under Lightning's wrapper
-        norm = clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], config.max_grad_norm)
-        total = torch.stack(losses).sum().to(norm)
-        loss_value, norm_value = torch.stack([total, norm]).tolist()
+        norm_value = float(clip_grad_norm_(weights, config.max_grad_norm))
+        loss_value = sum(losses)
         if finite := isfinite(loss_value) and isfinite(norm_value):
             optimizer.step()
             policy.version += 1
@@ -364,6 +370,17 @@ class GRPO:
         statistics["policy_loss"] = policy_loss.detach()
         statistics["entropy"] = (entropies.detach() * weights).sum()
         return loss, statistics
+
+
+def _agreed(judgement: Judgement) -> Judgement:
+    """The judgement with the rewards that rank 0 found: all ranks must decide alike what to learn from."""
+    rewards, statistics = from_first(lambda: (judgement.rewards.cpu(), judgement.statistics))
+    return replace(judgement, rewards=rewards, statistics=statistics)
+
+
+def _dealt(batch: GroupBatch) -> list[int]:
+    """Indices of the groups that this rank computes."""
+    return deal(batch.packed_tokens, world_size())[rank()]
 
 
 def reduce_statistics(parts: Sequence[Mapping[str, float]], divisor: float) -> dict[str, float]:

@@ -1,0 +1,151 @@
+"""One of two ranks: learns on its part of each step; rank 0 also learns on all of it before the ranks meet."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from two_ranks import be_rank
+from visplay import ranks
+from visplay.callbacks import TransformersRollout
+from visplay.clock import Clock
+from visplay.modules import GRPOConfig, LoRA, Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting
+from visplay.tiny import ANSWER, ASK, BASE
+from visplay.tiny.splits import heldout
+from visplay.types import UnlabeledImage
+
+CONFIG = GRPOConfig(
+    steps=2,
+    prompts_per_step=5,
+    prompts_per_update=None,
+    group_size=4,
+    max_new_tokens=24,
+    learning_rate=1e-4,
+    kl_weight=0.1,
+    tokens_per_micro_batch=256,
+)
+WHOLE = Tuning()
+
+
+def learn(
+    role: Any, items: list, change: Callable[[Any], None] | None = None, refill: Callable | None = None, steps: int = 1
+) -> dict[str, Any]:
+    """Take steps; what was sampled, how it was judged, the gradients of every update, and the weights at the end."""
+    optimizer, policy = role.make_optimizer(), role.vlm
+    named = {id(weight): name for name, weight in policy.named_parameters()}
+    gradients: list[dict[str, Any]] = []
+    step = optimizer.step
+
+    def noting_step() -> None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        gradients.append({named[id(w)]: None if w.grad is None else w.grad.clone() for w in weights})
+        step()
+
+    optimizer.step = noting_step
+    role.learner.begin_phase(policy, optimizer)
+    if change is not None:
+        change(policy)
+    results = [role.learner.step(role, items, optimizer, torch.Tensor.backward, seed, refill) for seed in range(steps)]
+    return {
+        "sampled": [
+            (prompt.key, [(c.token_ids, c.text, c.finished) for c in group])
+            for result in results
+            for prompt, group in zip(result.rollout.prompts, result.rollout.completions, strict=True)
+        ],
+        "rewards": [result.judgement.rewards for result in results],
+        "judged": [(r.text, r.reward, r.vote) for result in results for r in result.judgement.records],
+        "statistics": [result.statistics | result.judgement.statistics for result in results],
+        "gradients": gradients,
+        "weights": {name: weight.clone() for name, weight in policy.weights()},
+        "version": policy.version,
+        "skipped": role.learner.skipped,
+    }
+
+
+def reasoner(tuning: Tuning = WHOLE, **settings: Any) -> Reasoner:
+    """A Reasoner alone, from the embedded base."""
+    vlm = Qwen2_5_VL(str(BASE), tuning=tuning)
+    vlm.load()
+    role = Reasoner(replace(CONFIG, **settings), ANSWER)
+    role.adopt(vlm, Clock())
+    role.attach_engine(TransformersRollout())
+    return role
+
+
+def both(shared_policy: bool, tuning: Tuning = WHOLE) -> VisPlay:
+    """Both roles, from the embedded base."""
+    questioner = Questioner(replace(CONFIG, prompts_per_step=3), ASK, QuestionFormat(kinds=None))
+    vlm = Qwen2_5_VL(str(BASE), tuning=tuning)
+    module = VisPlay(vlm, questioner, Reasoner(CONFIG, ANSWER, Voting(votes=4)), 0, shared_policy)
+    module.attach_engine(TransformersRollout())
+    module.reasoner.vlm.load()
+    module.questioner.vlm.load(shares_with=module.reasoner.vlm)
+    return module
+
+
+def ask_and_learn(module: VisPlay) -> dict[str, Any]:
+    """Ask about images and vote as curation does, and let the Questioner learn."""
+    images = [UnlabeledImage(e.key, e.image) for e in heldout(3)]
+    proposals = module.propose([images[0], *images], 2, seed=5)
+    learned = learn(module.questioner, images)
+    return learned | {"proposals": [(p.image.key, p.question, p.vote) for p in proposals]}
+
+
+def spoil(policy: Qwen2_5_VL) -> None:
+    """Have the log-probabilities that the last rank computes be none, from the second update on."""
+    if ranks.rank() == ranks.world_size() - 1:
+        logps = policy.logps
+        policy.logps = lambda *a, **k: tuple(x * (math.nan if policy.version == 1 else 1) for x in logps(*a, **k))
+
+
+def speak() -> dict[str, Any]:
+    """All scenarios."""
+    items, further = heldout(5), iter(heldout(40)[5:])
+    frozen = Tuning(["vision_tower", "projector"])
+    several = reasoner(frozen, prompts_per_update=2, kl_in="reward", entropy_weight=0.01)
+    filtering = reasoner(filter_zero_variance=True, max_refills=2)
+    return {
+        "tied embeddings": learn(reasoner(), items, steps=2),
+        "frozen vision tower": learn(several, items),
+        "refilled": learn(filtering, items, refill=lambda count: [next(further) for _ in range(count)]),
+        "one group": learn(reasoner(), items[:1]),
+        "skipped": learn(reasoner(), items, spoil, steps=3),
+        "lora": ask_and_learn(both(False, Tuning(["vision_tower"], LoRA(rank=4, alpha=8)))),
+        "shared policy": ask_and_learn(both(True)),
+        "collectives": collectives(),
+    }
+
+
+def collectives() -> dict[str, Any]:
+    """What each function of ``visplay.ranks`` says."""
+    rank, size = ranks.rank(), ranks.world_size()
+    weights = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 2, 1)]
+    weights[0].grad = torch.full((3,), rank + 1.0)
+    if rank == 1:
+        weights[1].grad = torch.ones(2)
+    ranks.sum_gradients(weights)
+    own = torch.full((2,), float(rank))
+    ranks.copy_from_first([own])
+    ranks.check_alike("items", ["a", "b"])
+    differing = ""
+    try:
+        ranks.check_alike("items", ["a", f"only on {rank}"])
+    except RuntimeError as error:
+        differing = str(error)
+    return {
+        "gathered": ranks.gather(rank),
+        "first": ranks.from_first(lambda: rank),
+        "total": ranks.total({"same": 2, f"rank {rank}": 1}),
+        "sum": ranks.sum_over_ranks(torch.ones(2)).tolist(),
+        "copied": own.tolist(),
+        "differing": differing,
+        "gradients": [None if w.grad is None else w.grad.tolist() for w in weights],
+        "spread": ranks.spread([1, 5, 1, 1], lambda own: [f"{index} of {rank}" for index in own]),
+        "size": size,
+    }
+
+
+if __name__ == "__main__":
+    be_rank(speak)

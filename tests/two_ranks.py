@@ -1,0 +1,99 @@
+"""Two processes that are ranks of one group, and what each of them says; and a small run on one rank and on two."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import visplay
+
+ROOT = Path(__file__).parent.parent
+PATHS = os.pathsep.join([str(Path(visplay.__file__).parents[1]), str(Path(__file__).parent)])
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": PATHS, "HF_HUB_OFFLINE": "1"}
+
+
+def run_ranks(script: Path, directory: Path, timeout_seconds: float = 240) -> list[Any]:
+    """Run a script that calls ``be_rank`` as two ranks; what each of them says. One that hangs fails."""
+    command = [sys.executable, str(script), str(directory)]
+    environments = [os.environ | ENVIRONMENT | {"VISPLAY_TEST_RANK": str(rank)} for rank in range(2)]
+    ranks = [subprocess.Popen(command, env=each, stderr=subprocess.PIPE, text=True) for each in environments]
+    try:
+        errors = [rank.communicate(timeout=timeout_seconds)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(error[-2000:] for error in errors)
+    return [torch.load(directory / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def be_rank(speak: Callable[[], Mapping[str, Any]]) -> None:
+    """In a script: say what one rank says alone, which rank 0 does, and what both say together."""
+    torch.set_num_threads(1)
+    directory, rank = sys.argv[1], int(os.environ["VISPLAY_TEST_RANK"])
+    alone = speak() if rank == 0 else None
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{directory}/store",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=180),
+    )
+    torch.save({"alone": alone, "together": speak()}, Path(directory, f"{rank}.pt"))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+SMALL = [
+    "--self_play.iterations=1",
+    "--self_play.curation={images: 7, images_per_batch: 4, questions_per_image: 2, low: 0.0, high: 1.0}",
+    "--model.questioner.init_args.grpo.steps=2",
+    "--model.questioner.init_args.grpo.prompts_per_step=3",
+    "--model.reasoner.init_args.grpo.steps=2",
+    "--model.reasoner.init_args.grpo.prompts_per_step=5",
+    "--model.reasoner.init_args.grpo.prompts_per_update=2",
+    "--data={n_images: 24, heldout_questions: 16, heldout_votes: 2, validation_batch_size: 8}",
+]
+
+
+def fit_on_ranks(root: Path, *arguments: str, timeout_seconds: float = 280) -> dict[str, tuple[Path, str]]:
+    """Make the small run on one rank and on two, at once.
+
+    Args:
+        root: Where both are written.
+        arguments: Of the command, besides those of ``SMALL``; configurations first.
+        timeout_seconds: A run that takes longer fails.
+
+    Returns:
+        The run's directory and what it said on standard output, by "one" and "two".
+    """
+    command = [sys.executable, "-m", "visplay", "fit", f"--config={ROOT / 'configs/tiny.yaml'}", *arguments, *SMALL]
+    ranks = {"one": [], "two": ["--trainer.strategy=ddp", "--trainer.devices=2"]}
+    running = {
+        name: subprocess.Popen(
+            [*command, *of_ranks, f"--trainer.default_root_dir={root / name}"],
+            env=os.environ | ENVIRONMENT,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for name, of_ranks in ranks.items()
+    }
+    try:
+        said = {name: process.communicate(timeout=timeout_seconds) for name, process in running.items()}
+    finally:
+        for process in running.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    for name, process in running.items():
+        assert process.returncode == 0, said[name][1][-3000:]
+    return {name: (root / name / "tiny" / "version_0", out) for name, (out, _) in said.items()}
