@@ -94,8 +94,8 @@ class Manifest:
 class Shards:
     """What is done of a stage: files of JSON lines in a directory, each on record in a manifest once it is whole.
 
-    A process that is killed loses the shard under way and nothing else. A shard that was made by anything else than what
-    is named now is not there, and written over.
+    A process that is killed loses the shard under way and nothing else. A shard that was made by anything else than
+    what is named now is not there, and written over.
 
     Args:
         directory: Made with the first shard.

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from torch import Tensor
 
-import visplay
 from visplay.modules.learner.grpo import StepResult
 from visplay.modules.training import GRPOModule
+from visplay.provenance import describe_software
 from visplay.types import (
     Completion,
     Engine,
@@ -154,13 +152,7 @@ class _TracedEngine(Engine):
 
 def describe_process(device: torch.device | None = None) -> dict[str, Any]:
     """Versions and settings that numbers depend on."""
-    found = {
-        "visplay": visplay.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-    }
+    found = describe_software() | {"threads": torch.get_num_threads()}
     if device is None:
         return found
     return found | {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type}
