@@ -18,8 +18,10 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "test_configs.py::test_vllm",
     ],
     "process": [  # they start Python anew
+        "benchmarks/test_faults.py::test_a",
         "benchmarks/test_kills.py::test_a_run",
         "callbacks/test_fit_on_two_ranks.py",
+        "callbacks/engines/test_time_limit.py::test_a_call",
         "callbacks/test_progress.py::test_a_run_whose_output_is_a_file",
         "data/benchmarks/test_benchmark_memory.py",
         "data/test_sources.py::TestElsewhere::test_opening_takes_no_memory",
@@ -41,6 +43,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
     ],
     "slow": [  # more than five seconds, or a file of many seconds that looks at one thing in many settings
         "benchmarks/test_evaluation.py",
+        "benchmarks/test_faults.py::test_a",
         "benchmarks/test_gpu.py",
         "benchmarks/test_kills.py",
         "callbacks/export",

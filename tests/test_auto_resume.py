@@ -84,6 +84,15 @@ def test_a_damaged_checkpoint_is_passed_over(whole, killed, caplog):
     check(version, whole)
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_data_set_that_is_damaged_is_made_again(whole, killed, caplog, damage):
+    damage(killed / "generated" / "iteration-1.parquet")
+    with caplog.at_level(logging.WARNING):
+        version = fit(killed.parents[2], "--auto_resume")
+    assert "the data set that the phase was learning from" in caplog.text
+    check(version, whole)
+
+
 def test_all_checkpoints_are_damaged(killed, capsys):
     for path in (killed / "checkpoints").glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:-9])

@@ -245,6 +245,8 @@ def test_bad_value_names_the_argument(parse, capsys):
         ("--model.questioner.grpo.group_size=1", "group_size: 1 must be at least 2"),
         ("--model.questioner.format.require=[poem]", "require: parts are among"),
         ("--self_play.curation.low=0.9", "low, high: need 0 <= low <= high <= 1, got low=0.9, high=0.8"),
+        ("--data.n_images=null", "n_images: must not be null, need int"),
+        ("--samples.init_args.groups=null", "groups: must not be null, need int"),
     ],
 )
 def test_a_value_that_a_constructor_refuses_ends_with_its_words(parse, capsys, argument, message):
@@ -569,8 +571,9 @@ def test_a_fault_of_a_run_that_began_has_its_traceback(fit, monkeypatch):
         raise ValueError("a fault")
 
     monkeypatch.setattr(VisPlay, "training_step", fail)
-    with pytest.raises(ValueError, match="a fault"):
+    with pytest.raises(ValueError, match="a fault") as raised:
         fit("--trainer.num_sanity_val_steps=0")
+    assert "--auto_resume begins anew: there is no checkpoint in it" in raised.value.__notes__[0]
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

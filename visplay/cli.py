@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -35,11 +35,11 @@ from visplay.callbacks.logging import cut_log
 from visplay.callbacks.records.recorder import Recorder
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
-from visplay.callbacks.self_play import SelfPlay
+from visplay.callbacks.self_play import SelfPlay, check_dataset
 from visplay.callbacks.summary import Summary
 from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
-from visplay.commands.configuration import TRAINER_DEFAULTS, expand_home
+from visplay.commands.configuration import TRAINER_DEFAULTS, construct, expand_home
 from visplay.commands.run_directory import check_idle, check_unused, owned, starting
 from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
@@ -170,8 +170,9 @@ class VisPlayCLI(LightningCLI):
         return parser
 
     def before_instantiate_classes(self) -> None:
-        """Have every path that begins with ``~`` mean the home that a shell would mean."""
+        """Have ``~`` at the beginning of a path mean the home that a shell would mean, and null be what may be null."""
         expand_home(self.config)
+        self.parser.add_instantiator(construct, object)
 
     def instantiate_classes(self) -> None:
         """Build what is configured; where a constructor rejects a value, the command ends with its words."""
@@ -209,7 +210,8 @@ class VisPlayCLI(LightningCLI):
             settings = _flatten(yaml.safe_load(self._parser("fit").dump(config, skip_none=False)))
             next(c for c in self.trainer.callbacks if isinstance(c, SelfPlay)).settings = settings
             ckpt_path = self._begin(ckpt_path, config["auto_resume"], settings, held)
-            self.trainer.fit(ckpt_path=ckpt_path, **options)
+            with _saying_how_it_goes_on(self.trainer, beginning):
+                self.trainer.fit(ckpt_path=ckpt_path, **options)
 
     def _begin(
         self, ckpt_path: str | None, auto_resume: bool, settings: Mapping[str, Any], held: ExitStack
@@ -224,9 +226,7 @@ class VisPlayCLI(LightningCLI):
                 check_idle(list_runs(trainer))
             if auto_resume:
                 ckpt_path = "last" if list_checkpoints(trainer) else None
-            goes_on, ckpt_path = ckpt_path == "last", find_checkpoint(trainer, ckpt_path)
-            if ckpt_path is not None:
-                check_continues(trainer, ckpt_path)
+            goes_on, ckpt_path = ckpt_path == "last", find_checkpoint(trainer, ckpt_path, check_continues)
             log = go_on(trainer, ckpt_path, settings) if goes_on and ckpt_path is not None else {}
             directory = Path(trainer.log_dir or trainer.default_root_dir)
             if first:
@@ -279,6 +279,21 @@ class _Beginning(Callback):
     on_train_start = on_sanity_check_start
 
 
+@contextmanager
+def _saying_how_it_goes_on(trainer: Trainer, beginning: _Beginning) -> Iterator[None]:
+    """Note with an error that ends a run where it writes, and how it is continued."""
+    try:
+        yield
+    except Exception as error:
+        if beginning.over:
+            run = Path(trainer.log_dir or trainer.default_root_dir)
+            found = sorted(run.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+            last = f"goes on from {found[-1].name}" if found else "begins anew: there is no checkpoint in it now"
+            resume = f"Once the cause is mended, the same command with --auto_resume {last}."
+            error.add_note(f"The run writes in {run}. {resume}")
+        raise
+
+
 class _Unloaded(VisPlayCLI):
     """Builds what is configured but the trainer, which may be another machine's, and runs nothing."""
 
@@ -297,19 +312,31 @@ class _Unloaded(VisPlayCLI):
         return
 
 
-def find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
+def find_checkpoint(
+    trainer: Trainer, ckpt_path: str | None, check: Callable[[Trainer, str], None] = lambda trainer, path: None
+) -> str | None:
     """The file that ``--ckpt_path`` means, known to be a whole checkpoint before any model is loaded.
 
     ``last`` is the one that was written last, by this or an earlier run of the same name; where that is damaged, the
     one that the same run wrote before.
 
+    Args:
+        trainer: Knows where runs write.
+        ckpt_path: As it was given.
+        check: Raises a ValueError where a checkpoint, although whole, is not good for what it is wanted for.
+
     Raises:
         FileNotFoundError: There is none.
         ValueError: It is no checkpoint of a run, or not a whole one.
     """
+
+    def check_whole(path: str) -> None:
+        check_checkpoint(path, "ckpt_path")
+        check(trainer, path)
+
     if ckpt_path != "last":
         if ckpt_path is not None:
-            check_checkpoint(ckpt_path, "ckpt_path")
+            check_whole(ckpt_path)
         return ckpt_path
     found = list_checkpoints(trainer)
     if not found:
@@ -319,7 +346,7 @@ def find_checkpoint(trainer: Trainer, ckpt_path: str | None) -> str | None:
     of_the_run = [path for path in found if path.parent == found[0].parent]
     for path in of_the_run:
         try:
-            check_checkpoint(str(path), "ckpt_path")
+            check_whole(str(path))
             return str(path)
         except ValueError as error:
             if path == of_the_run[-1]:
@@ -391,7 +418,11 @@ def _flatten(settings: Any, name: str = "") -> dict[str, Any]:
 
 
 def check_continues(trainer: Trainer, ckpt_path: str) -> None:
-    """See that a checkpoint says where its run was; a ValueError if it does not."""
+    """See that a run can be continued from a checkpoint.
+
+    Raises:
+        ValueError: It does not say where its run was, or its phase has learned from a data set that is not there.
+    """
     self_play = next(callback for callback in trainer.callbacks if isinstance(callback, SelfPlay))
     state = read_checkpoint(ckpt_path).get("callbacks", {}).get(self_play.state_key)
     if state is None:
@@ -399,7 +430,10 @@ def check_continues(trainer: Trainer, ckpt_path: str) -> None:
             f"ckpt_path: {ckpt_path!r} holds weights alone, from which no run can be continued; export them, and give "
             "the directory as model.vlm.path"
         )
-    SelfPlay().load_state_dict(state)
+    before = SelfPlay()
+    before.load_state_dict(state)
+    if "generated" in before.phase.drawn:
+        check_dataset(before.dataset, before.dataset_sha256)
 
 
 @contextmanager

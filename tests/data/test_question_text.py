@@ -117,6 +117,7 @@ def test_options_of_another_shape(value):
         ("Which?\nA: red\nB: blue", False),
         ("Is it red or blue?", True),
         ("Which? A. red", True),
+        ("Which? A. green or A. red, B. blue", False),
     ],
 )
 def test_options_are_stated_once(problem, appended):
@@ -192,3 +193,11 @@ def test_too_much_text_and_too_many_options_are_rejected():
         read_options("a" * (2**20 + 1))
     with pytest.raises(ValueError, match=r"^1001 options; at most 1000 are read"):
         read_options(["a"] * 1001)
+    with pytest.raises(ValueError, match=r"^options has 1048577 characters"):
+        read_options(["a" * 2**20, "b"])
+
+
+def test_a_long_option_is_not_looked_for_in_the_question():
+    longest, longer = "a" * 1000, "a" * 1001
+    assert append_options(f"A. {longest}", [longest]) == f"A. {longest}"
+    assert append_options(f"A. {longer}", [longer]) == f"A. {longer}\nA. {longer}"

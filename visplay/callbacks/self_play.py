@@ -289,7 +289,11 @@ class SelfPlay(Callback):
         sources = {"labelled": data.labelled, "silver": data.silver}
         draws = {n: self._draw_from(module, n, items) for n, items in sources.items() if items is not None}
         if isinstance(module, VisPlay):
-            made = self._open_dataset() if self.phase.step else self._refresh_dataset(trainer, module)
+            made = (
+                GeneratedDataset(check_dataset(self.dataset, self.dataset_sha256))
+                if self.phase.step
+                else self._refresh_dataset(trainer, module)
+            )
             position, why_not = self.phase.drawn.get("generated", 0), module.role.why_not_asked
             draws["silver"] = Draws(made, module.stage_seed("order"), position, why_not)
             self._phase_draws["generated"] = draws["silver"]
@@ -298,21 +302,6 @@ class SelfPlay(Callback):
             source.position = self.phase.drawn.get("mixture", 0)
             self._phase_draws["mixture"] = source
         return source
-
-    def _open_dataset(self) -> GeneratedDataset:
-        """The data set that the phase has learned from so far.
-
-        Raises:
-            ValueError: It is gone, or another one.
-        """
-        path = Path(self.dataset or "")
-        if not path.is_file() or sha256(path) != self.dataset_sha256:
-            state = "has changed" if path.is_file() else "is gone"
-            raise ValueError(
-                f"ckpt_path: the data set that the phase was learning from {state}: {str(path)!r}; continue from the "
-                "checkpoint at the end of the phase before, which makes it again"
-            )
-        return GeneratedDataset(path)
 
     def _refresh_dataset(self, trainer: Trainer, module: VisPlay) -> GeneratedDataset:
         """Generate the data set of the iteration: ask about images, vote, and curate."""
@@ -326,6 +315,22 @@ class SelfPlay(Callback):
         self.dataset, self.dataset_sha256 = record["path"], record["sha256"]
         self.statistics = record["statistics"]
         return generated
+
+
+def check_dataset(path: str | None, expected_sha256: str | None) -> Path:
+    """Where the data set is that a phase has learned from so far.
+
+    Raises:
+        ValueError: It is gone, or another one.
+    """
+    found = Path(path or "")
+    if not found.is_file() or sha256(found) != expected_sha256:
+        state = "has changed" if found.is_file() else "is gone"
+        raise ValueError(
+            f"ckpt_path: the data set that the phase was learning from {state}: {str(found)!r}; continue from the "
+            "checkpoint at the end of the phase before, which makes it again"
+        )
+    return found
 
 
 def _learn_together(strategy: Any, module: GRPOModule) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 from omegaconf import OmegaConf
@@ -63,8 +64,31 @@ def build(kind: type[T], settings: Any) -> T:
 
     Raises:
         argparse.ArgumentError: The settings are not those of the class.
+        ValueError: Its constructor rejects one, or one is null that cannot be.
     """
     parser = ArgumentParser(exit_on_error=False)
+    parser.add_instantiator(construct, object)
     parser.add_argument("--it", type=kind)
     parsed = parser.parse_object({"it": expand_home(OmegaConf.to_container(settings, resolve=True))})
     return parser.instantiate_classes(parsed).it
+
+
+def construct(kind: type[T], *args: Any, **given: Any) -> T:
+    """Build an object as a parser's instantiator; null, which jsonargparse takes for any type, must be of its type.
+
+    Raises:
+        ValueError: An argument is null, and neither its type nor its default is.
+
+    Example:
+        >>> construct(range, 3)
+        range(0, 3)
+    """
+    try:
+        hints, parameters = get_type_hints(kind.__init__), inspect.signature(kind).parameters
+    except (NameError, TypeError, ValueError):  # not ours: its types cannot be read
+        return kind(*args, **given)
+    for name in (name for name, value in given.items() if value is None and name in hints and name in parameters):
+        hint = hints[name]
+        if parameters[name].default is not None and hint is not Any and type(None) not in get_args(hint):
+            raise ValueError(f"{name}: must not be null, need {getattr(hint, '__name__', hint)}")
+    return kind(*args, **given)

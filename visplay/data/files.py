@@ -68,15 +68,29 @@ class LeftOut:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an error of the system in the block name the file, as one of a write or of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` when the block ends, complete and forced to the disk.
 
     An error in the block leaves what was there before, and nothing else. The directory is created.
+
+    Raises:
+        OSError: The disk does not take it; the error names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with naming(path), temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

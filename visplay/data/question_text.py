@@ -32,6 +32,7 @@ BARE_MARK = re.compile(r"<image>[ \t]*\n?")
 MAX_CHARACTERS = 2**20
 """Of a text in a cell: more than a context holds."""
 MAX_OPTIONS = 1000
+_STATED_CHARACTERS = 1000  # no question states a longer option itself, and looking for one takes long
 
 
 def read_text(row: Mapping[str, Any], column: str | None) -> str:
@@ -110,7 +111,7 @@ def read_options(value: object) -> tuple[str, ...]:
     r"""The options of a multiple-choice question: a list, a mapping by letter, or either of them written as text.
 
     None for an empty cell or an empty list; a ValueError if the cell holds something else, or more than
-    ``MAX_CHARACTERS`` or ``MAX_OPTIONS``.
+    ``MAX_CHARACTERS``, of all options together, or ``MAX_OPTIONS``.
 
     In a list written as text, a backslash before what neither Python nor JSON escapes begins a command of LaTeX; then
     every backslash of the cell is LaTeX's.
@@ -136,7 +137,9 @@ def read_options(value: object) -> tuple[str, ...]:
     if len(parsed) > MAX_OPTIONS:
         raise ValueError(f"{len(parsed)} options; at most {MAX_OPTIONS} are read")
     options = tuple(str(option).strip() for option in parsed)
-    "".join(options).encode()  # half a character, as an escape may write it, could not be stored
+    joined = "".join(options)
+    _check_length("options", joined)
+    joined.encode()  # half a character, as an escape may write it, could not be stored
     return options
 
 
@@ -151,7 +154,7 @@ def append_options(problem: str, options: Sequence[str]) -> str:
     """
     letters = (chr(ord("A") + index) if index < 26 else str(index + 1) for index in range(len(options)))
     lettered = list(zip(letters, options, strict=True))
-    if all(re.search(rf"\b{letter}[).:\s]\s*{re.escape(option)}", problem) for letter, option in lettered):
+    if all(_states(problem, letter, option) for letter, option in lettered):
         return problem
     return "\n".join([problem, *(f"{letter}. {option}" for letter, option in lettered)])
 
@@ -190,6 +193,14 @@ def read_metadata(row: Mapping[str, Any], used: Collection[str], options: Sequen
     cells = {name: value for name, value in row.items() if name not in used} | {"options": options}
     texts = {name: _write(value) for name, value in cells.items()}
     return {name: text for name, text in texts.items() if text}
+
+
+def _states(problem: str, letter: str, option: str) -> bool:
+    """Whether a question has an option behind its letter."""
+    if len(option) > _STATED_CHARACTERS:
+        return False
+    letters = re.finditer(rf"\b{letter}[).:\s]\s*", problem)
+    return any(problem.startswith(option, found.end()) for found in letters)
 
 
 def _check_length(column: str | None, value: object) -> None:

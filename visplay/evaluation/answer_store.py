@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from visplay.benchmark_answers import Answer, AnsweredItem, BatchAnswers
-from visplay.data.files import json_line
+from visplay.data.files import json_line, naming
 
 _FILE = re.compile(r"(.+)-rank(\d+)\.jsonl")
 _ITEMS_AT_ONCE = 256
@@ -63,7 +63,7 @@ class AnswerStore:
         """Add a batch; it survives this process, and the machine, once this returns.
 
         Raises:
-            OSError: The disk does not take it.
+            OSError: The disk does not take it; the error names the file.
         """
         records = [asdict(item) for item in answers.items]
         records += [{"key": key, "skipped": reason} for key, reason in answers.skipped.items()]
@@ -71,7 +71,8 @@ class AnswerStore:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         lines = b"".join(json_line(record) for record in records)
-        with (self.directory / f"{answers.benchmark}-rank{rank}.jsonl").open("ab", buffering=0) as file:
+        path = self.directory / f"{answers.benchmark}-rank{rank}.jsonl"
+        with naming(path), path.open("ab", buffering=0) as file:
             if file.write(lines) != len(lines):
                 raise OSError(f"{file.name}: the disk took part of a batch only")
             os.fsync(file.fileno())

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from visplay.callbacks import EngineSettings, RolloutError, VLLMRollout, WrongWeightsError
+from visplay.callbacks.engines import vllm_engine
 from visplay.callbacks.engines.process_state import ProcessState
 from visplay.modules import Qwen2_5_VL
 from visplay.modules.policy.prefill import find_shared_prefixes
@@ -251,6 +252,24 @@ def test_one_that_hangs_is_built_anew(rollout, policy, monkeypatch, caplog):
     monkeypatch.setattr(rollout._running._llm.llm_engine, "step", lambda: time.sleep(60))
     assert len(rollout.generate(policy, asked(policy), SAMPLING)) == 7
     assert "no step within 0.2 s" in caplog.text
+
+
+def test_a_load_that_hangs_is_cut_too(rollout, policy, monkeypatch, caplog):
+    prompts = asked(policy)
+    before = rollout.generate(policy, prompts, SAMPLING)
+    read, calls = vllm_engine.loaded_weights, []
+
+    def hang_once(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            time.sleep(60)
+        return read(*given)
+
+    monkeypatch.setattr(vllm_engine, "loaded_weights", hang_once)
+    monkeypatch.setattr(rollout._running, "timeout_seconds", 2.0)
+    rollout.loaded = None
+    assert rollout.generate(policy, prompts, SAMPLING) == before
+    assert "no step within 2 s" in caplog.text
 
 
 def test_an_aborted_request_is_asked_again(rollout, policy, monkeypatch):

@@ -35,7 +35,8 @@ class VLLMRollout(RolloutEngine):
         engine: What vLLM is started with.
         verify: Whether, after every load, a checksum of each loaded tensor is compared with the policy's.
         sleep_in_update: Whether the engine gives its memory back while a policy is updated (CUDA).
-        timeout_seconds: A step that takes longer means that the engine hangs; it is built anew, once.
+        timeout_seconds: One step of the engine (a forward pass of whatever it has under way), or one load of weights,
+            that takes longer means that it hangs: it is built anew, once. Null waits for ever.
     """
 
     def __init__(
@@ -43,11 +44,11 @@ class VLLMRollout(RolloutEngine):
         engine: EngineSettings = EngineSettings(),  # noqa: B008 (frozen)
         verify: bool = True,
         sleep_in_update: bool = True,
-        timeout_seconds: float = 300.0,
+        timeout_seconds: float | None = 300.0,
     ) -> None:
         super().__init__()
-        if timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds: {timeout_seconds} must be above 0")
+        if timeout_seconds is not None and timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds: {timeout_seconds} must be above 0, or null")
         self.engine = engine
         self.verify = verify
         self.sleep_in_update = sleep_in_update
@@ -85,12 +86,10 @@ class VLLMRollout(RolloutEngine):
                 failure = error
                 self._drop()
                 logger.warning("vLLM failed%s: %s", " again" if attempt else "; it is built anew", failure)
-        callback = None if self.trainer is None else self.trainer.checkpoint_callback
-        last = getattr(callback, "last_model_path", "") or getattr(callback, "best_model_path", "") or "there is none"
         raise RolloutError(
-            f"vLLM failed while it sampled from {policy.name!r} at version {policy.version}: {failure}. The policy's "
-            f"weights are untouched; go on from the last checkpoint ({last}) with fewer "
-            "max_sequences, a smaller gpu_memory_utilization or a longer timeout_seconds, or with TransformersRollout"
+            f"vLLM failed while it sampled from {policy.name!r} at version {policy.version}: {failure}. The "
+            "policy's weights are untouched; continue with fewer max_sequences, a smaller gpu_memory_utilization or a "
+            f"longer timeout_seconds (now {self.timeout_seconds}), or with TransformersRollout"
         ) from failure.__cause__
 
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from visplay.callbacks.engines.engine import RolloutError
 from visplay.callbacks.engines.process_state import StateSwap
+from visplay.callbacks.engines.time_limit import time_limit
 from visplay.callbacks.engines.vllm_weights import LoadedWeights, load, loaded_weights
 from visplay.modules.policy.vlm import VLM
 from visplay.ranks import world_size
@@ -73,31 +71,6 @@ class EngineSettings:
                 raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
 
 
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise when the body takes longer: wherever Python runs or waits, not within a call that never returns to it.
-
-    Raises:
-        TimeoutError: The time is over. Outside the main thread there is no limit.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: Any) -> None:
-        raise TimeoutError(f"no step within {seconds:g} s (timeout_seconds)")
-
-    start, previous = time.monotonic(), signal.signal(signal.SIGALRM, stop)
-    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-        if remaining:  # somebody else's alarm goes on
-            signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - start), 1e-3), interval)
-
-
 class VLLMEngine:
     """One engine of vLLM, without weights until ``load``.
 
@@ -105,10 +78,12 @@ class VLLMEngine:
         policy: Whose architecture, context and images it serves.
         settings: What it is started with.
         dtype: Of its weights.
-        timeout_seconds: Time limit of one step.
+        timeout_seconds: Time limit of one step, and of every other call; None is none.
     """
 
-    def __init__(self, policy: VLM, settings: EngineSettings, dtype: torch.dtype, timeout_seconds: float) -> None:
+    def __init__(
+        self, policy: VLM, settings: EngineSettings, dtype: torch.dtype, timeout_seconds: float | None
+    ) -> None:
         self.dtype = dtype
         self.timeout_seconds = timeout_seconds
         self._state = StateSwap()
@@ -172,12 +147,12 @@ class VLLMEngine:
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Load these weights, see ``visplay.callbacks.engines.vllm_weights.load``."""
-        with self._running():
+        with self._running(), time_limit(self.timeout_seconds):
             load(self._llm, weights, self.dtype)
 
     def loaded_weights(self, names: Sequence[str]) -> list[LoadedWeights]:
         """What every rank that shares the weights computes with, in the order of the ranks."""
-        with self._running(), torch.no_grad():
+        with self._running(), torch.no_grad(), time_limit(self.timeout_seconds):
             return _gather(loaded_weights(self._runner.model, names))[0]
 
     def generate(self, requests: Sequence[dict[str, Any]], parameters: Sequence[dict[str, Any]]) -> list[Any]:
@@ -206,7 +181,7 @@ class VLLMEngine:
         """Give weights and cache back to the GPU; they are not kept. Returns whether there was anything to give."""
         if not self._cuda or self._asleep:
             return False
-        with self._running():
+        with self._running(), time_limit(self.timeout_seconds):
             self._llm.sleep(level=2)
         self._asleep = {"weights", "kv_cache"}
         return True
@@ -215,14 +190,14 @@ class VLLMEngine:
         """Make room for a part again: the weights before they are loaded, the cache after that."""
         if part in self._asleep:
             torch.cuda.empty_cache()
-            with self._running():
+            with self._running(), time_limit(self.timeout_seconds):
                 self._llm.wake_up([part])
             self._asleep.remove(part)
 
     def close(self) -> None:
         """End the engine and free its memory."""
         atexit.unregister(self.close)
-        with self._running():
+        with self._running(), time_limit(self.timeout_seconds):
             if world_size() > 1:
                 torch.distributed.GroupMember.WORLD = None  # the trainer's: vLLM would destroy it with its own
             self._llm.llm_engine.engine_core.shutdown()
