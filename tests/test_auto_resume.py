@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from benchmarks.kills import curves, differences
-from visplay.cli import MAY_CHANGE, run
+from visplay.cli import run
+from visplay.commands.continuing import MAY_CHANGE
+from visplay.modules import GRPOModule
 from visplay.tiny import BASE
 
 KEPT = ("state_dict", "optimizer_states", "learners", "global_step", "epoch")
@@ -91,6 +93,33 @@ def test_a_data_set_that_is_damaged_is_made_again(whole, killed, caplog, damage)
         version = fit(killed.parents[2], "--auto_resume")
     assert "the data set that the phase was learning from" in caplog.text
     check(version, whole)
+
+
+def test_a_run_without_a_checkpoint_begins_anew_in_its_directory(whole, tmp_path, monkeypatch):
+    answered = []
+
+    def note(batch, killed):
+        if killed and len(answered) == 2:
+            raise RuntimeError("killed")
+        answered.extend([batch.benchmark] if batch.examples else [])  # one that has nothing left has an empty batch
+
+    def validate(killed):
+        step = GRPOModule.validation_step
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                GRPOModule, "validation_step", lambda self, b, *rest: (note(b, killed), step(self, b, *rest))[1]
+            )
+            return fit(tmp_path, "--auto_resume", "--data.validation_batch_size=2")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        validate(killed=True)
+    version = validate(killed=False)
+    check(version, whole)
+    lines = (version / "evaluation" / "iteration-0" / "heldout-rank0.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 4
+    assert answered[: len(answered) // 2] == answered[len(answered) // 2 :], "each batch of the base was answered once"
+    with pytest.raises(SystemExit, match="2"):
+        fit(tmp_path, "--auto_resume", "--model.seed=3")
 
 
 def test_all_checkpoints_are_damaged(killed, capsys):

@@ -18,7 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from visplay.__main__ import main
 from visplay.callbacks import Health, Limit
-from visplay.cli import VisPlayCLI, find_checkpoint, run
+from visplay.cli import VisPlayCLI, run
+from visplay.commands.continuing import find_checkpoint
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import ImageSource, LabelledSource
 from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay

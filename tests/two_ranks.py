@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,30 @@ SMALL = [
 ]
 
 
+TWO_RANKS = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+
+
+def fit_once(root: Path, *arguments: str, cache: Path | None = None, timeout_seconds: float = 280) -> str:
+    """Make the small run, or go on with it; what it said on standard output. One that hangs fails."""
+    command = [sys.executable, "-m", "visplay", "fit", f"--config={ROOT / 'configs/tiny.yaml'}", *arguments, *SMALL]
+    process = subprocess.Popen(
+        [*command, f"--trainer.default_root_dir={root}", f"--data.cache={cache or root / 'tiny-images'}"],
+        env=os.environ | ENVIRONMENT,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, error = process.communicate(timeout=timeout_seconds)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, error[-3000:]
+    return out
+
+
 def fit_on_ranks(root: Path, *arguments: str, timeout_seconds: float = 280) -> dict[str, tuple[Path, str]]:
     """Make the small run on one rank and on two, at once.
 
@@ -74,26 +99,9 @@ def fit_on_ranks(root: Path, *arguments: str, timeout_seconds: float = 280) -> d
     Returns:
         The run's directory and what it said on standard output, by "one" and "two".
     """
-    command = [sys.executable, "-m", "visplay", "fit", f"--config={ROOT / 'configs/tiny.yaml'}", *arguments, *SMALL]
-    ranks = {"one": [], "two": ["--trainer.strategy=ddp", "--trainer.devices=2"]}
-    running = {
-        name: subprocess.Popen(
-            [*command, *of_ranks, f"--trainer.default_root_dir={root / name}"],
-            env=os.environ | ENVIRONMENT,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        for name, of_ranks in ranks.items()
-    }
-    try:
-        said = {name: process.communicate(timeout=timeout_seconds) for name, process in running.items()}
-    finally:
-        for process in running.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    for name, process in running.items():
-        assert process.returncode == 0, said[name][1][-3000:]
-    return {name: (root / name / "tiny" / "version_0", out) for name, (out, _) in said.items()}
+    with ThreadPoolExecutor(2) as pool:
+        said = {
+            name: pool.submit(fit_once, root / name, *arguments, *ranks, timeout_seconds=timeout_seconds)
+            for name, ranks in (("one", []), ("two", TWO_RANKS))
+        }
+    return {name: (root / name / "tiny" / "version_0", each.result()) for name, each in said.items()}

@@ -11,9 +11,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -31,21 +30,19 @@ from visplay.callbacks.curator import TooFewQuestionsError
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health
-from visplay.callbacks.logging import cut_log
 from visplay.callbacks.records.recorder import Recorder
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
-from visplay.callbacks.self_play import SelfPlay, check_dataset
+from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
 from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
 from visplay.commands.configuration import TRAINER_DEFAULTS, construct, expand_home
-from visplay.commands.run_directory import check_idle, check_unused, owned, starting
+from visplay.commands.continuing import begin_run, find_checkpoint, flatten
 from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
 from visplay.foreign_text import visible
 from visplay.judge import JudgeUnavailableError
-from visplay.modules.policy.model_source import check_checkpoint, read_checkpoint
 from visplay.modules.training import GRPOModule
 from visplay.terminal import set_up_log
 
@@ -75,32 +72,6 @@ CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
     "step_checkpoint": (StepCheckpoint, {"class_path": "visplay.callbacks.StepCheckpoint"}),
 }
 """Callbacks of every run, by their keys: of which class, and what they are by default."""
-
-MAY_CHANGE = (
-    "self_play.iterations",
-    "self_play.offload",
-    "rollout.*",
-    "*.tokens_per_micro_batch",
-    "*.gradient_checkpointing",
-    "trainer.max_epochs",
-    "trainer.default_root_dir",
-    "trainer.logger*",
-    "trainer.log_every_n_steps",
-    "trainer.enable_*",
-    "trainer.num_sanity_val_steps",
-    "evaluation.directory",
-    "progress*",
-    "run_record*",
-    "record*",
-    "samples*",
-    "summary*",
-    "checkpoint*",
-    "step_checkpoint*",
-    "ckpt_path",
-    "auto_resume",
-    "weights_only",
-)
-"""Settings, as patterns of their names, that a run may be continued with other values of; docs/reliability.md."""
 
 _UNKNOWN = re.compile(
     r"(?:[Oo]ption|[Kk]ey) ['\"]([\w.]+)['\"] is not|accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)"
@@ -207,35 +178,11 @@ class VisPlayCLI(LightningCLI):
         self.trainer.callbacks.append(beginning)
         config = self.config["fit"]
         with self._rejecting(beginning), ExitStack() as held:
-            settings = _flatten(yaml.safe_load(self._parser("fit").dump(config, skip_none=False)))
+            settings = flatten(yaml.safe_load(self._parser("fit").dump(config, skip_none=False)))
             next(c for c in self.trainer.callbacks if isinstance(c, SelfPlay)).settings = settings
-            ckpt_path = self._begin(ckpt_path, config["auto_resume"], settings, held)
+            ckpt_path = begin_run(self.trainer, ckpt_path, settings, held, auto_resume=config["auto_resume"])
             with _saying_how_it_goes_on(self.trainer, beginning):
                 self.trainer.fit(ckpt_path=ckpt_path, **options)
-
-    def _begin(
-        self, ckpt_path: str | None, auto_resume: bool, settings: Mapping[str, Any], held: ExitStack
-    ) -> str | None:
-        """The file to go on from, and ``held`` has the lock of the run's directory before anything in it is changed."""
-        if auto_resume and ckpt_path not in (None, "last"):
-            raise ValueError(f"auto_resume: looks for the checkpoint itself, got ckpt_path={ckpt_path!r}")
-        trainer = self.trainer
-        first = trainer.is_global_zero  # which starts the other ranks when it has the lock
-        with starting(trainer.default_root_dir) if first else nullcontext():
-            if first and (auto_resume or ckpt_path == "last"):
-                check_idle(list_runs(trainer))
-            if auto_resume:
-                ckpt_path = "last" if list_checkpoints(trainer) else None
-            goes_on, ckpt_path = ckpt_path == "last", find_checkpoint(trainer, ckpt_path, check_continues)
-            log = go_on(trainer, ckpt_path, settings) if goes_on and ckpt_path is not None else {}
-            directory = Path(trainer.log_dir or trainer.default_root_dir)
-            if first:
-                held.enter_context(owned(directory))
-                if not (goes_on or auto_resume):
-                    check_unused(directory)
-                elif ckpt_path is None or directory == Path(ckpt_path).parent.parent:
-                    cut_log(str(directory), log)
-        return ckpt_path
 
     def validate(self, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluate the model on the benchmarks to validate on; ``Evaluation`` shows the scores, not the trainer."""
@@ -310,130 +257,6 @@ class _Unloaded(VisPlayCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         return
-
-
-def find_checkpoint(
-    trainer: Trainer, ckpt_path: str | None, check: Callable[[Trainer, str], None] = lambda trainer, path: None
-) -> str | None:
-    """The file that ``--ckpt_path`` means, known to be a whole checkpoint before any model is loaded.
-
-    ``last`` is the one that was written last, by this or an earlier run of the same name; where that is damaged, the
-    one that the same run wrote before.
-
-    Args:
-        trainer: Knows where runs write.
-        ckpt_path: As it was given.
-        check: Raises a ValueError where a checkpoint, although whole, is not good for what it is wanted for.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is no checkpoint of a run, or not a whole one.
-    """
-
-    def check_whole(path: str) -> None:
-        check_checkpoint(path, "ckpt_path")
-        check(trainer, path)
-
-    if ckpt_path != "last":
-        if ckpt_path is not None:
-            check_whole(ckpt_path)
-        return ckpt_path
-    found = list_checkpoints(trainer)
-    if not found:
-        raise FileNotFoundError(
-            f"ckpt_path: 'last', but no run in {str(_root(trainer))!r} has a checkpoint; give a file, or null"
-        )
-    of_the_run = [path for path in found if path.parent == found[0].parent]
-    for path in of_the_run:
-        try:
-            check_whole(str(path))
-            return str(path)
-        except ValueError as error:
-            if path == of_the_run[-1]:
-                raise
-            logger.warning("%s; the one before is taken", error)
-    raise AssertionError("the last one is returned or raises")
-
-
-def list_runs(trainer: Trainer) -> list[Path]:
-    """Directories of the runs of the same name, or of the one whose version is given."""
-    root, version = _root(trainer), getattr(trainer.logger, "_version", None)
-    if version is None:
-        return [root, *(path for path in root.glob("*") if path.is_dir())]
-    return [root / (version if isinstance(version, str) else f"version_{version}")]
-
-
-def list_checkpoints(trainer: Trainer) -> list[Path]:
-    """The checkpoints of all runs of the same name, the one that was written last first."""
-    directories = [run / "checkpoints" for run in list_runs(trainer)]
-    directories += [Path(c.dirpath) for c in trainer.checkpoint_callbacks if getattr(c, "dirpath", None)]
-    found = {path for directory in directories for path in directory.glob("*.ckpt")}
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-
-
-def _root(trainer: Trainer) -> Path:
-    return Path(getattr(trainer.logger, "root_dir", None) or trainer.default_root_dir)
-
-
-def go_on(trainer: Trainer, ckpt_path: str, settings: Mapping[str, Any]) -> Mapping[str, int]:
-    """Continue a run as the same one, in its directory.
-
-    Args:
-        trainer: Its logger is told the run's version.
-        ckpt_path: A checkpoint of the run.
-        settings: The present ones, by dotted name.
-
-    Returns:
-        Where its log ended when the checkpoint was written, see ``log_position``.
-
-    Raises:
-        ValueError: A setting is another one that would make another run of it.
-    """
-    checkpoint, run = read_checkpoint(ckpt_path), Path(ckpt_path).parent.parent
-    before = checkpoint.get("settings") or settings
-    names = sorted(before.keys() | settings.keys())
-    changed = [name for name in names if before.get(name) != settings.get(name)]
-    rejected = [name for name in changed if not any(fnmatchcase(name, pattern) for pattern in MAY_CHANGE)]
-    if rejected:
-        values = "; ".join(f"{name}: {before.get(name)!r} before, {settings.get(name)!r} now" for name in rejected)
-        raise ValueError(
-            f"ckpt_path: the run was started with other settings, and would be another one with these: {values}. Give "
-            f"them as they were, or the file, {ckpt_path!r}, to start a new run from there"
-        )
-    if any(name.startswith("rollout.") for name in changed):
-        logger.warning("rollout: another engine, or another setting of it, may draw other samples from the same seeds")
-    if run.parent == _root(trainer) and hasattr(trainer.logger, "_version"):
-        trainer.logger._version = run.name  # a logger made by hand takes it as `version`
-    return checkpoint.get("log", {})
-
-
-def _flatten(settings: Any, name: str = "") -> dict[str, Any]:
-    """Settings by dotted name; a list is one value."""
-    if not isinstance(settings, dict) or not settings:
-        return {name: settings}
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flatten(value, f"{name}.{key}" if name else str(key))
-    return flat
-
-
-def check_continues(trainer: Trainer, ckpt_path: str) -> None:
-    """See that a run can be continued from a checkpoint.
-
-    Raises:
-        ValueError: It does not say where its run was, or its phase has learned from a data set that is not there.
-    """
-    self_play = next(callback for callback in trainer.callbacks if isinstance(callback, SelfPlay))
-    state = read_checkpoint(ckpt_path).get("callbacks", {}).get(self_play.state_key)
-    if state is None:
-        raise ValueError(
-            f"ckpt_path: {ckpt_path!r} holds weights alone, from which no run can be continued; export them, and give "
-            "the directory as model.vlm.path"
-        )
-    before = SelfPlay()
-    before.load_state_dict(state)
-    if "generated" in before.phase.drawn:
-        check_dataset(before.dataset, before.dataset_sha256)
 
 
 @contextmanager

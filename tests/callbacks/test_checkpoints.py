@@ -1,6 +1,7 @@
 """Checkpoints within a phase: a run that goes on from any of them equals one that nobody stopped, bit for bit."""
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,23 @@ def test_the_last_two_are_kept_with_their_hashes(tmp_path):
     written = sorted(path.name for path in (tmp_path / "run" / "version_0" / "checkpoints").iterdir())
     names = ["phase-01-step-0001.ckpt", "phase-01-step-0002.ckpt"]
     assert written == sorted(names + [f"{name}.sha256" for name in names])
+
+
+def test_a_directory_that_vanishes_ends_the_run(tmp_path):
+    directory = tmp_path / "run" / "version_0"
+
+    class Removes(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if pl_module.phase.step == 1:
+                shutil.rmtree(directory)
+                directory.mkdir()
+
+    with pytest.raises(FileNotFoundError, match=r"the run's directory was removed since the last step.*version_0"):
+        fit(
+            tmp_path,
+            callbacks=[Removes(), StepCheckpoint(None, every_n_steps=1)],
+            logger=TensorBoardLogger(tmp_path, name="run", version=0),
+        )
 
 
 def test_what_takes_long_to_write_is_written_less_often(tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """The ordinary command on two ranks makes the run that it makes on one."""
 
 import json
+import math
+import shutil
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from two_ranks import fit_on_ranks
+from two_ranks import TWO_RANKS, fit_on_ranks, fit_once
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +21,13 @@ def scalars(directory):
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
     events.Reload()
     return {(tag, e.step): e.value for tag in events.Tags()["scalars"] for e in events.Scalars(tag)}
+
+
+def assert_close(state, expected):
+    """Within 1e-5 of all weights; of a gradient that is all but rounding, AdamW makes a step as of any other."""
+    assert state.keys() == expected.keys()
+    distances = [float((state[name] - weight).norm()) for name, weight in expected.items()]
+    assert math.hypot(*distances) <= 1e-5 * math.hypot(*(float(weight.norm()) for weight in expected.values()))
 
 
 def test_the_summary_is_that_of_one_rank(runs):
@@ -49,9 +58,20 @@ def test_the_log_is_that_of_one_rank(runs):
 def test_the_policies_are_those_of_one_rank(runs):
     for phase in ("phase-00.ckpt", "phase-01.ckpt"):
         states = [torch.load(directory / "checkpoints" / phase)["state_dict"] for directory, _ in runs.values()]
-        assert states[0].keys() == states[1].keys()
-        for name, weight in states[0].items():
-            assert float((weight - states[1][name]).norm()) <= 1e-5 * float(weight.norm()), name
+        assert_close(*states)
+
+
+@pytest.mark.parametrize(("begun", "options"), [("one", TWO_RANKS), ("two", [])])
+def test_a_run_goes_on_on_another_number_of_ranks(runs, tmp_path, begun, options):
+    shutil.copytree(runs[begun][0].parents[1], tmp_path / begun)
+    directory = tmp_path / begun / "tiny" / "version_0"
+    for path in (directory / "checkpoints").iterdir():
+        if not path.name.startswith("phase-00.ckpt"):
+            path.unlink()
+    fit_once(tmp_path / begun, "--auto_resume", *options, cache=runs[begun][0].parents[1] / "tiny-images")
+    assert [path.name for path in directory.parent.iterdir()] == ["version_0"]
+    states = [torch.load(run / "checkpoints" / "phase-01.ckpt")["state_dict"] for run in (directory, runs["one"][0])]
+    assert_close(*states)
 
 
 def test_one_rank_writes_and_speaks(runs):

@@ -67,6 +67,7 @@ class StepCheckpoint(Checkpoint):
         self._writing = False
         self._written = time.monotonic()
         self._seconds = 0.0
+        self._directory: tuple[int, int] | None = None
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
         """Have every checkpoint of the run written whole, with its hash."""
@@ -76,6 +77,7 @@ class StepCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Listen to signals, after the trainer has begun to; it gives them back when it ends."""
         self._state, self._is_current, self._later, self._written = None, True, None, time.monotonic()
+        self._directory = None
         if threading.current_thread() is not threading.main_thread():
             return
         end = signal.getsignal(signal.SIGTERM)
@@ -96,8 +98,9 @@ class StepCheckpoint(Checkpoint):
     ) -> None:
         """Note the state after the step, write it if it is due, and answer a signal that came meanwhile."""
         step = pl_module.phase.step
-        directory = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-        self._path = directory / f"phase-{trainer.current_epoch:02d}-step-{step:04d}.ckpt"
+        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        self._see_directory(directory)
+        self._path = directory / "checkpoints" / f"phase-{trainer.current_epoch:02d}-step-{step:04d}.ckpt"
         self._state, self._is_current = trainer._checkpoint_connector.dump_checkpoint(weights_only=False), True
         elapsed = time.monotonic() - self._written
         due = self.every_n_steps is not None and step % self.every_n_steps == 0
@@ -117,6 +120,19 @@ class StepCheckpoint(Checkpoint):
         """Write the state after the last step, where the process was told to end; an error may have spoiled it."""
         if isinstance(exception, SystemExit):
             self._write(trainer)
+
+    def _see_directory(self, directory: Path) -> None:
+        """See that the run's directory is still the one that it was: writing a file makes one that is gone anew.
+
+        Raises:
+            FileNotFoundError: It is another one, or gone.
+        """
+        status = directory.stat() if directory.is_dir() else None
+        found = None if status is None else (status.st_dev, status.st_ino)
+        if self._directory not in (None, found):
+            what = "is gone" if found is None else "was removed since the last step, and made anew without its files"
+            raise FileNotFoundError(f"trainer.default_root_dir: the run's directory {what}: {str(directory)!r}")
+        self._directory = found
 
     def _answer(self, act: Callable[[], None]) -> None:
         """Answer a signal now, or when the step is over."""
