@@ -9,7 +9,7 @@ EXTRAS = {
     "lora": ["peft>=0.18"],
     "judge": ["openai>=2"],
     "smolvlm2": ["num2words>=0.5.14"],
-    "bench": ["trl==1.16.0", "matplotlib>=3.10,<4"],
+    "bench": ["trl==1.16.0", "matplotlib>=3.10,<4", "psutil>=6"],
     "dev": [
         "hypothesis>=6.100",
         "liger-kernel>=0.8.5,<0.9",
@@ -19,6 +19,7 @@ EXTRAS = {
         "openai>=2",
         "peft>=0.18",
         "pre-commit>=4",
+        "psutil>=6",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.8",

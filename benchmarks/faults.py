@@ -27,7 +27,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.kills import LIMIT_SECONDS, STAGES, Run, differences
+from benchmarks.kills import LIMIT_SECONDS, STAGES, VARIANTS, Run, differences
 
 TIMES_OF_STAGE = dict.fromkeys(STAGES, 2) | {"curation": 1, "data set": 1, "validation": 5}
 """For the how manieth time a run does something when the fault sets in; validations 1 to 3 are those of the base."""
@@ -234,7 +234,7 @@ class FaultyRun(Run):
     """A run of the embedded default in a directory of its own, that something may go wrong in."""
 
     def __init__(self, directory: Path, images: Path, fault: Fault) -> None:
-        super().__init__(directory, images, [*SHORT, *fault.options])
+        super().__init__(directory, images, VARIANTS["two policies"], [*SHORT, *fault.options])
         self.prepare = fault.prepare
 
     def attempt(self, fault: str = "", stage: str = "") -> tuple[int, str]:

@@ -1,11 +1,12 @@
-"""Kills a small run again and again, and compares what comes of it with a run that nobody stopped, bit for bit.
+"""Kills small runs again and again, and compares what comes of each with a run that nobody stopped, bit for bit.
 
-``python -m benchmarks.kills --kills 20 -- --model.init_args.shared_policy=true``: what follows ``--`` are options of
-``visplay fit``. Each run of the embedded default is killed (SIGKILL) a few times, when it does one of ``STAGES`` for
-the first to third time or a moment later, and started again by the same command with ``--auto_resume``, until it ends.
-Compared are the weights, optimizers and state of the loop in its last checkpoint, the generated data, the summary, and
-all that was logged but times. It prints a line per kill, and exits with 1 where anything differs;
-docs/reliability.md has what was measured.
+``python -m benchmarks.kills --kills 7 --variant LoRA -- --model.init_args.seed=1``: so many kills of each of the
+``VARIANTS``, or of those that are named; what follows ``--`` are further options of ``visplay fit``. Each run of the
+embedded default is killed (SIGKILL) a few times, when it does one of ``STAGES`` for the first to third time or a moment
+later, and started again by the same command with ``--auto_resume``, until it ends. Compared are the weights, optimizers
+and state of the loop in its last checkpoint, the generated data, the summary, and all that was logged but times.
+No process, shared memory or unfinished file may outlive a kill. It prints a line per kill and a table of all, and exits
+with 1 where anything differs or is left; docs/reliability.md has what was measured.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -40,11 +43,42 @@ LIMIT_SECONDS = 600
 TIMES = ("_seconds", "_per_second")
 SMALL = [
     *("--data.n_images=24", "--data.heldout_questions=4", "--data.heldout_votes=2"),
+    "--step_checkpoint.every_n_steps=2",
+]
+SMALL_PLAY = (
     *("--self_play.curation.images=8", "--self_play.curation.images_per_batch=4"),
     *("--model.reasoner.voting.votes=4", "--self_play.curation.low=0", "--self_play.curation.high=1"),
     *(f"--model.{role}.grpo.prompts_per_step=2" for role in ("questioner", "reasoner")),
-    *("--model.questioner.grpo.steps=3", "--model.reasoner.grpo.steps=3", "--step_checkpoint.every_n_steps=2"),
-]
+    *(f"--model.{role}.grpo.steps=3" for role in ("questioner", "reasoner")),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kind of run.
+
+    Args:
+        configs: Names of files in ``configs``, the first of which names the run.
+        options: Of ``visplay fit``.
+        stages: Those of ``STAGES`` that it has.
+    """
+
+    configs: tuple[str, ...] = ("tiny",)
+    options: Sequence[str] = SMALL_PLAY
+    stages: Sequence[str] = tuple(STAGES)
+
+
+VARIANTS = {
+    "two policies": Variant(),
+    "shared policy": Variant(options=(*SMALL_PLAY, "--model.init_args.shared_policy=true")),
+    "LoRA": Variant(("tiny", "lora")),
+    "Reasoner alone": Variant(
+        ("tiny_labelled",),
+        ("--model.grpo.prompts_per_step=2", "--model.grpo.steps=3"),
+        ("rollout", "update", "validation", "checkpoint"),
+    ),
+    "vLLM": Variant(("tiny", "vllm"), (*SMALL_PLAY, "--rollout.init_args.engine.cache_gib=0.05")),
+}
 
 
 def fit(arguments: Sequence[str]) -> None:
@@ -80,14 +114,20 @@ class Run:
     Args:
         directory: Where it writes.
         images: Where the rendered images are kept, for all runs.
+        variant: Its kind.
         options: Further options of ``visplay fit``.
+
+    Attributes:
+        left: Processes and shared memory that outlived a kill.
     """
 
-    def __init__(self, directory: Path, images: Path, options: Sequence[str]) -> None:
+    def __init__(self, directory: Path, images: Path, variant: Variant, options: Sequence[str]) -> None:
         self.directory, self.note = directory, directory / "stage"
+        self.versions, self.left = directory / variant.configs[0], list[str]()
         directory.mkdir(parents=True)
         self.options = [
-            *("--config", str(ROOT / "configs" / "tiny.yaml"), *SMALL, "--auto_resume"),
+            *(f"--config={ROOT / 'configs' / name}.yaml" for name in variant.configs),
+            *(*SMALL, *variant.options, "--auto_resume"),
             *(f"--trainer.default_root_dir={directory}", f"--data.cache={images}", *options),
         ]
 
@@ -133,14 +173,21 @@ class Run:
         if ended or time.monotonic() >= limit:
             process.kill()
             raise RuntimeError((self.directory / "log").read_text()[-4000:])
+        if ended == 0:
+            return None
+        parent = psutil.Process(process.pid)
+        children = parent.children(recursive=True)
+        shared = shared_memory([parent, *children])
         process.kill()
         process.wait()
-        return None if ended == 0 else self.note.read_bytes().decode().strip() or "between stages"
+        _, alive = psutil.wait_procs(children, timeout=10)
+        self.left += [f"process {each.pid}" for each in alive] + [name for name in shared if Path(name).exists()]
+        return self.note.read_bytes().decode().strip() or "between stages"
 
     @property
     def version(self) -> Path:
         """The last one; one that was killed before its first checkpoint was started anew."""
-        return max((self.directory / "tiny").iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
+        return max(self.versions.iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
 
     def outcome(self) -> dict[str, Any]:
         """All that came of it, by name."""
@@ -148,12 +195,20 @@ class Run:
         state = {**checkpoint["callbacks"]["SelfPlay"]}
         dataset = Path(state.pop("dataset") or os.devnull)
         facts = {"data set": dataset.read_bytes(), "generated": {}, "summary": ""}
-        for path in (self.version / "generated").glob("*.parquet"):
-            facts["generated"][path.name] = path.read_bytes()
+        for path in [*self.version.glob("generated/*.parquet"), *self.version.glob("generated/*/*.jsonl")]:
+            facts["generated"][str(path.relative_to(self.version))] = path.read_bytes()
         if (self.version / "summary.json").is_file():
             facts["summary"] = (self.version / "summary.json").read_text()
+        facts["unfinished files"] = sorted(path.name for path in self.version.rglob(".*.tmp"))
         kept = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "learners", "random")}
         return facts | kept | {"loop": state, "curves": curves(self.version)}
+
+
+def shared_memory(processes: Sequence[psutil.Process]) -> list[str]:
+    """Files in /dev/shm that processes have mapped, on Linux."""
+    maps = (Path(f"/proc/{each.pid}/maps") for each in processes)
+    lines = (line for path in maps if path.is_file() for line in path.read_text().splitlines())
+    return sorted({line[line.index("/dev/shm/") :] for line in lines if "/dev/shm/" in line})
 
 
 def curves(directory: Path) -> dict[str, list[tuple]]:
@@ -191,42 +246,53 @@ def differences(left: Any, right: Any, name: str = "") -> list[str]:
     return [] if left == right else [name]
 
 
-def measure(directory: Path, kills: int, options: Sequence[str], seed: int = 0, per_run: int = 5) -> Counter[str]:
+def measure(
+    directory: Path, variant: Variant, kills: int, options: Sequence[str], seed: int = 0, per_run: int = 5
+) -> tuple[Counter[str], list[str]]:
     """Kill runs, and compare each with one that nobody stopped.
 
     Args:
         directory: Where they write.
+        variant: Their kind.
         kills: How often, in all.
         options: Further options of ``visplay fit``.
         seed: Of the moments.
         per_run: Kills of one run.
 
     Returns:
-        Kills by what the run was doing.
-
-    Raises:
-        AssertionError: A run came out otherwise.
+        Kills by what the run was doing; and, by name, what came out otherwise or was left behind.
     """
-    whole = Run(directory / "whole", directory / "images", options)
+    whole = Run(directory / "whole", directory / "images", variant, options)
     whole.finish()
     expected = whole.outcome()
-    draw, counts, number, stages = random.Random(seed), Counter[str](), 0, cycle(STAGES)
+    draw, counts, number, stages = random.Random(seed), Counter[str](), 0, cycle(variant.stages)
+    faults, stage = list[str](), next(stages)
     while counts.total() < kills:
         number += 1
-        run = Run(directory / f"killed-{number}", directory / "images", options)
+        run = Run(directory / f"killed-{number}", directory / "images", variant, options)
         for _ in range(min(per_run, kills - counts.total())):
-            stage, occurrence = next(stages), draw.randint(1, 3)
-            found = run.kill(stage, occurrence, draw.uniform(0, 0.2))
-            if found is None:
+            occurrence, after_seconds = draw.randint(1, 3), draw.choice((0, draw.uniform(0, 0.05)))
+            found = run.kill(stage, occurrence, after_seconds)
+            if found is None:  # it came to its end; the next run is killed there
                 break
             counts[found] += 1
             print(f"run {number}: killed in {found} (aimed at {stage}, number {occurrence})", flush=True)
+            stage = next(stages)
         else:
             run.finish()
-        differing = differences(expected, run.outcome())
-        print(f"run {number}: {len(differing)} differences {differing[:5]}", flush=True)
-        assert not differing, f"run {number} differs from the undisturbed one: {differing}"
-    return counts
+        found_otherwise = differences(expected, run.outcome()) + run.left
+        print(f"run {number}: {len(found_otherwise)} differences {found_otherwise[:5]}", flush=True)
+        faults += [f"run {number}: {name}" for name in found_otherwise]
+    return counts, faults
+
+
+def format_table(counts: Mapping[str, Counter[str]]) -> str:
+    """Kills by stage (rows) and variant (columns), in Markdown."""
+    stages = [*STAGES, "between stages"]
+    rows = [["killed in", *counts], ["---"] * (len(counts) + 1)]
+    rows += [[stage, *(str(each[stage]) for each in counts.values())] for stage in stages]
+    rows += [["in all", *(str(each.total()) for each in counts.values())]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
@@ -235,19 +301,24 @@ def main() -> None:
         fit(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="how often, in all")
+    parser.add_argument("--kills", type=int, default=8, help="how often, of each variant")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="may be given again; all without any")
     parser.add_argument("--iterations", type=int, default=3, help="of each run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     given = sys.argv[1:]
     end = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:end])
     further = [f"--self_play.iterations={options.iterations}", *given[end + 1 :]]
-    with tempfile.TemporaryDirectory(prefix="visplay-kills-") as directory:
-        try:
-            counts = measure(Path(directory), options.kills, further, options.seed)
-        except AssertionError as error:
-            sys.exit(str(error))
-    print("kills: " + ", ".join(f"{count} in {stage}" for stage, count in counts.most_common()))
+    counts: dict[str, Counter[str]] = {}
+    faults: dict[str, list[str]] = {}
+    for name in options.variant or VARIANTS:
+        print(f"{name}:", flush=True)
+        with tempfile.TemporaryDirectory(prefix="visplay-kills-") as directory:
+            place, variant = Path(directory), VARIANTS[name]
+            counts[name], faults[name] = measure(place, variant, options.kills, further, options.seed)
+    print(format_table(counts))
+    if found := [f"{name}, {fault}" for name in faults for fault in faults[name]]:
+        sys.exit("\n".join(found))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def _large(vocabulary: int, width: int, inner: int, layers: int, heads: int, key
 SHAPES = {
     "tiny": Shape(side=56),
     "20m": _small(384, 1152, 8, 6, depth=6, full=[2, 5]),
+    "100m": _small(768, 2048, 14, 12, depth=6, full=[2, 5]),
+    "300m": _small(1024, 4096, 18, 16, depth=6, full=[2, 5]),
     "8m": _small(256, 768, 6, 4, depth=3, full=[2]),
     "3b": _large(151936, 2048, 11008, layers=36, heads=16, keys=2, tied=True),
     "7b": _large(152064, 3584, 18944, layers=28, heads=28, keys=4),

@@ -75,6 +75,12 @@ def test_a_run_goes_on_as_itself(whole, killed, how):
     check(fit(killed.parents[2], how), whole)
 
 
+def test_what_a_kill_left_unfinished_is_removed(whole, killed):
+    (killed / "checkpoints" / ".phase-01.ckpt.999-0a1b2c3d.tmp").write_bytes(b"half")
+    check(fit(killed.parents[2], "--auto_resume"), whole)
+    assert not list(killed.rglob(".*.tmp"))
+
+
 def test_a_damaged_checkpoint_is_passed_over(whole, killed, caplog):
     newest = killed / "checkpoints" / "phase-01-step-0001.ckpt"
     data = bytearray(newest.read_bytes())

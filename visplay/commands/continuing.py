@@ -16,6 +16,7 @@ from visplay.callbacks.logging import cut_log
 from visplay.callbacks.run_record import RUN_FILE
 from visplay.callbacks.self_play import SelfPlay, check_dataset
 from visplay.commands.run_directory import check_idle, check_unused, owned, starting
+from visplay.data.files import remove_unfinished
 from visplay.modules.policy.model_source import check_checkpoint, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ def begin_run(
                 check_unused(directory)
             elif ckpt_path is None or directory == Path(ckpt_path).parent.parent:
                 cut_log(str(directory), log)
+                remove_unfinished(directory)
     return ckpt_path
 
 

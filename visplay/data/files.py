@@ -105,6 +105,12 @@ def json_line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what killed processes left of ``replacing``, in a directory and below it; none may be writing there."""
+    for path in directory.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def sha256(path: Path) -> str:
     """Hash a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:
