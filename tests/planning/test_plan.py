@@ -10,6 +10,7 @@ from visplay.__main__ import main
 from visplay.cli import instantiate
 from visplay.planning.activations import Precision
 from visplay.planning.amounts import disk_bytes, host_bytes, phase_amounts
+from visplay.planning.plan_tables import notes
 from visplay.planning.reading import given_device, read_settings
 from visplay.planning.run_plan import make_plan, micro_batches
 from visplay.planning.suggestions import suggestions
@@ -223,6 +224,15 @@ def test_whatever_is_advised_makes_the_problem_go_away(read, config, shape):
             for way in ways:
                 left = make_plan(way[-1].settings).problems
                 assert problem.kind not in {each.kind for each in left}
+
+
+def test_each_of_several_ranks_needs_what_one_does(read):
+    alone = make_plan(read("qwen2_5_vl_3b", "3b"))
+    ranks = make_plan(read("qwen2_5_vl_3b", "3b", "--trainer.strategy=ddp", "--trainer.devices=8"))
+    assert ranks.stages == alone.stages
+    assert any("the CPU memory of 8 on one machine is as many times that" in note for note in notes(ranks))
+    sharded = make_plan(read("qwen2_5_vl_3b", "3b", "--trainer.strategy=fsdp", "--trainer.devices=8"))
+    assert any("not in this version" in note for note in notes(sharded))
 
 
 def test_sharded_over_eight_devices_it_fits(read):
