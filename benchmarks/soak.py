@@ -40,7 +40,9 @@ LIMITS = {  # of growth, in all steps that count
     "temporary files": 1,
     "files of the run": 1,
 }
-BY_DESIGN = (
+BY_DESIGN = (  # what each phase or iteration adds
+    *("checkpoints/phase-??.ckpt*", "generated/*.parquet", "generated/*/*", "evaluation/*/*"),
+)
     "checkpoints/phase-??.ckpt*",
     "generated/*.parquet",
     "generated/*/*",

@@ -1,14 +1,17 @@
 """The ordinary command on two ranks makes the run that it makes on one."""
 
 import json
-import math
 import shutil
+import time
 
+import psutil
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from two_ranks import TWO_RANKS, fit_on_ranks, fit_once
+from two_ranks import ON_TWO, SMALL, assert_close, fit_on_ranks, kill_all, start_fit
+
+pytestmark = pytest.mark.timeout(900)  # three processes, which load all there is
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +24,6 @@ def scalars(directory):
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
     events.Reload()
     return {(tag, e.step): e.value for tag in events.Tags()["scalars"] for e in events.Scalars(tag)}
-
-
-def assert_close(state, expected):
-    """Within 1e-5 of all weights; of a gradient that is all but rounding, AdamW makes a step as of any other."""
-    assert state.keys() == expected.keys()
-    distances = [float((state[name] - weight).norm()) for name, weight in expected.items()]
-    assert math.hypot(*distances) <= 1e-5 * math.hypot(*(float(weight.norm()) for weight in expected.values()))
 
 
 def test_the_summary_is_that_of_one_rank(runs):
@@ -61,14 +57,20 @@ def test_the_policies_are_those_of_one_rank(runs):
         assert_close(*states)
 
 
-@pytest.mark.parametrize(("begun", "options"), [("one", TWO_RANKS), ("two", [])])
+@pytest.mark.parametrize(("begun", "options"), [("one", ON_TWO), ("two", [])])
 def test_a_run_goes_on_on_another_number_of_ranks(runs, tmp_path, begun, options):
     shutil.copytree(runs[begun][0].parents[1], tmp_path / begun)
     directory = tmp_path / begun / "tiny" / "version_0"
     for path in (directory / "checkpoints").iterdir():
         if not path.name.startswith("phase-00.ckpt"):
             path.unlink()
-    fit_once(tmp_path / begun, "--auto_resume", *options, cache=runs[begun][0].parents[1] / "tiny-images")
+    cache = f"--data.cache={runs[begun][0].parents[1] / 'tiny-images'}"
+    again = start_fit(tmp_path / begun, *SMALL, *options, cache, "--auto_resume")
+    try:
+        _, error = again.communicate(timeout=600)
+    finally:
+        kill_all(again)
+    assert again.returncode == 0, error[-3000:]
     assert [path.name for path in directory.parent.iterdir()] == ["version_0"]
     states = [torch.load(run / "checkpoints" / "phase-01.ckpt")["state_dict"] for run in (directory, runs["one"][0])]
     assert_close(*states)
@@ -82,3 +84,23 @@ def test_one_rank_writes_and_speaks(runs):
     assert {path.name for path in directory.parent.iterdir()} == {"version_0"}
     ranks = {file.stem.rpartition("-")[2] for file in (directory / "evaluation" / "iteration-1").glob("*.jsonl")}
     assert ranks == {"rank0", "rank1"}
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_is_killed_ends_the_run(tmp_path, killed):
+    long = "--model.questioner.init_args.grpo.steps=1000"
+    each_step = "--step_checkpoint.init_args.every_n_steps=1"
+    first = start_fit(tmp_path, *SMALL, *ON_TWO, long, each_step, "--trainer.num_sanity_val_steps=0")
+    try:
+        checkpoints = tmp_path / "tiny" / "version_0" / "checkpoints"
+        while not list(checkpoints.glob("*.ckpt")):
+            assert first.poll() is None, first.stderr.read()[-3000:]
+            time.sleep(0.1)
+        (second,) = (p for p in psutil.Process(first.pid).children() if "visplay.__main__" in p.cmdline())
+        ranks = [psutil.Process(first.pid), second]
+        ranks[killed].kill()
+        assert first.wait(timeout=120) != 0
+        gone, alive = psutil.wait_procs([second], timeout=120)
+        assert (gone, alive) == ([second], [])
+    finally:
+        kill_all(first)

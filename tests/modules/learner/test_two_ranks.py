@@ -7,6 +7,7 @@ import torch
 
 from two_ranks import run_ranks
 
+pytestmark = pytest.mark.timeout(900)  # two processes, which load all there is
 LEARNED = ["tied embeddings", "frozen vision tower", "refilled", "one group", "lora", "shared policy"]
 
 
