@@ -41,13 +41,11 @@ LIMITS = {  # of growth, in all steps that count
     "files of the run": 1,
 }
 BY_DESIGN = (  # what each phase or iteration adds
-    *("checkpoints/phase-??.ckpt*", "generated/*.parquet", "generated/*/*", "evaluation/*/*"),
-)
     "checkpoints/phase-??.ckpt*",
     "generated/*.parquet",
     "generated/*/*",
     "evaluation/*/*",
-)  # each phase or iteration adds them
+)
 KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8"}  # one is compiled for each shape of inputs, and 1,024 are kept
 VLLM = ["--rollout=visplay.callbacks.VLLMRollout", "--rollout.init_args.engine.cache_gib=0.05"]  # soon filled
 ROLES = ("questioner", "reasoner")
