@@ -29,7 +29,7 @@ WAYS = {
     "in full, one device of 80 GB": (GIB, ()),
     "in full, one device of 141 GB": (LARGE_GIB, ()),
     "with lora.yaml, one device of 80 GB": (GIB, (f"--config={ROOT / 'configs/lora.yaml'}",)),
-    "in full, eight devices of 80 GB, weights cut over all (several devices: not in this version)": (GIB, EIGHT),
+    "in full, eight devices of 80 GB, weights cut over all (not in this version)": (GIB, EIGHT),
 }
 Plans = dict[str, dict[str, Plan]]
 """By configuration, and by way."""
