@@ -294,15 +294,27 @@ class TestWarnings:
         noise().save(tmp_path / "a.bmp")
         assert decode_image((tmp_path / "a.bmp").read_bytes()).size == (64, 48)
 
-    def test_filters_are_as_before_after_many_threads(self, tmp_path, noisy):
+    def test_are_errors_elsewhere_while_a_thread_decodes(self, tmp_path, noisy, monkeypatch):
+        begun, ended = threading.Event(), threading.Event()
+
+        def convert(image):
+            begun.set()
+            assert ended.wait(20)
+            warnings.warn("odd colours", stacklevel=1)
+            return original(image)
+
+        original = decoding.to_rgb
+        monkeypatch.setattr(decoding, "to_rgb", convert)
         noise().save(tmp_path / "a.bmp")
-        data = (tmp_path / "a.bmp").read_bytes()
-        before = list(warnings.filters)
-        with ThreadPoolExecutor(8) as pool:
-            assert len(list(pool.map(decode_image, [data] * 200))) == 200
-        assert warnings.filters == before
-        with pytest.raises(UserWarning, match="still an error"):
-            warnings.warn("still an error", stacklevel=1)
+        with ThreadPoolExecutor(1) as pool:
+            decoded = pool.submit(decode_image, (tmp_path / "a.bmp").read_bytes())
+            assert begun.wait(20)
+            with warnings.catch_warnings(), pytest.raises(UserWarning, match="still an error"):
+                warnings.warn("still an error", stacklevel=1)
+            ended.set()
+            assert decoded.result().size == (64, 48)
+        with pytest.raises(UserWarning, match="and now"):
+            warnings.warn("and now", stacklevel=1)
 
 
 class TestLargeImages:

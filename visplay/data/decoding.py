@@ -12,7 +12,7 @@ from functools import reduce
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
@@ -136,28 +136,28 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-class _Silence:
-    """Ignores warnings as long as any thread is inside; ``warnings.catch_warnings`` alone is not made for threads."""
+class _Silence(threading.local):
+    """Ignores warnings in the thread that is inside; what ``warnings.catch_warnings`` does, it does to all threads.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._caught = warnings.catch_warnings()
+    It is the message of a filter, which is asked whether it matches: everything inside, and nothing elsewhere.
+    """
+
+    inside = False
+
+    def match(self, message: str) -> bool:
+        """Whether the thread that warns is inside."""
+        return self.inside
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._caught = warnings.catch_warnings(action="ignore")
-                self._caught.__enter__()
+        filters: list[Any] = warnings.filters  # type: ignore[assignment]
+        if not filters or filters[0][1] is not self:
+            filters.insert(0, ("ignore", self, Warning, None, 0))
+        self.inside = True
         try:
             yield
         finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._caught.__exit__(None, None, None)
+            self.inside = False
 
 
 # What an image's odd metadata warns about must neither fill the log nor, where warnings are errors, cost the image.
