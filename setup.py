@@ -48,6 +48,7 @@ setup(
         "omegaconf>=2.3",
         "torchmetrics>=1.8",
         "datasets>=5,<6",
+        "fsspec>=2023.1",
         "pyarrow>=21",
         "pillow>=11",
         "tensorboard>=2.20",

@@ -21,6 +21,7 @@ from visplay.callbacks import Health, Limit
 from visplay.cli import VisPlayCLI, run
 from visplay.commands.continuing import find_checkpoint
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
+from visplay.data.image_stream import Streaming
 from visplay.data.module import ImageSource, LabelledSource
 from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
 from visplay.tiny import ANSWER, ASK, BASE, QUESTION_KINDS
@@ -88,6 +89,10 @@ def test_a_table_of_images_keeps_its_column(parse):
     config = _config("qwen2_5_vl_3b")
     expected = ImageSource("LMMs-Lab-Turtle/Vision-SR1-47K", column="images")
     assert parse(config).datamodule.image_source == expected
+    streamed = parse(config, "--data.images.streaming=true").datamodule.image_source
+    assert streamed == replace(expected, streaming=True)
+    streamed = parse(config, "--data.images.streaming={shuffle_buffer: 50}").datamodule.image_source
+    assert streamed == replace(expected, streaming=Streaming(shuffle_buffer=50))
     moved = parse(config, "--data.images.path=x.parquet").datamodule.image_source
     assert moved == replace(expected, path="x.parquet")
     labelled = parse(config, "--data.labelled={path: y.parquet, split: test}").datamodule.labelled_source

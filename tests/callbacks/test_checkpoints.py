@@ -6,6 +6,8 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning import Callback
@@ -13,13 +15,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data.rows import encode
 from helpers import Scripted, plain_image
 from runs import CONFIG, CURATION, fit, script, write_plain_images
 from visplay.callbacks import Diagnostics, SampleLogger, SelfPlay, StepCheckpoint
 from visplay.callbacks.checkpoints import DurableCheckpointIO
 from visplay.callbacks.logging import cut_log
 from visplay.data.generated import write_examples
-from visplay.data.module import LabelledSource, SelfPlayData
+from visplay.data.image_stream import Streaming
+from visplay.data.module import ImageSource, LabelledSource, SelfPlayData
 from visplay.data.table_collections import Columns
 from visplay.modules import Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting
 from visplay.modules.learner.grpo import GRPO
@@ -57,7 +61,17 @@ def make_data(kind, root):
         rows = [Example(f"g{n}", plain_image(n), f"What is {n}?", str(n)) for n in range(7)]
         write_examples(path, rows)
         labelled = LabelledSource(str(path), columns=Columns(key="key"))
-    return SelfPlayData(write_plain_images(root / "images"), labelled, silver_fraction=0.4)
+    images = write_shards(root / "shards") if kind == "a stream" else write_plain_images(root / "images")
+    return SelfPlayData(images, labelled, silver_fraction=0.4)
+
+
+def write_shards(directory):
+    """Eleven images in three parquet files, two to a row group."""
+    directory.mkdir(exist_ok=True)
+    for shard, numbers in enumerate((range(4), range(4, 5), range(5, 11))):
+        rows = pa.table({"image": [encode(number, size=(56, 56)) for number in numbers]})
+        pq.write_table(rows, directory / f"{shard}.parquet", row_group_size=2)
+    return ImageSource(str(directory), streaming=Streaming(shuffle_buffer=4, prefetch=2))
 
 
 def run(kind, root, name="run", ckpt=None, further=(), iterations=1):
@@ -107,6 +121,7 @@ KINDS = [
     "a Reasoner alone",
     "labelled and generated",
     "KL from the base",
+    "a stream",
 ]
 
 

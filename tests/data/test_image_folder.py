@@ -137,6 +137,11 @@ class TestSkipped:
         assert "1 without a suffix" in said
         assert "; .heic can be read where pillow-heif is installed" in said
 
+    def test_tars_are_no_images_of_a_directory(self, tmp_path):
+        (tmp_path / "0.tar").touch()
+        with pytest.raises(ValueError, match="left out 1 .tar; .tar files are read with streaming: true"):
+            ImageFolder(tmp_path)
+
     def test_what_is_left_out_is_said_where_nothing_is_left(self, tmp_path):
         for number in range(3):
             (tmp_path / f"IMG_{number}.heic").touch()

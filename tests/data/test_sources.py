@@ -150,7 +150,7 @@ class TestBadSources:
 
     def test_neither_parquet_nor_arrow(self, tmp_path):
         (tmp_path / "a.csv").write_text("problem,answer")
-        with pytest.raises(ValueError, match=r"source: '.*a\.csv' is neither a parquet nor an arrow file; give"):
+        with pytest.raises(ValueError, match=r"source: '.*a\.csv' is no \.parquet or \.arrow file; give"):
             open_table(tmp_path / "a.csv")
         with pytest.raises(ValueError, match="holds neither parquet nor arrow files"):
             open_table(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from visplay.data.image_folder import UnusableItemError
 from visplay.functional.phases import permuted_indices
@@ -23,6 +23,14 @@ class Collection(Protocol):
         """One item, or ``UnusableItemError``."""
 
 
+@runtime_checkable
+class Stream(Collection, Protocol):
+    """A collection that is quick in an order of its own only."""
+
+    def schedule(self, start: int, count: int, seed: int) -> list[int]:
+        """Indices of the items at ``count`` positions of the seeded order, which are about to be asked for."""
+
+
 class Drawable(Protocol):
     """Anything that gives the next items."""
 
@@ -35,7 +43,7 @@ class NothingUsableError(ValueError):
 
 
 class Draws:
-    """Draws items in a seeded order; every item comes once before any repeats.
+    """Draws items in a seeded order, a permutation or a ``Stream``'s own; every item comes once before any repeats.
 
     An item that turns out unusable is counted, and the next one takes its place.
 
@@ -78,7 +86,7 @@ class Draws:
         missed = 0
         while len(drawn) < count:
             missing = count - len(drawn)
-            for index in permuted_indices(self.position, missing, len(self.items), self.seed):
+            for index in self._next_indices(missing):
                 try:
                     item = self.items[index]
                     if (reason := self.why_not(item)) is not None:
@@ -93,6 +101,11 @@ class Draws:
                 some = "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[:_SHOWN_REASONS])
                 raise NothingUsableError(f"items: none of the {len(self.items)} can be used, for example {some}")
         return drawn
+
+    def _next_indices(self, count: int) -> list[int]:
+        if isinstance(self.items, Stream):
+            return self.items.schedule(self.position, count, self.seed)
+        return permuted_indices(self.position, count, len(self.items), self.seed)
 
 
 @dataclass

@@ -141,10 +141,13 @@ class ImageFolder(Dataset[UnlabeledImage]):
 
 
 def _advise(left_out: LeftOut) -> str:
-    """What is needed to read the photographs among what is left out."""
+    """What is needed to read the images among what is left out."""
     needed = [suffix for suffix in (".avif", ".heic", ".heif", ".hif") if suffix in left_out.suffixes]
     packages = "pillow 11.3 or pillow-heif" if ".avif" in needed else "pillow-heif"
-    return f"; {' and '.join(needed)} can be read where {packages} is installed" if needed else ""
+    advice = [f"{' and '.join(needed)} can be read where {packages} is installed"] if needed else []
+    if ".tar" in left_out.suffixes:
+        advice.append(".tar files are read with streaming: true")
+    return "".join(f"; {text}" for text in advice)
 
 
 def _list_images(root: Path, left_out: LeftOut) -> tuple[list[str], dict[str, str]]:

@@ -16,6 +16,7 @@ from visplay.data.decoding import ImageLimits
 from visplay.data.draws import Draws, MixedDraws
 from visplay.data.generated import GeneratedDataset
 from visplay.data.image_folder import ImageFolder
+from visplay.data.image_stream import ImageStream, Streaming
 from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example
 
@@ -27,11 +28,13 @@ class ImageSource:
     """Where unlabeled images are.
 
     Args:
-        path: A directory of image files, a parquet or arrow file or a directory of them, or a name on the Hub.
+        path: A directory of image files, a parquet or arrow file or a directory of them, or a name on the Hub; a stream
+            takes parquet and tar files.
         split: Split of a table.
         revision: Branch, tag or commit on the Hub.
         column: Column of a table that holds the images; null looks for one of the usual names.
         limits: Images that break them are skipped.
+        streaming: Whether shards are read part by part, without a copy on this machine's disk, and how.
     """
 
     path: str
@@ -39,9 +42,13 @@ class ImageSource:
     revision: str | None = None
     column: str | None = None
     limits: ImageLimits = ImageLimits()  # noqa: RUF009 (frozen)
+    streaming: Streaming | bool = False
 
-    def open(self) -> ImageFolder | ImageTable:
+    def open(self) -> ImageFolder | ImageTable | ImageStream:
         """The collection."""
+        if self.streaming:
+            how = self.streaming if isinstance(self.streaming, Streaming) else Streaming()
+            return ImageStream(self.path, self.split, self.revision, self.column, self.limits, how)
         return open_images(self.path, self.split, self.revision, self.column, self.limits)
 
 
@@ -112,10 +119,10 @@ class SelfPlayData(LightningDataModule):
         self.silver: GeneratedDataset | None = None
         self.answered_keys: Callable[[Benchmark], Collection[str]] = lambda benchmark: ()
         self._benchmarks: dict[EvaluationStage, Sequence[Benchmark]] = {}
-        self._images: ImageFolder | ImageTable | None = None
+        self._images: ImageFolder | ImageTable | ImageStream | None = None
 
     @property
-    def images(self) -> ImageFolder | ImageTable:
+    def images(self) -> ImageFolder | ImageTable | ImageStream:
         """The unlabeled images; a ValueError if there are none."""
         if self._images is None:
             raise ValueError(

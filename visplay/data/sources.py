@@ -7,6 +7,7 @@ import glob
 import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,10 @@ from visplay.data.hub_names import check_reachable
 
 logger = logging.getLogger(__name__)
 
-ALLOWED = (
-    "give a .parquet or .arrow file, a pattern of such files, a directory that holds them or that save_to_disk wrote, "
-    "or a name on the Hugging Face Hub, owner/name or owner/name@split"
-)
+TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+SHARDS = {".parquet": "parquet", ".tar": "tar"}
+"""Suffixes and kinds of the files that are opened as a table, and of those that are read as a stream."""
 
-_KINDS = {".parquet": "parquet", ".arrow": "arrow"}
 _HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<split>[\w.]+))?")
 _SPLITS = {"train": "train training", "validation": "validation valid val dev", "test": "test testing eval evaluation"}
 _WORDS = {word: split for split, words in _SPLITS.items() for word in words.split()}
@@ -41,12 +40,12 @@ class Origin:
     """What a source turned out to be.
 
     Args:
-        kind: ``parquet``, ``arrow``, ``saved`` (by ``save_to_disk``) or ``hub``.
+        kind: ``parquet``, ``arrow``, ``tar``, ``saved`` (by ``save_to_disk``) or ``hub``.
         path: The file, pattern, directory or name on the Hub.
         split: The split to read; None for the only one.
         name: Short and stable, for keys: the file's stem, the directory's name or the name on the Hub.
         directory: Where relative paths in the table start; None for the Hub.
-        files: The files of each split, for ``parquet`` and ``arrow``.
+        files: The files of each split, for ``parquet``, ``arrow`` and ``tar``.
     """
 
     kind: str
@@ -80,23 +79,29 @@ def open_table(source: str | Path, split: str | None = "train", revision: str | 
     return open_origin(find_origin(source, split), revision)
 
 
-def find_origin(source: str | Path, split: str | None = "train") -> Origin:
-    """Tell what a source is, without opening it; see ``open_table``, also for the errors."""
+def find_origin(source: str | Path, split: str | None = "train", kinds: Mapping[str, str] = TABLES) -> Origin:
+    """Tell what a source is, without opening it; see ``open_table``, also for the errors.
+
+    Args:
+        source: A file, a pattern, a directory or a name on the Hub.
+        split: Name of a split; None for the only one.
+        kinds: Files that are taken, kind by suffix.
+    """
     if split is not None and not re.fullmatch(r"[\w.]+", split):
         raise ValueError(f"split: {split!r} must be the name of a split, without a slice, or None for the only one")
     text = str(source)
     if os.path.isdir(text):
-        return _find_in_directory(Path(text), split)
+        return _find_in_directory(Path(text), split, kinds)
     if os.path.exists(text):
-        return _find_files(text, [text], split)
+        return _find_files(text, [text], split, kinds)
     if glob.has_magic(text):
         named = Path(text).parts
         found = [path for path in glob.glob(text, recursive=True) if os.path.isfile(path)]
         meant = [path for path in found if not any(is_hidden(part) and part not in named for part in Path(path).parts)]
-        return _find_files(text, sorted(meant), split)
+        return _find_files(text, sorted(meant), split, kinds)
     hub = _HUB_NAME.fullmatch(text)
-    if hub is None or Path(text).suffix in _KINDS:
-        raise FileNotFoundError(f"source: {text!r} does not exist; {ALLOWED}")
+    if hub is None or Path(text).suffix in kinds:
+        raise FileNotFoundError(f"source: {text!r} does not exist; {allowed(kinds)}")
     split = hub["split"] or split
     return Origin("hub", hub["name"], split, hub["name"], None, {})
 
@@ -105,10 +110,10 @@ def open_origin(origin: Origin, revision: str | None = None) -> datasets.Dataset
     """Open what ``find_origin`` found, see ``open_table``; the table knows the name of its split."""
     table = _load(origin, revision)
     if isinstance(table, datasets.DatasetDict):
-        split = _check_split(origin.path, origin.split, list(table))
+        split = check_split(origin.path, origin.split, list(table))
         table = table[split]
     else:
-        split = _check_split(origin.path, origin.split, [str(table.split or "train")])
+        split = check_split(origin.path, origin.split, [str(table.split or "train")])
     pa.default_memory_pool().release_unused()  # what a conversion took
     if not len(table):
         raise ValueError(f"source: {origin.path!r} must hold at least one row, got none")
@@ -133,6 +138,21 @@ def list_files(directory: str | Path, left_out: LeftOut | None = None) -> list[s
     return sorted(found)
 
 
+def list_hub_files(origin: Origin, revision: str | None = None) -> list[str]:
+    """Addresses of the files of a data set on the Hub, at the commit that the revision is now.
+
+    Raises:
+        OSError: If the Hub cannot be reached or has no such data set.
+        ValueError: If there is no such split.
+    """
+    try:
+        check_reachable(origin.path, "dataset")
+        splits = datasets.load_dataset_builder(origin.path, revision=revision).config.data_files or {}
+    except _LIBRARY_ERRORS as error:
+        raise _not_on_hub(origin, error, allowed(SHARDS)) from error
+    return list(splits[check_split(origin.path, origin.split, list(map(str, splits)))])
+
+
 def is_saved(directory: Path) -> bool:
     """Whether ``save_to_disk`` wrote this directory."""
     return (directory / "dataset_dict.json").is_file() or (directory / "state.json").is_file()
@@ -140,57 +160,69 @@ def is_saved(directory: Path) -> bool:
 
 def is_table(path: str) -> bool:
     """Whether a file is a table by its extension."""
-    return Path(path).suffix.lower() in _KINDS
+    return Path(path).suffix.lower() in TABLES
 
 
-def _find_in_directory(directory: Path, split: str | None) -> Origin:
+def allowed(kinds: Mapping[str, str] = TABLES) -> str:
+    """What a source may be, for the end of an error."""
+    saved = " or that save_to_disk wrote" if kinds is TABLES else ""
+    return (
+        f"give a {' or '.join(kinds)} file, a pattern of such files, a directory that holds them{saved}, "
+        "or a name on the Hugging Face Hub, owner/name or owner/name@split"
+    )
+
+
+def check_split(source: str, split: str | None, known: Sequence[str]) -> str:
+    """The split that is meant, the only one for None; a ValueError if there is none of that name."""
+    if split is None and len(known) == 1:
+        return known[0]
+    if split is None or split not in known:
+        raise ValueError(f"split: {split!r} is no split of {source!r}; it has {sorted(known)}")
+    return split
+
+
+def _find_in_directory(directory: Path, split: str | None, kinds: Mapping[str, str]) -> Origin:
     name = directory.resolve().name
-    if is_saved(directory):
+    if kinds is TABLES and is_saved(directory):
         return Origin("saved", str(directory), split, name, directory, {})
     left_out = LeftOut()
     there = list_files(directory, left_out)
-    files = [path for path in there if is_table(path)]
-    left_out.count(path for path in there if not is_table(path))
+    files = [path for path in there if Path(path).suffix.lower() in kinds]
+    left_out.count(path for path in there if Path(path).suffix.lower() not in kinds)
     if not files:
-        holds = f"holds neither parquet nor arrow files, but {left_out or 'nothing'}"
-        raise ValueError(f"source: the directory {str(directory)!r} {holds}; {ALLOWED}")
+        holds = f"holds neither {' nor '.join(kinds.values())} files, but {left_out or 'nothing'}"
+        raise ValueError(f"source: the directory {str(directory)!r} {holds}; {allowed(kinds)}")
     if left_out:
-        logger.warning("%s: %d tables, left out %s", directory, len(files), left_out)
+        logger.warning(
+            "%s: %d %s, left out %s", directory, len(files), "tables" if kinds is TABLES else "shards", left_out
+        )
     splits: dict[str, list[str]] = {}
     for path in files:
         words = re.split(r"[\W_\d]+", os.path.splitext(os.path.relpath(path, directory))[0].lower())
         of = next((_WORDS[word] for word in reversed(words) if word in _WORDS), "train")
         splits.setdefault(of, []).append(path)
-    split = _check_split(str(directory), split, list(splits))
-    return Origin(_kind(str(directory), splits[split]), str(directory), split, name, directory, splits)
+    split = check_split(str(directory), split, list(splits))
+    return Origin(_kind(str(directory), splits[split], kinds), str(directory), split, name, directory, splits)
 
 
-def _find_files(pattern: str, files: list[str], split: str | None) -> Origin:
+def _find_files(pattern: str, files: list[str], split: str | None, kinds: Mapping[str, str]) -> Origin:
     if not files:
-        raise FileNotFoundError(f"source: no file matches {pattern!r}; {ALLOWED}")
-    split = _check_split(pattern, split, ["train"])
-    kind = _kind(pattern, files)
+        raise FileNotFoundError(f"source: no file matches {pattern!r}; {allowed(kinds)}")
+    split = check_split(pattern, split, ["train"])
+    kind = _kind(pattern, files, kinds)
     directory = Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
     path = Path(os.path.abspath(pattern))
     telling = (part for part in (path.stem, *reversed(path.parts[:-1])) if re.search(r"\w", part))
     return Origin(kind, pattern, split, next(telling, path.stem), directory, {split: files})
 
 
-def _kind(source: str, files: list[str]) -> str:
+def _kind(source: str, files: list[str], kinds: Mapping[str, str]) -> str:
     suffixes = sorted({Path(file).suffix.lower() for file in files})
     if len(suffixes) > 1:
-        raise ValueError(f"source: {source!r} holds files of several kinds, {suffixes}; {ALLOWED}")
-    if suffixes[0] not in _KINDS:
-        raise ValueError(f"source: {source!r} is neither a parquet nor an arrow file; {ALLOWED}")
-    return _KINDS[suffixes[0]]
-
-
-def _check_split(source: str, split: str | None, known: list[str]) -> str:
-    if split is None and len(known) == 1:
-        return known[0]
-    if split not in known:
-        raise ValueError(f"split: {split!r} is no split of {source!r}; it has {sorted(known)}")
-    return split
+        raise ValueError(f"source: {source!r} holds files of several kinds, {suffixes}; {allowed(kinds)}")
+    if suffixes[0] not in kinds:
+        raise ValueError(f"source: {source!r} is no {' or '.join(kinds)} file; {allowed(kinds)}")
+    return kinds[suffixes[0]]
 
 
 def _load(origin: Origin, revision: str | None) -> Any:
@@ -219,15 +251,23 @@ def _load(origin: Origin, revision: str | None) -> Any:
     except IndexError:
         return datasets.Dataset.from_dict({})  # so the library fails on a saved table without rows
     except _LIBRARY_ERRORS as error:
-        cause = f"{type(error).__name__}: {error}"
-        if error.__cause__ is not None:
-            cause += f" ({type(error.__cause__).__name__}: {error.__cause__})"
         if origin.kind != "hub":
-            raise ValueError(f"source: {origin.path!r} cannot be read as a table: {cause}") from error
-        raise (ValueError if isinstance(error, ValueError) else OSError)(
-            f"source: {origin.path!r} is no path here, and as a name on the Hub (split {origin.split!r}) it cannot be "
-            f"loaded: {cause}; {ALLOWED}"
-        ) from error
+            raise ValueError(f"source: {origin.path!r} cannot be read as a table: {_cause(error)}") from error
+        raise _not_on_hub(origin, error, allowed()) from error
+
+
+def _cause(error: Exception) -> str:
+    cause = f"{type(error).__name__}: {error}"
+    if error.__cause__ is not None:
+        cause += f" ({type(error.__cause__).__name__}: {error.__cause__})"
+    return cause
+
+
+def _not_on_hub(origin: Origin, error: Exception, advice: str) -> Exception:
+    return (ValueError if isinstance(error, ValueError) else OSError)(
+        f"source: {origin.path!r} is no path here, and as a name on the Hub (split {origin.split!r}) it cannot be "
+        f"loaded: {_cause(error)}; {advice}"
+    )
 
 
 def _undecoded(feature: Any) -> Any:
