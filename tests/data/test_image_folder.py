@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from visplay.data import image_folder
 from visplay.data.decoding import ImageLimits
 from visplay.data.image_folder import ImageFolder, SkippedImage, UnusableItemError
 
@@ -29,6 +30,29 @@ def reasons(directory: Path, limits: ImageLimits = ImageLimits()) -> dict[str, s
     images = ImageFolder(directory, limits)
     assert images.keys == ("good.png",)
     return {item.path: item.reason for item in images.skipped}
+
+
+def test_good_images_are_decoded_once(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        noise().save(tmp_path / name)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    assert ImageFolder(tmp_path).keys == ("a.png", "b.png")
+    looked = []
+    load = image_folder.load_image
+    monkeypatch.setattr(
+        image_folder, "load_image", lambda path, limits: (looked.append(path.name), load(path, limits))[1]
+    )
+    again = ImageFolder(tmp_path)
+    assert (again.keys, [item.path for item in again.skipped]) == (("a.png", "b.png"), ["bad.png"])
+    assert looked == ["bad.png"]
+    (tmp_path / "b.png").write_bytes(b"no image either")
+    noise().save(tmp_path / "bad.png")
+    noise().save(tmp_path / "c.png")
+    assert ImageFolder(tmp_path).keys == ("a.png", "bad.png", "c.png")
+    assert sorted(looked) == ["b.png", "bad.png", "bad.png", "c.png"]
+    looked.clear()
+    assert ImageFolder(tmp_path, ImageLimits(min_side_pixels=9)).keys == ("a.png", "bad.png", "c.png")
+    assert len(looked) == 4, "other limits may reject others"
 
 
 class TestSkipped:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from visplay.data.decoding import EXTENSIONS, DecodeError, ImageLimits, decode_errors, describe_error, load_image
 from visplay.data.files import LeftOut
+from visplay.data.folder_index import look, read_good, write_good
 from visplay.types import UnlabeledImage
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class ImageFolder(Dataset[UnlabeledImage]):
 
     Files are taken by extension (``EXTENSIONS``, in either case) and read by content (``FORMATS``; the first frame of
     an animation). The constructor decodes every file once, in a few threads and without keeping an image, so that a
-    broken one is known before training starts. Links to directories are followed, but never to a directory above the
+    broken one is known before training starts; good ones are on record in the ``datasets`` cache, and not decoded again
+    at the next start unless they have changed. Links to directories are followed, but never to a directory above the
     link. What is hidden, and directories of thumbnails or of what was deleted, are never looked into.
 
     Args:
@@ -89,9 +91,14 @@ class ImageFolder(Dataset[UnlabeledImage]):
             raise ValueError(f"root: {str(self.root)!r} is not a directory; give a directory of images")
         self.left_out = LeftOut()
         candidates, unusable = _list_images(self.root, self.left_out)
+        states = {key: look(self.root / key) for key in candidates}
+        good = read_good(self.root, limits)
+        unknown = [key for key in candidates if states[key] is None or states[key] != good.get(key)]
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            reasons = dict(zip(candidates, pool.map(self._find_error, candidates), strict=True))
-        self.keys = tuple(key for key in candidates if reasons[key] is None)
+            reasons = dict(zip(unknown, pool.map(self._find_error, unknown), strict=True))
+        self.keys = tuple(key for key in candidates if reasons.get(key) is None)
+        if unknown or good.keys() != {*self.keys}:
+            write_good(self.root, limits, {key: state for key in self.keys if (state := states[key]) is not None})
         unusable |= {key: reason for key, reason in reasons.items() if reason is not None}
         bad = [
             SkippedImage(os.fsencode(key).decode(errors="backslashreplace"), reason) for key, reason in unusable.items()

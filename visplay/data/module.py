@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 
 from visplay.data.benchmarks.benchmark import Benchmark, BenchmarkBatches
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
@@ -129,6 +130,14 @@ class SelfPlayData(LightningDataModule):
                 "images: a Questioner asks about unlabeled images; give a directory, a table or a Hub name"
             )
         return self._images
+
+    def prepare_data(self) -> None:
+        """Have one process of a machine open the images first: it leaves an index, or a copy, to the others."""
+        trainer = self.trainer
+        if trainer is not None and trainer.world_size > 1 and trainer.state.fn == TrainerFn.FITTING:
+            for source in (self.image_source, self.labelled_source):
+                if source is not None:
+                    source.open()
 
     def setup(self, stage: str) -> None:
         """Open what there is; without benchmarks nothing is validated in a fit, and else a ValueError raised."""

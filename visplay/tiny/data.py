@@ -64,6 +64,7 @@ class TinyWorld(SelfPlayData):
             write_splits(self.splits_path, self.heldout_questions)
         if self.renders:
             write_images(self.cache, self.n_images, self.image_seed)
+        super().prepare_data()
 
     def benchmarks(self, stage: EvaluationStage = "test") -> Sequence[Benchmark]:
         """Held-out questions, unseen combinations, and questions about what is not there."""
@@ -109,7 +110,7 @@ class LabelledTinyWorld(TinyWorld):
 
     def prepare_data(self) -> None:
         """Render the images, and write the labelled questions once."""
-        super().prepare_data()
         path = self.labelled_path
         if not path.is_file():
             write_examples(path, labelled_examples(self.n_images, self.image_seed, self.questions_per_image))
+        super().prepare_data()
