@@ -14,11 +14,12 @@ from yaml import YAMLError
 
 from visplay.callbacks.checkpoints import STEP_FILES
 from visplay.callbacks.export.export_callback import SOURCES, name_sources, role_settings, write_export
-from visplay.callbacks.export.export_store import best_of, check_disk, write_whole
+from visplay.callbacks.export.export_store import best_of, check_disk
 from visplay.callbacks.export.hub import HubTarget, push_to_hub
 from visplay.callbacks.export.model_card import CardFacts, model_card, read_scores, score_of
 from visplay.callbacks.self_play import SelfPlay
 from visplay.commands.configuration import build, read_config
+from visplay.data.files import write_whole
 from visplay.modules.policy.model_source import ModelSource, check_checkpoint, read_checkpoint
 from visplay.modules.policy.saving import ExportFormat, export_bytes
 from visplay.modules.training import GRPOModule, TrainedRole

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,6 +104,31 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def json_line(record: dict[str, Any]) -> bytes:
     """A line of JSON in UTF-8; a lone surrogate, which UTF-8 cannot encode, is written as its escape."""
     return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+
+
+def write_whole(place: Path, write: Callable[[Path], None]) -> None:
+    """Write a directory that is there whole or not at all; one that was there is replaced.
+
+    Args:
+        place: The directory.
+        write: Writes its content into another directory, which is there.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (place.with_name(f".{place.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    for each in (new, old):
+        shutil.rmtree(each, ignore_errors=True)
+    new.mkdir()
+    try:
+        write(new)
+        for path in new.rglob("*"):
+            force_to_disk(path)
+        if place.exists():
+            place.rename(old)
+        new.rename(place)
+        force_to_disk(place.parent)
+    finally:
+        for each in (new, old):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def remove_unfinished(directory: Path) -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from visplay.callbacks import DiskBudgetError, HubTarget, Retention
-from visplay.callbacks.export.export_store import ExportStore, check_disk, directory_bytes, write_whole
+from visplay.callbacks.export.export_store import ExportStore, check_disk, directory_bytes
 from visplay.callbacks.export.hub import UploadError, push_to_hub
 
 MIB = 1 << 20
@@ -52,23 +52,6 @@ def test_an_iteration_in_the_making_takes_nothing_away(tmp_path):
     iterations(store, [0.1])
     store.write(2, "questioner", 10, fill())
     assert there(store) == ["iteration-1", "iteration-2"]
-
-
-def test_an_export_is_whole_or_not_there(tmp_path):
-    place = tmp_path / "a" / "reasoner"
-    write_whole(place, fill(3))
-
-    def fail(directory):
-        (directory / "model").write_bytes(b"half")
-        raise RuntimeError("power")
-
-    with pytest.raises(RuntimeError, match="power"):
-        write_whole(place, fail)
-    assert [path.name for path in place.parent.iterdir()] == ["reasoner"]
-    assert (place / "model").read_bytes() == b"xxx"
-    write_whole(place, fill(5))
-    assert [path.name for path in place.parent.iterdir()] == ["reasoner"]
-    assert (place / "model").read_bytes() == b"xxxxx"
 
 
 def test_the_budget_is_checked_before_anything_is_written(tmp_path):

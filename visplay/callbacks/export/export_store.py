@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visplay.data.files import force_to_disk, replacing
+from visplay.data.files import replacing, write_whole
 
 _GIB = 1 << 30
 
@@ -164,31 +163,6 @@ def best_of(scores: dict[int, float | None], highest: bool = True) -> int | None
     known = {n: score for n, score in sorted(scores.items()) if score is not None and math.isfinite(score)}
     sign = 1.0 if highest else -1.0
     return max(known, key=lambda iteration: sign * known[iteration], default=None)
-
-
-def write_whole(place: Path, write: Callable[[Path], None]) -> None:
-    """Write a directory that is there whole or not at all; one that was there is replaced.
-
-    Args:
-        place: The directory.
-        write: Writes its content into another directory, which is there.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (place.with_name(f".{place.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
-    for each in (new, old):
-        shutil.rmtree(each, ignore_errors=True)
-    new.mkdir()
-    try:
-        write(new)
-        for path in new.rglob("*"):
-            force_to_disk(path)
-        if place.exists():
-            place.rename(old)
-        new.rename(place)
-        force_to_disk(place.parent)
-    finally:
-        for each in (new, old):
-            shutil.rmtree(each, ignore_errors=True)
 
 
 def directory_bytes(directory: Path) -> int:

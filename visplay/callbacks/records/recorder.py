@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 from lightning import Callback, Trainer
 
-from visplay.callbacks.export.export_store import write_whole
 from visplay.callbacks.records.step_record import CONFIG, STATE, StepRecord, record_name, write_record, write_tensors
 from visplay.callbacks.records.step_state import StepState, loss_scaler, own_optimizer, policy_tensors
 from visplay.callbacks.records.step_trace import StepTrace, describe_process, tracing
+from visplay.data.files import write_whole
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
 
