@@ -192,7 +192,7 @@ def _hang_out_of_reach(engine: Any) -> None:
 FAULTS = {
     "full disk": Fault(fill_disk, r"File too large|the disk took part of"),
     "read-only directory": Fault(make_read_only, r"Read-only file system"),
-    "vanished directory": Fault(unmount, r"No such file", mount),
+    "vanished directory": Fault(unmount, r"No such file|the run.s directory was removed", mount),
     "grader's process killed": Fault(kill_grader, stages=GRADES, prepare=grade_everything_in_the_worker),
     "killed, newest checkpoint damaged": Fault(_die, mend=_rot("checkpoints/*.ckpt"), stages=DAMAGED),
     "killed, data set damaged": Fault(_die, mend=_rot("generated/*.parquet"), stages=("validation",)),

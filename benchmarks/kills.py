@@ -40,6 +40,7 @@ STAGES = {  # what a run does, and the calls during which it does
     "checkpoint": "visplay.callbacks.checkpoints.DurableCheckpointIO.save_checkpoint",
 }
 LIMIT_SECONDS = 600
+NOTE_BYTES = 64
 TIMES = ("_seconds", "_per_second")
 SMALL = [
     *("--data.n_images=24", "--data.heldout_questions=4", "--data.heldout_votes=2"),
@@ -82,7 +83,7 @@ VARIANTS = {
 
 
 def fit(arguments: Sequence[str]) -> None:
-    """Run ``visplay fit`` and write what it does now into the file that is named first."""
+    """Run ``visplay fit`` and write what it does now, and within what, into the file that is named first."""
     from importlib import import_module
     from pydoc import locate
 
@@ -92,12 +93,12 @@ def fit(arguments: Sequence[str]) -> None:
 
     def noting(stage: str, call: Callable) -> Callable:
         def noted(*given: Any, **named: Any) -> Any:
-            before = os.pread(note, 16, 0)
-            os.pwrite(note, stage.ljust(16).encode(), 0)
+            before = os.pread(note, NOTE_BYTES, 0)
+            os.pwrite(note, "/".join([*_stages(before), stage]).encode().ljust(NOTE_BYTES), 0)
             try:
                 return call(*given, **named)
             finally:
-                os.pwrite(note, before.ljust(16), 0)
+                os.pwrite(note, before, 0)
 
         return noted
 
@@ -133,7 +134,7 @@ class Run:
 
     def start(self) -> subprocess.Popen:
         """The command; its output goes to ``log``."""
-        self.note.write_bytes(b" " * 16)
+        self.note.write_bytes(b" " * NOTE_BYTES)
         line = [sys.executable, "-m", "benchmarks.kills", "--child", str(self.note), *self.options]
         with (self.directory / "log").open("ab") as log:
             return subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log)
@@ -156,16 +157,16 @@ class Run:
             after_seconds: The moment.
 
         Returns:
-            The stage that it was in, or None if it ended before.
+            The outermost stage that it was in, or None if it ended before.
 
         Raises:
             RuntimeError: It failed, or hung.
         """
-        process, seen, before = self.start(), 0, ""
+        process, seen, before = self.start(), 0, list[str]()
         limit = time.monotonic() + LIMIT_SECONDS
         while process.poll() is None and seen < time_of_stage and time.monotonic() < limit:
-            now = self.note.read_bytes().decode().strip()
-            seen += now == stage != before
+            now = _stages(self.note.read_bytes())
+            seen += stage in now and stage not in before
             before = now
             time.sleep(0.002)
         time.sleep(after_seconds)
@@ -182,7 +183,7 @@ class Run:
         process.wait()
         _, alive = psutil.wait_procs(children, timeout=10)
         self.left += [f"process {each.pid}" for each in alive] + [name for name in shared if Path(name).exists()]
-        return self.note.read_bytes().decode().strip() or "between stages"
+        return (_stages(self.note.read_bytes()) or ["between stages"])[0]
 
     @property
     def version(self) -> Path:
@@ -202,6 +203,11 @@ class Run:
         facts["unfinished files"] = sorted(path.name for path in self.version.rglob(".*.tmp"))
         kept = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "learners", "random")}
         return facts | kept | {"loop": state, "curves": curves(self.version)}
+
+
+def _stages(note: bytes) -> list[str]:
+    """The stages in a note, the outermost first."""
+    return [stage for stage in note.decode().strip().split("/") if stage]
 
 
 def shared_memory(processes: Sequence[psutil.Process]) -> list[str]:
@@ -273,7 +279,8 @@ def measure(
         for _ in range(min(per_run, kills - counts.total())):
             occurrence, after_seconds = draw.randint(1, 3), draw.choice((0, draw.uniform(0, 0.05)))
             found = run.kill(stage, occurrence, after_seconds)
-            if found is None:  # it came to its end; the next run is killed there
+            if found is None:  # it came to its end; the next run is killed there, unless there is no such stage
+                stage = next(stages) if occurrence == 1 else stage
                 break
             counts[found] += 1
             print(f"run {number}: killed in {found} (aimed at {stage}, number {occurrence})", flush=True)

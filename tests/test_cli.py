@@ -253,6 +253,7 @@ def test_bad_value_names_the_argument(parse, capsys):
         ("--self_play.curation.low=0.9", "low, high: need 0 <= low <= high <= 1, got low=0.9, high=0.8"),
         ("--data.n_images=null", "n_images: must not be null, need int"),
         ("--samples.init_args.groups=null", "groups: must not be null, need int"),
+        (f"--self_play.curation.low={'9' * 400}", "a number is too large: int too large to convert to float"),
     ],
 )
 def test_a_value_that_a_constructor_refuses_ends_with_its_words(parse, capsys, argument, message):

@@ -140,6 +140,13 @@ class VisPlayCLI(LightningCLI):
             parser.add_argument("--auto_resume", action="store_true", help=text)
         return parser
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; a whole number that no float holds ends the command as any other bad value does."""
+        try:
+            super().parse_arguments(parser, args)
+        except OverflowError as error:
+            parser.error(f"a number is too large: {error}")
+
     def before_instantiate_classes(self) -> None:
         """Have ``~`` at the beginning of a path mean the home that a shell would mean, and null be what may be null."""
         expand_home(self.config)

@@ -64,12 +64,15 @@ def build(kind: type[T], settings: Any) -> T:
 
     Raises:
         argparse.ArgumentError: The settings are not those of the class.
-        ValueError: Its constructor rejects one, or one is null that cannot be.
+        ValueError: Its constructor rejects one, one is null that cannot be, or a number is too large.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_instantiator(construct, object)
     parser.add_argument("--it", type=kind)
-    parsed = parser.parse_object({"it": expand_home(OmegaConf.to_container(settings, resolve=True))})
+    try:
+        parsed = parser.parse_object({"it": expand_home(OmegaConf.to_container(settings, resolve=True))})
+    except OverflowError as error:  # of a whole number where any is allowed
+        raise ValueError(f"a number is too large: {error}") from error
     return parser.instantiate_classes(parsed).it
 
 
