@@ -9,11 +9,11 @@ import torch
 from benchmarks.kills import VARIANTS, differences, format_table, measure, shared_memory
 
 
-@pytest.mark.timeout(300)
-def test_a_run_that_is_killed_twice_comes_out_as_it_would_have(tmp_path):
+@pytest.mark.timeout(600)
+def test_a_run_that_is_killed_four_times_comes_out_as_it_would_have(tmp_path):
     options = ["--self_play.iterations=1", "--step_checkpoint.every_n_steps=1"]
-    counts, faults = measure(tmp_path, VARIANTS["two policies"], 2, options, per_run=2)
-    assert (counts.total(), faults) == (2, [])
+    counts, faults = measure(tmp_path, VARIANTS["two policies"], 4, options, per_run=4)
+    assert (counts.total(), faults) == (4, [])
 
 
 def test_what_differs_is_named():
