@@ -6,7 +6,7 @@ import psutil
 
 
 def watch(process):
-    """Status, own and other address of every internet socket that was there at some moment until the process ended."""
+    """Status, own address, other address and their ports of every internet socket, until the process has ended."""
     seen = set()
     while process.poll() is None:
         try:
@@ -19,7 +19,10 @@ def watch(process):
             except psutil.NoSuchProcess:
                 continue
             seen |= {
-                (c.status, c.laddr and c.laddr.ip, c.raddr and c.raddr.ip, c.laddr and c.laddr.port)
+                (
+                    *(c.status, c.laddr and c.laddr.ip, c.raddr and c.raddr.ip),
+                    *(c.laddr and c.laddr.port, c.raddr and c.raddr.port),
+                )
                 for c in connections
             }
         time.sleep(0.1)

@@ -30,6 +30,7 @@ from visplay.callbacks.curator import TooFewQuestionsError
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health
+from visplay.callbacks.logging import run_directory
 from visplay.callbacks.records.recorder import Recorder
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
@@ -240,7 +241,7 @@ def _saying_how_it_goes_on(trainer: Trainer, beginning: _Beginning) -> Iterator[
         yield
     except Exception as error:
         if beginning.over:
-            run = Path(trainer.log_dir or trainer.default_root_dir)
+            run = run_directory(trainer)
             found = sorted(run.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
             last = f"goes on from {found[-1].name}" if found else "begins anew: there is no checkpoint in it now"
             resume = f"Once the cause is mended, the same command with --auto_resume {last}."

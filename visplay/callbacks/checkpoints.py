@@ -18,6 +18,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.optim import Optimizer
 
+from visplay.callbacks.logging import run_directory
 from visplay.data.files import checksum_file, replacing
 from visplay.modules.training import GRPOModule
 
@@ -98,7 +99,7 @@ class StepCheckpoint(Checkpoint):
     ) -> None:
         """Note the state after the step, write it if it is due, and answer a signal that came meanwhile."""
         step = pl_module.phase.step
-        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        directory = run_directory(trainer)
         self._see_directory(directory)
         self._path = directory / "checkpoints" / f"phase-{trainer.current_epoch:02d}-step-{step:04d}.ckpt"
         self._state, self._is_current = trainer._checkpoint_connector.dump_checkpoint(weights_only=False), True

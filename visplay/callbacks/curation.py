@@ -64,47 +64,6 @@ class Curation:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: {self.max_new_tokens} must be at least 1, or null")
 
-    def ask(self, module: VisPlay, images: Draws, shards: Shards) -> Asked:
-        """Ask about images and have the questions voted on, those left out that are on the disk already.
-
-        Args:
-            module: Asks and votes.
-            images: Moves on by the images that were asked about.
-            shards: Takes the text of each batch when it is done, from rank 0; no image outlasts its batch.
-        """
-        asked = Asked(self, images)
-        for number, start in enumerate(range(0, self.images, self.images_per_batch)):
-            module.clock.note = f"{start}/{self.images} images"
-            asked.positions.append(images.position)
-            facts = from_first(partial(shards.get, number)) or self._ask_batch(module, images, shards, number)
-            images.position = facts["position"]
-            asked.graded.update(facts["graded"])
-            asked.seconds.update(facts["seconds"])
-            asked.questions += from_first(partial(_read, shards, number))
-        module.clock.note = ""
-        return asked
-
-    def _ask_batch(self, module: VisPlay, images: Draws, shards: Shards, number: int) -> dict[str, Any]:
-        most_tokens = self.max_new_tokens and min(self.max_new_tokens, module.questioner.vlm.context_tokens - 1)
-        proposals = module.propose(
-            self.draw_batch(images, number),
-            self.questions_per_image,
-            module.stage_seed("curation", number * self.images_per_batch),
-            self.template,
-            self.voting,
-            max_new_tokens=most_tokens,
-            top_p=self.top_p,
-            top_k=self.top_k,
-        )
-        graded, seconds = total(module.reasoner.grader.drain_outcomes()), module.clock.drain()
-        facts = {"position": images.position, "graded": graded, "seconds": seconds}
-        from_first(lambda: shards.write(number, map(_as_row, proposals), **facts))
-        return facts
-
-    def draw_batch(self, images: Draws, number: int) -> list[UnlabeledImage]:
-        """The images of a batch, the last one of which may be smaller."""
-        return images.draw(min(self.images_per_batch, self.images - number * self.images_per_batch))
-
 
 class AskedQuestion(NamedTuple):
     """A proposal without its image.
@@ -153,12 +112,57 @@ class Asked:
         per_batch = c.images_per_batch * c.questions_per_image
         for number, in_batch in groupby(indices, lambda index: index // per_batch):
             again = Draws(self.images.items, self.images.seed, self.positions[number], self.images.why_not)
-            batch = c.draw_batch(again, number)
+            batch = _draw_batch(c, again, number)
             for index in in_batch:
                 image, found = batch[index % per_batch // c.questions_per_image], self.questions[index]
                 if image.key != found.image:
                     raise ValueError(f"images: {found.image!r} was asked about, and {image.key!r} is in its place now")
                 yield Proposal(image, found.question, found.vote)
+
+
+def ask(curation: Curation, module: VisPlay, images: Draws, shards: Shards) -> Asked:
+    """Ask about images and have the questions voted on, those left out that are on the disk already.
+
+    Args:
+        curation: How.
+        module: Asks and votes.
+        images: Moves on by the images that were asked about.
+        shards: Takes the text of each batch when it is done, from rank 0; no image outlasts its batch.
+    """
+    asked = Asked(curation, images)
+    for number, start in enumerate(range(0, curation.images, curation.images_per_batch)):
+        module.clock.note = f"{start}/{curation.images} images"
+        asked.positions.append(images.position)
+        facts = from_first(partial(shards.get, number)) or _ask_batch(curation, module, images, shards, number)
+        images.position = facts["position"]
+        asked.graded.update(facts["graded"])
+        asked.seconds.update(facts["seconds"])
+        asked.questions += from_first(partial(_read, shards, number))
+    module.clock.note = ""
+    return asked
+
+
+def _ask_batch(c: Curation, module: VisPlay, images: Draws, shards: Shards, number: int) -> dict[str, Any]:
+    most_tokens = c.max_new_tokens and min(c.max_new_tokens, module.questioner.vlm.context_tokens - 1)
+    proposals = module.propose(
+        _draw_batch(c, images, number),
+        c.questions_per_image,
+        module.stage_seed("curation", number * c.images_per_batch),
+        c.template,
+        c.voting,
+        max_new_tokens=most_tokens,
+        top_p=c.top_p,
+        top_k=c.top_k,
+    )
+    graded, seconds = total(module.reasoner.grader.drain_outcomes()), module.clock.drain()
+    facts = {"position": images.position, "graded": graded, "seconds": seconds}
+    from_first(lambda: shards.write(number, map(_as_row, proposals), **facts))
+    return facts
+
+
+def _draw_batch(c: Curation, images: Draws, number: int) -> list[UnlabeledImage]:
+    """The images of a batch, the last one of which may be smaller."""
+    return images.draw(min(c.images_per_batch, c.images - number * c.images_per_batch))
 
 
 def _as_row(proposal: Proposal) -> dict[str, Any]:

@@ -8,15 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from lightning import Trainer
 
-from visplay.callbacks.curation import AskedQuestion, Curation
-from visplay.callbacks.logging import log_histogram, log_scalars
+from visplay.callbacks.curation import AskedQuestion, Curation, ask
+from visplay.callbacks.logging import log_histogram, log_scalars, run_directory
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset, write_examples
 from visplay.data.manifest import Manifest, Shards
@@ -51,7 +50,7 @@ class Curator:
         self.config = config
         self.trainer = trainer
         self.module = module
-        self.directory = Path(trainer.log_dir or trainer.default_root_dir)
+        self.directory = run_directory(trainer)
         self.manifest = Manifest(self.directory / "manifest.json")
 
     def generate(self, images: Draws) -> tuple[GeneratedDataset, dict[str, Any]]:
@@ -76,7 +75,7 @@ class Curator:
         path = self.directory / "generated" / f"{stage}.parquet"
         shards = Shards(path.with_suffix(""), made_by)
         self.module.clock.drain()
-        asked = self.config.ask(self.module, images, shards)
+        asked = ask(self.config, self.module, images, shards)
         votes = [a.vote if self.module.reasoner.is_valid(a.vote, self.config.voting) else None for a in asked.questions]
         kept, band = self._choose(votes)
 

@@ -16,7 +16,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from visplay.benchmark_answers import BatchAnswers
-from visplay.callbacks.logging import tensorboard_writers
+from visplay.callbacks.logging import run_directory, tensorboard_writers
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.files import replacing
 from visplay.evaluation import (
@@ -216,7 +216,7 @@ class Evaluation(Callback):
         if fitting:
             facts["iteration"] = 0 if trainer.sanity_checking else module.phase.iteration
             self.name = f"iteration-{facts['iteration']}"
-            directory = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation" / self.name
+            directory = run_directory(trainer) / "evaluation" / self.name
         else:
             code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
             directory = self.directory / f"{self.name}-{code}"

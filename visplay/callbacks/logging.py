@@ -1,4 +1,4 @@
-"""Small helpers to write to the trainer's loggers outside ``self.log``."""
+"""Small helpers to write to the trainer's loggers outside ``self.log``, and where a run writes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import numpy as np
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
+
+
+def run_directory(trainer: Trainer) -> Path:
+    """Where a run writes. Of several ranks all have to ask, as rank 0 tells the others."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def log_scalars(trainer: Trainer, group: str, values: Mapping[str, float], step: int) -> None:

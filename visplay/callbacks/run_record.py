@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -21,9 +20,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.engines.vllm import VLLMRollout
+from visplay.callbacks.logging import run_directory
 from visplay.callbacks.self_play import SelfPlay
 from visplay.clock import Clock
-from visplay.data.files import replacing
+from visplay.data.files import json_line, json_number, replacing
 from visplay.data.fingerprints import fingerprint_data
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
@@ -63,7 +63,7 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Write both files, once all that the run needs is there."""
-        self._clock, self._directory = pl_module.clock, Path(trainer.log_dir or trainer.default_root_dir)
+        self._clock, self._directory = pl_module.clock, run_directory(trainer)
         if not trainer.is_global_zero:
             return
         path, data = self._directory / RUN_FILE, fingerprint_data(trainer.datamodule)
@@ -108,10 +108,10 @@ class RunRecord(Callback):
                 "started_at": self._started_at,
                 "ended_at": _now(),
                 "seconds": {stage: round(seconds, 3) for stage, seconds in self._count_seconds().items()},
-                "last_reward": _number(history[-1]["reward"]) if history else None,
+                "last_reward": json_number(history[-1]["reward"]) if history else None,
                 "steps_with_skipped_updates": sum(step.get("skipped_updates", 0) > 0 for step in history),
                 "dataset": _describe_dataset(self_play, self._directory) if examples else None,
-                "scores": {name: _number(score) for name, score in pl_module.scores.items()},
+                "scores": {name: json_number(score) for name, score in pl_module.scores.items()},
                 "checkpoint": _name_checkpoint(trainer, self._directory),
             }
         )
@@ -172,7 +172,7 @@ class RunRecord(Callback):
         if not self._run:  # of another rank
             return
         with replacing(self._directory / PHASES_FILE) as file:
-            file.writelines(f"{json.dumps(phase, allow_nan=False)}\n".encode() for phase in self.phases)
+            file.writelines(map(json_line, self.phases))
         with replacing(self._directory / RUN_FILE) as file:
             file.write(f"{json.dumps(self._run, indent=2, default=str)}\n".encode())
 
@@ -225,8 +225,3 @@ def _self_play(trainer: Trainer) -> SelfPlay:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _number(value: float) -> float | None:
-    """A number for JSON, which has none that are not finite."""
-    return float(value) if math.isfinite(value) else None

@@ -16,7 +16,7 @@ from PIL import Image
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation
 from visplay.callbacks.curator import Curator
-from visplay.callbacks.logging import log_position
+from visplay.callbacks.logging import log_position, run_directory
 from visplay.callbacks.skipped_updates import SkippedUpdates
 from visplay.data.draws import Drawable, Draws, MixedDraws
 from visplay.data.files import sha256
@@ -149,7 +149,7 @@ class SelfPlay(Callback):
         else:
             self._source = self._examples(trainer, module)
         module.refill = self.draw
-        skipped = Path(trainer.log_dir or trainer.default_root_dir) / "skipped"
+        skipped = run_directory(trainer) / "skipped"
         role.learner.on_skipped = SkippedUpdates(skipped, module) if trainer.is_global_zero else None
         continued = self.phase.step > 0
         role.learner.begin_phase(role.vlm, module.active_optimizer(), offload=self.offload, continued=continued)

@@ -9,8 +9,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from visplay.callbacks.records.step_trace import json_number
-from visplay.data.files import replacing
+from visplay.data.files import json_number, replacing
 from visplay.modules.learner.grpo import SkippedUpdate
 from visplay.modules.training import GRPOModule
 

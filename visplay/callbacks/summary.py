@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.table import Table
 
-from visplay.callbacks.logging import log_scalars
+from visplay.callbacks.logging import log_scalars, run_directory
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.files import replacing
 from visplay.data.generated import GeneratedDataset
@@ -75,7 +75,7 @@ class Summary(Callback):
     @staticmethod
     def path(trainer: Trainer) -> Path:
         """Where the summary is written."""
-        return Path(trainer.log_dir or trainer.default_root_dir) / "summary.json"
+        return run_directory(trainer) / "summary.json"
 
     def _curation(self, trainer: Trainer, iteration: int) -> dict[str, Any]:
         """What the iteration's data set was like; the truth, where it is known, is looked up only here."""

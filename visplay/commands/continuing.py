@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from lightning import Trainer
 
-from visplay.callbacks.logging import cut_log
+from visplay.callbacks.logging import cut_log, run_directory
 from visplay.callbacks.run_record import RUN_FILE
 from visplay.callbacks.self_play import SelfPlay, check_dataset
 from visplay.commands.run_directory import check_idle, check_unused, owned, starting
@@ -87,7 +87,7 @@ def begin_run(
             log = _go_on(trainer, ckpt_path, settings)
         elif auto_resume and (begun := _find_begun(trainer, settings)) is not None:
             _take_version(trainer, begun)
-        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        directory = run_directory(trainer)
         if first:
             held.enter_context(owned(directory))
             if not (goes_on or auto_resume):

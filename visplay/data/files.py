@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -135,6 +136,11 @@ def remove_unfinished(directory: Path) -> None:
     """Remove what killed processes left of ``replacing``, in a directory and below it; none may be writing there."""
     for path in directory.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def json_number(value: float) -> float | str:
+    """A number for JSON, which has none that are not finite."""
+    return value if math.isfinite(value) else str(value)
 
 
 def sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from visplay.data.decoding import EXTENSIONS, DecodeError, ImageLimits, decode_errors, describe_error, load_image
 from visplay.data.files import LeftOut
-from visplay.data.folder_index import look, read_good, write_good
+from visplay.data.index_cache import read_index, write_index
 from visplay.types import UnlabeledImage
 
 logger = logging.getLogger(__name__)
@@ -91,14 +91,15 @@ class ImageFolder(Dataset[UnlabeledImage]):
             raise ValueError(f"root: {str(self.root)!r} is not a directory; give a directory of images")
         self.left_out = LeftOut()
         candidates, unusable = _list_images(self.root, self.left_out)
-        states = {key: look(self.root / key) for key in candidates}
-        good = read_good(self.root, limits)
+        states = {key: _look(self.root / key) for key in candidates}
+        index = "image folders", str(self.root.resolve()), limits
+        good: dict[str, list[int]] = read_index(*index) or {}
         unknown = [key for key in candidates if states[key] is None or states[key] != good.get(key)]
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             reasons = dict(zip(unknown, pool.map(self._find_error, unknown), strict=True))
         self.keys = tuple(key for key in candidates if reasons.get(key) is None)
         if unknown or good.keys() != {*self.keys}:
-            write_good(self.root, limits, {key: state for key in self.keys if (state := states[key]) is not None})
+            write_index({key: states[key] for key in self.keys}, *index)
         unusable |= {key: reason for key, reason in reasons.items() if reason is not None}
         bad = [
             SkippedImage(os.fsencode(key).decode(errors="backslashreplace"), reason) for key, reason in unusable.items()
@@ -145,6 +146,15 @@ class ImageFolder(Dataset[UnlabeledImage]):
         with decode_errors():
             key.encode()  # a name that is not UTF-8 could be neither hashed nor stored
         return load_image(self.root / key, self.limits)
+
+
+def _look(path: Path) -> list[int] | None:
+    """Size of a file, and when it was changed last, in nanoseconds; None if it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return [status.st_size, status.st_ctime_ns]  # which a copy or another right changes, too
 
 
 def _advise(left_out: LeftOut) -> str:

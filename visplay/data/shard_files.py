@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import tarfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-import datasets
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from visplay.data.decoding import EXTENSIONS
-from visplay.data.files import is_hidden, replacing
+from visplay.data.files import is_hidden
 from visplay.data.image_columns import find_column
+from visplay.data.index_cache import read_index, write_index
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +56,16 @@ class Shard(ABC):
 
     def parts(self) -> list[Part]:
         """Its parts in order; found once, and kept in the ``datasets`` cache until the file changes."""
-        facts = type(self).__name__, self.files.unstrip_protocol(self.path), self.files.ukey(self.path), self.column
-        cached = Path(datasets.config.HF_DATASETS_CACHE, "shards", hashlib.sha256(repr(facts).encode()).hexdigest())
-        try:
-            return [Part(*part) for part in json.loads(cached.read_bytes())]
-        except (FileNotFoundError, ValueError):
-            pass
+        address, state = self.files.unstrip_protocol(self.path), self.files.ukey(self.path)
+        index = "shards", type(self).__name__, address, state, self.column
+        if (known := read_index(*index)) is not None:
+            return [Part(*part) for part in known]
         with self.files.open(self.path, "rb") as file:
             found = self.find_parts(file)
         if largest := max((part.size_bytes for part in found if part.size_bytes > _LARGE_BYTES), default=0):
             message = "%s: a part of %d MiB is read at once; write the table again with row groups of about 100 images"
             logger.warning(message, self.path, largest // 2**20)
-        with replacing(cached) as index:
-            index.write(json.dumps(found).encode())
+        write_index(found, *index)
         return found
 
     def read(self, part: Part) -> list[tuple[str, Any]]:

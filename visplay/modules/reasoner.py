@@ -171,7 +171,8 @@ class Reasoner(Role):
             logger.warning("%d of %d questions are not voted on, for example: %s", len(too_long), asked, too_long[0])
 
         def votes_of(own: Sequence[int]) -> list[list[Vote | None]]:
-            asked = {index: prompt for index, prompt in prompts.items() if index[0] in own}
+            of_own = {*own}
+            asked = {index: prompt for index, prompt in prompts.items() if index[0] in of_own}
             sampled = self.engine.generate(self.vlm, list(asked.values()), sampling)
             votes: dict[tuple[int, int], Vote] = {}
             for (index, prompt), completions in zip(asked.items(), sampled, strict=True):

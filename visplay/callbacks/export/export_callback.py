@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from visplay.callbacks.export.export_store import ExportStore, Retention
 from visplay.callbacks.export.hub import HubTarget, UploadError, push_to_hub
 from visplay.callbacks.export.model_card import CardFacts, model_card, public_name, read_scores
+from visplay.callbacks.logging import run_directory
 from visplay.callbacks.self_play import SelfPlay
 from visplay.modules.policy.saving import ExportFormat, export_bytes, write_policy
 from visplay.modules.policy.vlm import VLM
@@ -54,7 +55,7 @@ class Export(Callback):
 
     def store(self, trainer: Trainer) -> ExportStore:
         """Where a run's exports are."""
-        return ExportStore(Path(self.directory) if self.directory else _run(trainer) / "exports", self.keep)
+        return ExportStore(Path(self.directory) if self.directory else run_directory(trainer) / "exports", self.keep)
 
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """See that the exports of the run will fit, and that each has a path of its own.
@@ -96,7 +97,7 @@ class Export(Callback):
         Raises:
             DiskBudgetError: It does not fit; nothing was written.
         """
-        role, store, run = pl_module.role, self.store(trainer), _run(trainer)
+        role, store, run = pl_module.role, self.store(trainer), run_directory(trainer)
         if trainer.is_global_zero and (self.roles is None or role.name in self.roles):
             self._write(trainer, pl_module, role, store, run)
         if trainer.is_global_zero and role.name == list(pl_module.roles)[-1]:
@@ -145,7 +146,3 @@ def describe_data(data: Any) -> dict[str, str]:
 def name_sources(paths: Mapping[str, str | None]) -> dict[str, str]:
     """What a card says of the paths, where there are any, that a data module was given by ``SOURCES``' names."""
     return {SOURCES[argument]: public_name(path) for argument, path in paths.items() if path}
-
-
-def _run(trainer: Trainer) -> Path:
-    return Path(trainer.log_dir or trainer.default_root_dir)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from lightning import Callback, Trainer
 
+from visplay.callbacks.logging import run_directory
 from visplay.callbacks.records.step_record import CONFIG, STATE, StepRecord, record_name, write_record, write_tensors
 from visplay.callbacks.records.step_state import StepState, loss_scaler, own_optimizer, policy_tensors
 from visplay.callbacks.records.step_trace import StepTrace, describe_process, tracing
@@ -79,7 +80,7 @@ class Recorder(Callback):
         if not batch or not chosen or (self.phases is not None and trainer.current_epoch not in self.phases):
             return
         start, name = time.monotonic(), record_name(f"{trainer.current_epoch:02d}", step)
-        path = _directory(trainer) / "records" / name
+        path = run_directory(trainer) / "records" / name
         began = path.with_name(f".{name}.{STATE}")
         state = StepState.take(pl_module, own_optimizer(pl_module), loss_scaler(trainer))
         try:
@@ -110,7 +111,7 @@ class Recorder(Callback):
 
         def write(directory: Path) -> None:
             began.rename(directory / STATE)
-            write_record(directory, record, policies, _directory(trainer) / CONFIG)
+            write_record(directory, record, policies, run_directory(trainer) / CONFIG)
 
         try:
             write_whole(path, write)
@@ -128,10 +129,6 @@ class Recorder(Callback):
         if self._step is not None:
             self._step.began.unlink(missing_ok=True)
         self._step = None
-
-
-def _directory(trainer: Trainer) -> Path:
-    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def _warn(path: Path, error: OSError) -> None:

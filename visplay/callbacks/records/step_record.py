@@ -17,7 +17,7 @@ from torch import Tensor
 from visplay.callbacks.records.step_state import StepState
 from visplay.callbacks.records.step_trace import Call, Grade, StepTrace
 from visplay.data.decoding import decode_image
-from visplay.data.files import sha256
+from visplay.data.files import json_line, sha256
 from visplay.data.generated import PngEncoder
 from visplay.modules.policy.vlm import VLM
 from visplay.types import Completion, Example, Prompt, Sampling, UnlabeledImage
@@ -260,8 +260,8 @@ def _json(value: Any, **options: Any) -> str:
 
 
 def _write_lines(path: Path, values: Iterable[Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(_json(value) for value in values)
+    with path.open("wb") as file:
+        file.writelines(map(json_line, values))
 
 
 def _read_json(path: Path) -> Any:
@@ -273,7 +273,8 @@ def _read_json(path: Path) -> Any:
 
 def _read_lines(path: Path) -> list[Any]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open("rb") as file:
+            return [json.loads(line) for line in file]
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 

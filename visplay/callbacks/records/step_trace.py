@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from visplay.data.files import json_number
 from visplay.modules.learner.grpo import StepResult
 from visplay.modules.training import GRPOModule
 from visplay.provenance import describe_software
@@ -166,11 +166,6 @@ def hash_tensor(tensor: Tensor) -> str:
 def bits(tensor: Tensor) -> Tensor:
     """The bits of a tensor as bytes, on the CPU."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
-def json_number(value: float) -> float | str:
-    """A number for JSON, which has none that are not finite."""
-    return value if math.isfinite(value) else str(value)
 
 
 def _json_record(record: Record) -> dict[str, Any]:
