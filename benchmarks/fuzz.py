@@ -45,7 +45,7 @@ from visplay.functional import (
     vote,
 )
 from visplay.modules import QuestionFormat, Voting
-from visplay.modules.policy.model_source import check_checkpoint, read_policy
+from visplay.modules.policy.weights.model_source import check_checkpoint, read_policy
 from visplay.prompts import ANSWER, JUDGE_PAPER, Template, encode_prompt
 
 SECONDS_EACH = 10.0

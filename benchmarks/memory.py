@@ -33,7 +33,7 @@ from visplay.modules.learner.group_batch import GroupBatch
 from visplay.modules.learner.grpo import GRPO
 from visplay.modules.learner.mismatch import MismatchConfig
 from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
-from visplay.modules.policy.tuning import LoRA, Tuning
+from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Residents, Training, update_bytes
 from visplay.planning.shapes import build_empty, measure_shape

@@ -32,7 +32,7 @@ from PIL import Image
 from benchmarks.measure import forget_peak, memory_mib, peak_mib, run_apart
 from visplay.data.decoding import decode_image
 from visplay.data.draws import Draws
-from visplay.data.image_stream import ImageStream, Streaming
+from visplay.data.streams.image_stream import ImageStream, Streaming
 
 ROOT = Path(__file__).parents[1]
 BATCH = 64

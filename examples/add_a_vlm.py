@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from visplay.modules import VLM
-from visplay.modules.policy.loading import Part
+from visplay.modules.policy.weights.loading import Part
 
 
 class Llava(VLM):

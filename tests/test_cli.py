@@ -21,8 +21,8 @@ from visplay.callbacks import Health, Limit
 from visplay.cli import VisPlayCLI, run
 from visplay.commands.continuing import find_checkpoint
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
-from visplay.data.image_stream import Streaming
 from visplay.data.module import ImageSource, LabelledSource
+from visplay.data.streams.image_stream import Streaming
 from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
 from visplay.tiny import ANSWER, ASK, BASE, QUESTION_KINDS
 

@@ -17,7 +17,7 @@ from visplay.commands.configuration import read_config
 from visplay.commands.export import describe_config, find_checkpoint, read_role
 from visplay.data.module import LabelledSource, SelfPlayData
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.policy.model_source import ModelSource
+from visplay.modules.policy.weights.model_source import ModelSource
 from visplay.tiny import BASE
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -11,8 +11,8 @@ from helpers import Scripted
 from runs import CONFIG, CURATION, STEPS, fit, script
 from visplay.callbacks import Diagnostics, Export, SelfPlay
 from visplay.modules import LoRA, Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting
-from visplay.modules.policy.model_source import ModelSource
-from visplay.modules.policy.saving import ExportFormat
+from visplay.modules.policy.weights.model_source import ModelSource
+from visplay.modules.policy.weights.saving import ExportFormat
 from visplay.tiny import ANSWER, ASK, BASE
 
 ADAPTERS = Tuning(["vision_tower"], LoRA(rank=2, alpha=4))

@@ -22,13 +22,13 @@ from visplay.callbacks import Diagnostics, SampleLogger, SelfPlay, StepCheckpoin
 from visplay.callbacks.checkpoints import DurableCheckpointIO
 from visplay.callbacks.logging import cut_log
 from visplay.data.generated import write_examples
-from visplay.data.image_stream import Streaming
 from visplay.data.module import ImageSource, LabelledSource, SelfPlayData
+from visplay.data.streams.image_stream import Streaming
 from visplay.data.table_collections import Columns
 from visplay.modules import Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting
 from visplay.modules.learner.grpo import GRPO
-from visplay.modules.policy.model_source import check_checkpoint
-from visplay.modules.policy.tuning import LoRA
+from visplay.modules.policy.weights.model_source import check_checkpoint
+from visplay.modules.policy.weights.tuning import LoRA
 from visplay.tiny import ANSWER, ASK, BASE
 from visplay.types import Example, PhaseState
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from visplay.data.generated import PngEncoder
 from visplay.data.image_folder import ImageFolder
-from visplay.data.image_stream import ImageStream
 from visplay.data.index_cache import read_index, write_index
+from visplay.data.streams.image_stream import ImageStream
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import pytest
 from data.rows import STRUCT, encode, keys, number, struct, unusable, write
 from visplay.data.decoding import ImageLimits
 from visplay.data.draws import Draws, NothingUsableError
-from visplay.data.image_stream import ImageStream, Streaming
 from visplay.data.module import ImageSource
-from visplay.data.retrying import call_again, call_within
-from visplay.data.shard_files import ParquetShard, TarShard
+from visplay.data.streams.image_stream import ImageStream, Streaming
+from visplay.data.streams.retrying import call_again, call_within
+from visplay.data.streams.shard_files import ParquetShard, TarShard
 from visplay.functional.phases import buffered_indices
 
 SMALL = Streaming(shuffle_buffer=8, prefetch=5, workers=2, retries=2, pause_seconds=0.001)
@@ -59,7 +59,7 @@ def write_shards(directory, kind, sizes=SIZES):
 
 @pytest.fixture(autouse=True)
 def _short_runs(monkeypatch):
-    monkeypatch.setattr("visplay.data.shard_files._MEMBERS", 4)
+    monkeypatch.setattr("visplay.data.streams.shard_files._MEMBERS", 4)
 
 
 @pytest.fixture(params=["parquet", "tar"])

@@ -24,7 +24,7 @@ from visplay.evaluation.judging import read_verdicts
 from visplay.judge import JudgeConfig, JudgeLimits, JudgeUnavailableError
 from visplay.modules import GRPOConfig, Questioner, Qwen2_5_VL, Reasoner
 from visplay.modules.answering import Answering
-from visplay.modules.policy.model_source import ModelSource
+from visplay.modules.policy.weights.model_source import ModelSource
 from visplay.tiny import ANSWER, ASK, BASE
 from visplay.types import Example
 

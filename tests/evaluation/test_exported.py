@@ -13,8 +13,8 @@ from visplay.data.benchmarks.benchmark_files import write_benchmarks
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import SelfPlayData
 from visplay.modules import GRPOConfig, LoRA, Qwen2_5_VL, Reasoner, Tuning
-from visplay.modules.policy.model_source import ModelSource
-from visplay.modules.policy.saving import ExportFormat, write_policy
+from visplay.modules.policy.weights.model_source import ModelSource
+from visplay.modules.policy.weights.saving import ExportFormat, write_policy
 from visplay.tiny import ANSWER, BASE
 from visplay.types import Example
 

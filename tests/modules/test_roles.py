@@ -5,7 +5,7 @@ from helpers import Scripted, image_number, plain_image
 from visplay.clock import Clock
 from visplay.functional import signed_questioner_rewards
 from visplay.modules import GRPOConfig, Questioner, QuestionReward, Qwen2_5_VL, Reasoner, Voting
-from visplay.modules.policy.loading import load_processor
+from visplay.modules.policy.weights.loading import load_processor
 from visplay.tiny import ANSWER, ASK, BASE
 from visplay.types import Example, UnlabeledImage
 

@@ -9,7 +9,7 @@ from benchmarks.models import SHAPES, RandomPolicy, Shape
 from benchmarks.workload import Size, autocast, make_batch
 from live_bytes import LiveBytes
 from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
-from visplay.modules.policy.tuning import LoRA, Tuning
+from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Training, activations
 from visplay.planning.shapes import build_empty, measure_shape

@@ -13,8 +13,8 @@ from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset
 from visplay.functional.losses import k3_kl
-from visplay.modules.policy.placement import CPU, move
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.placement import CPU, move
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.training import GRPOModule, TrainedRole
 from visplay.ranks import from_first

@@ -35,7 +35,7 @@ from visplay.evaluation import (
 )
 from visplay.judge import Judge, JudgeConfig
 from visplay.modules.answering import Answering
-from visplay.modules.policy.model_source import ModelSource
+from visplay.modules.policy.weights.model_source import ModelSource
 from visplay.modules.training import GRPOModule
 from visplay.terminal import Terminal
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from visplay.callbacks.diagnostics import Diagnostics
 from visplay.callbacks.self_play import SelfPlay
-from visplay.modules.policy.placement import CPU
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.placement import CPU
 from visplay.modules.training import GRPOModule
 
 logger = logging.getLogger(__name__)

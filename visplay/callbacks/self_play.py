@@ -21,7 +21,7 @@ from visplay.callbacks.skipped_updates import SkippedUpdates
 from visplay.data.draws import Drawable, Draws, MixedDraws
 from visplay.data.files import sha256
 from visplay.data.generated import GeneratedDataset
-from visplay.modules.policy.placement import CPU, move
+from visplay.modules.policy.weights.placement import CPU, move
 from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay

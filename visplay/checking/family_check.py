@@ -39,9 +39,9 @@ from visplay.checking.deviation import (
 from visplay.checking.reference import Reference, attention_of, model_feature_id
 from visplay.modules.policy.attention import GROUPED_SDPA
 from visplay.modules.policy.collation import ImageFeaturesError, PromptTooLongError
-from visplay.modules.policy.saving import ExportFormat, export_bytes, write_policy
-from visplay.modules.policy.tuning import Tuning
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.saving import ExportFormat, export_bytes, write_policy
+from visplay.modules.policy.weights.tuning import Tuning
 from visplay.prompts import Template, render_prompt
 from visplay.types import Sampling
 

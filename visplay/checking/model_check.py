@@ -8,8 +8,8 @@ from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from visplay.checking.check_record import check_once
-from visplay.modules.policy.placement import placed
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.placement import placed
 from visplay.modules.training import GRPOModule
 from visplay.tiny import BASE
 

@@ -17,7 +17,7 @@ from visplay.callbacks.run_record import RUN_FILE
 from visplay.callbacks.self_play import SelfPlay, check_dataset
 from visplay.commands.run_directory import check_idle, check_unused, owned, starting
 from visplay.data.files import remove_unfinished
-from visplay.modules.policy.model_source import check_checkpoint, read_checkpoint
+from visplay.modules.policy.weights.model_source import check_checkpoint, read_checkpoint
 
 logger = logging.getLogger(__name__)
 

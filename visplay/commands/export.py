@@ -20,8 +20,8 @@ from visplay.callbacks.export.model_card import CardFacts, model_card, read_scor
 from visplay.callbacks.self_play import SelfPlay
 from visplay.commands.configuration import build, read_config
 from visplay.data.files import write_whole
-from visplay.modules.policy.model_source import ModelSource, check_checkpoint, read_checkpoint
-from visplay.modules.policy.saving import ExportFormat, export_bytes
+from visplay.modules.policy.weights.model_source import ModelSource, check_checkpoint, read_checkpoint
+from visplay.modules.policy.weights.saving import ExportFormat, export_bytes
 from visplay.modules.training import GRPOModule, TrainedRole
 from visplay.terminal import Terminal
 

@@ -9,9 +9,9 @@ from visplay.data.decoding import ImageLimits, decode_image, to_rgb
 from visplay.data.generated import FEATURES, GeneratedDataset, read_examples, write_examples
 from visplay.data.image_columns import count_images, read_images
 from visplay.data.image_folder import ImageFolder, SkippedImage, UnusableItemError
-from visplay.data.image_stream import ImageStream, Streaming
 from visplay.data.manifest import Manifest, Shards
 from visplay.data.sources import open_table
+from visplay.data.streams.image_stream import ImageStream, Streaming
 from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
 
 __all__ = [

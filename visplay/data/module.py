@@ -17,7 +17,7 @@ from visplay.data.decoding import ImageLimits
 from visplay.data.draws import Draws, MixedDraws
 from visplay.data.generated import GeneratedDataset
 from visplay.data.image_folder import ImageFolder
-from visplay.data.image_stream import ImageStream, Streaming
+from visplay.data.streams.image_stream import ImageStream, Streaming
 from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example
 

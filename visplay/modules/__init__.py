@@ -10,8 +10,8 @@ from visplay.modules.learner.grpo import GRPO, NonFiniteUpdateError
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.learner.mismatch import MismatchConfig, PolicyMismatchError
 from visplay.modules.policy.collation import PromptTooLongError
-from visplay.modules.policy.tuning import LoRA, Tuning
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.modules.questioner import Questioner, QuestionFormat, QuestionReward
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Role

@@ -18,9 +18,9 @@ from visplay.callbacks.engines.engine import RolloutEngine, compute_dtype
 from visplay.callbacks.self_play import SelfPlay
 from visplay.modules import Questioner, Reasoner, Role, VisPlay
 from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
-from visplay.modules.policy.loading import load_processor
-from visplay.modules.policy.tuning import LoRA, Tuning
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.loading import load_processor
+from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.modules.training import GRPOModule
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Shape

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from visplay.modules.policy.tuning import Tuning
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.tuning import Tuning
 from visplay.planning.activations import Adapted, Block
 from visplay.planning.memory import Shape
 

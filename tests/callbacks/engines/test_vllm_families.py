@@ -10,7 +10,7 @@ from families import FAMILIES
 from visplay.callbacks import EngineSettings, VLLMRollout
 from visplay.callbacks.engines.vllm_engine import VLLMEngine
 from visplay.modules import LoRA, Tuning
-from visplay.modules.policy.saving import ExportFormat, write_policy
+from visplay.modules.policy.weights.saving import ExportFormat, write_policy
 from visplay.prompts import Template
 from visplay.types import Sampling
 

@@ -19,8 +19,8 @@ from visplay.callbacks.export.model_card import CardFacts, model_card
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.module import SelfPlayData
 from visplay.modules import LoRA, Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting
-from visplay.modules.policy.model_source import ModelSource
-from visplay.modules.policy.saving import ExportFormat
+from visplay.modules.policy.weights.model_source import ModelSource
+from visplay.modules.policy.weights.saving import ExportFormat
 from visplay.tiny import ANSWER, ASK, BASE
 from visplay.types import Example
 

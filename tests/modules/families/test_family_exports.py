@@ -14,8 +14,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from families import FAMILIES, plain_logps, processed
 from visplay.callbacks import TransformersRollout
 from visplay.modules import LoRA, Tuning
-from visplay.modules.policy.model_source import ModelSource
-from visplay.modules.policy.saving import ExportFormat, export_bytes, write_policy
+from visplay.modules.policy.weights.model_source import ModelSource
+from visplay.modules.policy.weights.saving import ExportFormat, export_bytes, write_policy
 from visplay.prompts import Template
 from visplay.types import Sampling
 

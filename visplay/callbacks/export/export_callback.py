@@ -16,8 +16,8 @@ from visplay.callbacks.export.hub import HubTarget, UploadError, push_to_hub
 from visplay.callbacks.export.model_card import CardFacts, model_card, public_name, read_scores
 from visplay.callbacks.logging import run_directory
 from visplay.callbacks.self_play import SelfPlay
-from visplay.modules.policy.saving import ExportFormat, export_bytes, write_policy
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.saving import ExportFormat, export_bytes, write_policy
 from visplay.modules.training import GRPOModule, TrainedRole
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ SOURCES = {"images": "images", "labelled": "labelled questions", "silver": "gene
 class Export(Callback):
     """Writes ``directory/iteration-<n>/<role>`` after each phase: weights, processor, tokenizer, chat template, card.
 
-    The format is Hugging Face's; see ``visplay.modules.policy.saving``. That everything will fit the disk budget is
-    seen before the run, and again before each export. The first rank alone writes.
+    The format is Hugging Face's; see ``visplay.modules.policy.weights.saving``. That everything will fit the disk
+    budget is seen before the run, and again before each export. The first rank alone writes.
 
     Args:
         directory: Where exports are; null is ``exports`` in the run's own directory.

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from visplay.foreign_text import markdown_text
-from visplay.modules.policy.saving import ExportFormat
+from visplay.modules.policy.weights.saving import ExportFormat
 
 
 @dataclass(frozen=True)

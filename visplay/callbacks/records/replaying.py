@@ -15,8 +15,8 @@ from visplay.callbacks.records.step_trace import Call, StepTrace, tracing
 from visplay.data.module import SelfPlayData
 from visplay.modules.learner.grpo import NonFiniteUpdateError
 from visplay.modules.learner.mismatch import PolicyMismatchError
-from visplay.modules.policy.placement import CPU, move
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.placement import CPU, move
 from visplay.modules.training import GRPOModule
 from visplay.types import Completion, Engine, PhaseState, Prompt, Sampling
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from visplay.modules.policy.loading import Part
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.loading import Part
 
 
 class Gemma3(VLM):

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from visplay.modules.policy.loading import Part
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.loading import Part
 
 SLACK = 1.1
 """An image's features are scaled down where a side is this many times longer than what ``anyres_max`` allows."""

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from visplay.modules.policy.loading import Part
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.loading import Part
 
 MOST_ASPECT_RATIO = 200
 """Of the sides of an image; the processor takes no narrower one."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visplay.modules.families.qwen2_5_vl import Patches, Qwen2_5_VL
-from visplay.modules.policy.loading import Part
+from visplay.modules.policy.weights.loading import Part
 
 
 class Qwen3_VL(Qwen2_5_VL):  # noqa: N801 (the family's own spelling)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from visplay.modules.policy.loading import Part
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.loading import Part
 
 LONGEST_SIDE = 4096
 """Of an image, whatever its processor's size; transformers' own limit."""

@@ -25,8 +25,8 @@ from visplay.functional.gaps import gap_statistics, logp_gaps
 from visplay.modules.learner.group_batch import GroupBatch
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.learner.mismatch import MismatchCheck, PolicyMismatchError
-from visplay.modules.policy.placement import CPU, move, placed
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.placement import CPU, move, placed
 from visplay.ranks import deal, from_first, gather, rank, sum_gradients, sum_over_ranks, world_size
 from visplay.types import Engine, Judgement, Rollout, derive_seed
 

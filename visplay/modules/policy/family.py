@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from visplay.modules.policy.attention import GROUPED_SDPA, why_not_attended
 from visplay.modules.policy.contract import AttentionContract, model_masks, read_contract
 from visplay.modules.policy.expansion import expand
-from visplay.modules.policy.loading import Part
+from visplay.modules.policy.weights.loading import Part
 from visplay.types import Prompt
 
 

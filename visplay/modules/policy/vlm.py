@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from visplay.functional.logps import token_logps
-from visplay.modules.policy.adapters import Adaptable, Adapters
 from visplay.modules.policy.attention import GROUPED_SDPA
 from visplay.modules.policy.collation import PromptBatch, collate
 from visplay.modules.policy.hidden_states import target_hidden_states
 from visplay.modules.policy.kv_cache import KVCache
-from visplay.modules.policy.loading import load_processor
 from visplay.modules.policy.prefill import extend, prefill
-from visplay.modules.policy.saving import ExportFormat, write_policy
-from visplay.modules.policy.tuning import Tuning
+from visplay.modules.policy.weights.adapters import Adaptable, Adapters
+from visplay.modules.policy.weights.loading import load_processor
+from visplay.modules.policy.weights.saving import ExportFormat, write_policy
+from visplay.modules.policy.weights.tuning import Tuning
 from visplay.prompts import Template, encode_prompt
 from visplay.types import Prompt
 
@@ -282,7 +282,7 @@ class VLM(Adaptable):
         return found.hexdigest()
 
     def save(self, directory: str | Path, form: ExportFormat = ExportFormat("float32")) -> None:  # noqa: B008 (frozen)
-        """Write a Hugging Face directory, see ``visplay.modules.policy.saving.write_policy``."""
+        """Write a Hugging Face directory, see ``visplay.modules.policy.weights.saving.write_policy``."""
         write_policy(self, directory, form)
 
 

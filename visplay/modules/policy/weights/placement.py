@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from visplay.modules.policy.adapters import Adaptable
+from visplay.modules.policy.weights.adapters import Adaptable
 
 CPU = torch.device("cpu")
 

@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 from visplay.data.decoding import DecodeError, ImageLimits, decode_errors
 from visplay.data.image_columns import read_image, split_images
 from visplay.data.image_folder import UnusableItemError
-from visplay.data.retrying import call_again, call_within
-from visplay.data.shard_files import ParquetShard, Part, Shard, TarShard
 from visplay.data.sources import SHARDS, Origin, allowed, find_origin, list_hub_files
+from visplay.data.streams.retrying import call_again, call_within
+from visplay.data.streams.shard_files import ParquetShard, Part, Shard, TarShard
 from visplay.functional.phases import buffered_indices
 from visplay.types import UnlabeledImage
 

@@ -4,7 +4,7 @@ import peft
 import pytest
 import torch
 
-from visplay.modules.policy.adapters import whole_weights
+from visplay.modules.policy.weights.adapters import whole_weights
 
 
 def test_every_weight_once_under_its_name(base):

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visplay.modules import LoRA, Qwen2_5_VL, Tuning
-from visplay.modules.policy.loading import ADAPTER_CONFIG
-from visplay.modules.policy.model_source import ModelSource
-from visplay.modules.policy.saving import ExportFormat, export_bytes, write_policy
+from visplay.modules.policy.weights.loading import ADAPTER_CONFIG
+from visplay.modules.policy.weights.model_source import ModelSource
+from visplay.modules.policy.weights.saving import ExportFormat, export_bytes, write_policy
 from visplay.tiny import ANSWER, BASE
 
 FLOAT32, BFLOAT16 = ExportFormat("float32"), ExportFormat("bfloat16")

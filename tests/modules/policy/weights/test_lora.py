@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from visplay.modules import GRPOConfig, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
-from visplay.modules.policy.model_source import ModelSource
+from visplay.modules.policy.weights.model_source import ModelSource
 from visplay.tiny import ANSWER, ASK, BASE
 
 LANGUAGE = ("vision_tower", "projector")

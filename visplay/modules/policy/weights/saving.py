@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from visplay.modules.policy.adapters import Adaptable
-from visplay.modules.policy.loading import ADAPTER_CONFIG
+from visplay.modules.policy.weights.adapters import Adaptable
+from visplay.modules.policy.weights.loading import ADAPTER_CONFIG
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PROCESSOR_BYTES = 32 << 20

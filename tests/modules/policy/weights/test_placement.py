@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from visplay.modules import LoRA, Qwen2_5_VL, Tuning
-from visplay.modules.policy.placement import CPU, move, placed
+from visplay.modules.policy.weights.placement import CPU, move, placed
 from visplay.tiny import BASE
 
 META = torch.device("meta")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from visplay.modules.policy.family import Family
-from visplay.modules.policy.tuning import LoRA, Tuning
+from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.types import derive_seed
 
 _PARTS = (".lora_A.", ".lora_B.")

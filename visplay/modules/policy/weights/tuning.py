@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import get_args
 
-from visplay.modules.policy.loading import Part
+from visplay.modules.policy.weights.loading import Part
 
 
 @dataclass(frozen=True)

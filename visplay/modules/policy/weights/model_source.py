@@ -13,10 +13,10 @@ from torch import Tensor
 
 from visplay.data.files import checksum_file, sha256
 from visplay.data.hub_names import check_reachable
-from visplay.modules.policy.loading import ADAPTER_CONFIG
-from visplay.modules.policy.saving import merge_adapter
-from visplay.modules.policy.tuning import Tuning
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.loading import ADAPTER_CONFIG
+from visplay.modules.policy.weights.saving import merge_adapter
+from visplay.modules.policy.weights.tuning import Tuning
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from visplay.modules import Qwen2_5_VL
-from visplay.modules.policy.model_source import ModelSource, check_checkpoint, read_policy
+from visplay.modules.policy.weights.model_source import ModelSource, check_checkpoint, read_policy
 from visplay.tiny import BASE
 
 

@@ -1,0 +1,1 @@
+"""Images of shards that no disk has room for."""

@@ -1,0 +1,1 @@
+"""The weights of a policy: read, trained or frozen, adapted, placed and written."""
