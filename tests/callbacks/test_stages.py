@@ -104,11 +104,10 @@ def whole(tmp_path_factory):
 
 
 def stage(engine, kind):
-    """Numbers of the calls of a stage: of the base's validation, of curation, of the validation of iteration 1."""
+    """Numbers of the calls of a stage: of curation, or of the validation of iteration 1."""
     names = [(name, sampling.n, sampling.temperature) for name, _, sampling in engine.calls]
-    base, validated = range(6), range(len(names) - 6, len(names))
     questions = [number for number, (name, n, _) in enumerate(names) if (name, n) == ("questioner", 3)]
-    return {"base": base, "curation": range(questions[0], questions[-1] + 2), "validation": validated}[kind]
+    return range(questions[0], questions[-1] + 2) if kind == "curation" else range(len(names) - 6, len(names))
 
 
 def test_the_files_of_a_run(whole):
