@@ -41,12 +41,15 @@ class Spread(NamedTuple):
         return Spread(*(factor * value for value in self))
 
 
-def alternate(parts: dict[K, Callable[[], object]], rounds: int = ROUNDS) -> dict[K, Spread]:
+def alternate(
+    parts: dict[K, Callable[[], object]], rounds: int = ROUNDS, clock: Callable[[], float] = time.perf_counter
+) -> dict[K, Spread]:
     """Seconds of each part; they take turns, so that what else the machine does falls on all of them alike.
 
     Args:
         parts: What is timed.
         rounds: Rounds that count, at least 1, after one that warms up; figures that are kept come from ``ROUNDS``.
+        clock: Gives seconds; those of the processor, where one thread works and other processes do too.
 
     Raises:
         ValueError: ``rounds`` is below 1.
@@ -56,19 +59,19 @@ def alternate(parts: dict[K, Callable[[], object]], rounds: int = ROUNDS) -> dic
     seconds: dict[K, list[float]] = {name: [] for name in parts}
     for counts in range(rounds + 1):
         for name, part in parts.items():
-            elapsed = time_call(part)
+            elapsed = time_call(part, clock)
             if counts:
                 seconds[name].append(elapsed)
     return {name: Spread.of(values) for name, values in seconds.items()}
 
 
-def time_call(part: Callable[[], object]) -> float:
+def time_call(part: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one call, what it gave an accelerator to do included."""
     synchronize()
-    start = time.perf_counter()
+    start = clock()
     part()
     synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize() -> None:
@@ -121,13 +124,14 @@ class Stages:
         self._since = now
 
 
-def run_apart(module: str, *words: str) -> dict[str, float]:
-    """What ``python -m benchmarks.MODULE --alone WORDS`` prints as JSON, in a fresh process.
+def run_apart(module: str, *words: str, ranks: int = 1) -> dict[str, float]:
+    """What ``python -m benchmarks.MODULE --alone WORDS`` prints as JSON, in a fresh process, or several ranks of one.
 
     Raises:
         RuntimeError: It ended early.
     """
-    line = [sys.executable, "-m", f"benchmarks.{module}", "--alone", *words]
+    several = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else []
+    line = [sys.executable, "-m", *several, f"benchmarks.{module}", "--alone", *words]
     done = subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     if done.returncode:
         raise RuntimeError(f"{words} ended with {done.returncode} (out of memory?): {done.stderr[-500:]}")

@@ -4,8 +4,9 @@
 one step of the learner: a frozen reference, scores of reference and policy, and several updates of several
 micro-batches each, so that gradients and optimizer states are there while activations are. The peak is the process's
 own ``VmHWM``; the plan's process part is what it needed before the model was made. On CUDA the peak is the allocator's
-own, of tensors. Models that no machine at hand has room for are measured by parts: a smaller vocabulary, or gradients
-and optimizer states of a part left away. What is named "all layers" is measured only when ``--form`` asks for it.
+own, of tensors. Of several ranks it is the highest. Models that no machine at hand has room for are measured by parts:
+a smaller vocabulary, or gradients and optimizer states of a part left away. What is named "all layers" is measured
+only when ``--form`` asks for it.
 
 Figures: ``rows``, for each measured form ``planned_mib``, ``measured_mib``, ``ratio`` and ``seconds``.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 
 from benchmarks.measure import forget_peak, memory_mib, peak_mib, run_apart
 from benchmarks.models import SHAPES, RandomPolicy, Shape
@@ -37,6 +39,7 @@ from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Residents, Training, update_bytes
 from visplay.planning.shapes import build_empty, measure_shape
+from visplay.ranks import gather, rank
 from visplay.types import Judgement, Rollout
 
 PIXELS = {"min_pixels": 262144, "max_pixels": 4194304}
@@ -57,6 +60,7 @@ class Form:
         reference: Whether a frozen reference scores.
         checkpointed: Gradient checkpointing.
         dtype: To compute in.
+        ranks: Processes, over which the weights are sharded where there are several (FSDP2).
     """
 
     model: str
@@ -68,9 +72,11 @@ class Form:
     reference: bool = True
     checkpointed: bool = False
     dtype: str = "float32"
+    ranks: int = 1
 
 
 SHORT = Size(prompts=4, group=2, tokens=16, side=512)
+TWICE = Size(prompts=8, group=2, tokens=16, side=512)
 ADAPTERS = Tuning(("vision_tower", "projector"), LoRA())
 FORMS = {
     "3b": Form("3b"),
@@ -89,6 +95,10 @@ FORMS = {
     ),
     "7b, vocabulary of 8192": Form("7b", SHORT, vocabulary=8192),
     "7b, language model frozen": Form("7b", SHORT, tuning=Tuning(("language_model",)), reference=False),
+    "3b, sharded over 2": Form("3b", TWICE, reference=False, ranks=2),
+    "3b, vocabulary of 8192, sharded over 2, checkpointed": Form(
+        "3b", TWICE, vocabulary=8192, checkpointed=True, ranks=2
+    ),
 }
 
 
@@ -113,15 +123,18 @@ class _MadeUp:
 
 
 def measure_alone(form: Form, device: str) -> dict[str, float]:
-    """Plan a step and take it, in this process; see the module."""
+    """Plan a step and take it, in this process, which may be one of several ranks; see the module."""
+    mesh = init_device_mesh(device, (form.ranks,)) if form.ranks > 1 else None
     before = 0.0 if device == "cuda" else memory_mib("cpu")  # what CUDA's own context takes is not seen
     with tempfile.TemporaryDirectory() as directory:
         policy = _make_policy(form, Path(directory), device)
+        if mesh is not None:
+            policy.shard(mesh)
         forget_peak(device)  # an untied head is drawn before it is tied
         planned = _plan(form, policy, int(before * 2**20), device)
         start = time.perf_counter()
         take_step(form, policy)
-    measured = peak_mib(device)
+    measured = max(gather(peak_mib(device)))
     seconds = time.perf_counter() - start
     weights = sum(weight.numel() for weight in policy.parameters())
     figures = {"weights": weights, "process_mib": before, "planned_mib": planned, "measured_mib": measured}
@@ -172,7 +185,8 @@ def _plan(form: Form, policy: RandomPolicy, process: int, device: str) -> float:
     training = Training(precision, form.checkpointed, several, frozen=frozenset(form.tuning.freeze))
     shape = measure_shape(build_empty(policy, policy.model.config))
     reference = (shape.adapter_weights or shape.weights) if form.reference else 0
-    return sum(update_bytes(shape, training, Residents(process, reference=reference), (micro,)).values()) / 2**20
+    residents = Residents(process, reference=reference, shards=form.ranks)
+    return sum(update_bytes(shape, training, residents, (micro,)).values()) / 2**20
 
 
 def _make_policy(form: Form, directory: Path, device: str) -> RandomPolicy:
@@ -195,11 +209,13 @@ def main() -> None:
     parser.add_argument("--alone", metavar="FORM", help=argparse.SUPPRESS)
     options = parse(parser, least_rounds=1)
     if options.alone:
-        sys.stdout.write(json.dumps(measure_alone(FORMS[options.alone], options.device)) + "\n")
+        figures = measure_alone(FORMS[options.alone], options.device)
+        if rank() == 0:
+            sys.stdout.write(json.dumps(figures) + "\n")
         return
     rows = load(options.write or RESULTS)["sections"].get("memory", {}).get("figures", {}).get("rows", {})
     for form in options.form or [form for form in FORMS if "all layers" not in form]:
-        rows[form] = run_apart("memory", form, f"--device={options.device}")
+        rows[form] = run_apart("memory", form, f"--device={options.device}", ranks=FORMS[form].ranks)
     rows = {form: rows[form] for form in FORMS if form in rows}
     worst = max(abs(row["ratio"] - 1) for row in rows.values())
     publish("memory", {"rows": rows}, {"plan_memory_error": worst}, options)

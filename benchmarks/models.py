@@ -67,6 +67,7 @@ def _large(vocabulary: int, width: int, inner: int, layers: int, heads: int, key
 SHAPES = {
     "tiny": Shape(side=56),
     "20m": _small(384, 1152, 8, 6, depth=6, full=[2, 5]),
+    "40m": _small(512, 1536, 10, 8, depth=6, full=[2, 5]),
     "100m": _small(768, 2048, 14, 12, depth=6, full=[2, 5]),
     "300m": _small(1024, 4096, 18, 16, depth=6, full=[2, 5]),
     "8m": _small(256, 768, 6, 4, depth=3, full=[2]),

@@ -24,12 +24,12 @@ PAGE = ROOT / "docs/models.md"
 MODELS = {"qwen2_5_vl_3b": "3b", "qwen2_5_vl_7b": "7b", "mimo_vl_7b": "mimo"}
 GIB, LARGE_GIB = 79.0, 139.0
 """What devices of 80 GB and of 141 GB have for a process."""
-EIGHT = ("--trainer.strategy=fsdp", "--trainer.devices=8")
+EIGHT = ("--trainer.strategy=fsdp2", "--trainer.devices=8")
 WAYS = {
     "in full, one device of 80 GB": (GIB, ()),
     "in full, one device of 141 GB": (LARGE_GIB, ()),
     "with lora.yaml, one device of 80 GB": (GIB, (f"--config={ROOT / 'configs/lora.yaml'}",)),
-    "in full, eight devices of 80 GB, weights cut over all (not in this version)": (GIB, EIGHT),
+    "in full, eight devices of 80 GB, weights cut over all (FSDP2)": (GIB, EIGHT),
 }
 Plans = dict[str, dict[str, Plan]]
 """By configuration, and by way."""

@@ -130,6 +130,17 @@ def _gpu(figures: Figures) -> list[str]:
     return parts
 
 
+def _costs(figures: Figures) -> list[str]:
+    columns = ("seconds", "planned", "measured / planned")
+    parts = []
+    for held_out, title in {False: "fitted", True: "held out"}.items():
+        rows = {n: {c: r[c] for c in columns} for n, r in figures["rows"].items() if r["held_out"] == held_out}
+        worst = max(abs(row["measured / planned"] - 1) for row in rows.values())
+        parts += [grid(rows, title), f"At most {worst:.0%} from what is planned.\n"]
+    rates = {kind: {f"{n} a second": value for n, value in row.items()} for kind, row in figures["rates"].items()}
+    return [*parts, grid(rates)]
+
+
 _TABLES = {
     "step": _step,
     "step_float32": _step,
@@ -143,5 +154,6 @@ _TABLES = {
     "evaluation": _evaluation,
     "memory": lambda figures: [grid(figures["rows"], "form")],
     "gpu": _gpu,
+    "costs": _costs,
 }
 SECTIONS = tuple(_TABLES)

@@ -87,15 +87,19 @@ def make_batch(policy: Qwen2_5_VL, size: Size) -> GroupBatch:
     return mini
 
 
-def make_update(policy: Qwen2_5_VL, batch: GroupBatch, dtype: torch.dtype) -> Callable[[], dict[str, float]]:
+def make_update(
+    policy: Qwen2_5_VL, batch: GroupBatch, dtype: torch.dtype, micro_batch_tokens: int = 16384
+) -> Callable[[], dict[str, float]]:
     """The update: forward, loss, backward, clipping and the optimizer's step, which leaves the weights as they are.
 
     Args:
         policy: Who learns.
         batch: From what; without a reference policy.
         dtype: To compute in, by autocast where the weights are of another.
+        micro_batch_tokens: Most tokens of one forward and backward pass.
     """
-    learner = GRPO(GRPOConfig(kl_weight=0.0, mismatch=MismatchConfig(stop=False)), Clock())
+    config = GRPOConfig(kl_weight=0.0, tokens_per_micro_batch=micro_batch_tokens, mismatch=MismatchConfig(stop=False))
+    learner = GRPO(config, Clock())
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
     optimizer = AdamW(weights, lr=0.0, weight_decay=0.0, fused=True)
 

@@ -24,6 +24,7 @@ _ALONE = dict.fromkeys(("tiny_labelled", "tiny_questioner"), "one role alone has
 _SILENT = {"tiny_questioner": "a Questioner alone does not answer"}
 MISFITS = {  # overlay -> base that it does not fit -> why
     "benchmarks": _SILENT,
+    "fsdp": {},
     "lora": _ALONE,
     "paper_protocol": _SILENT,
     "released_code": _ALONE,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from visplay.callbacks import RolloutEngine
+from visplay.callbacks import RolloutEngine, TransformersRollout
 from visplay.modules import VLM
 from visplay.types import Completion, Prompt, Sampling
 
@@ -19,6 +19,24 @@ def plain_image(number: int, size: tuple[int, int] = (56, 56)) -> Image.Image:
 def image_number(image: Image.Image) -> int:
     red, green, _ = image.convert("RGB").getpixel((0, 0))
     return red + 256 * green
+
+
+class Elsewhere(TransformersRollout):
+    """Begins, and samples at once, from the weights that there are then.
+
+    Attributes:
+        begun: Versions that it began to sample from.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[int] = []
+
+    def begin(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> Callable[[], list[list[Completion]]]:
+        self.begun.append(policy.version)
+        done = self.generate(policy, prompts, sampling)
+        self.sleep()
+        return lambda: done
 
 
 class Scripted(RolloutEngine):
@@ -38,6 +56,10 @@ class Scripted(RolloutEngine):
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         self.calls.append((policy.name, policy.version, sampling))
         return [[self._complete(policy, prompt, sample) for sample in range(sampling.n)] for prompt in prompts]
+
+    def begin(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> Callable[[], list[list[Completion]]]:
+        groups = self.generate(policy, prompts, sampling)
+        return lambda: groups
 
     def _complete(self, policy: VLM, prompt: Prompt, sample: int) -> Completion:
         said = self.script(policy.name, prompt, policy.tokenizer.decode(prompt.token_ids), sample)

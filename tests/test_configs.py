@@ -7,7 +7,8 @@ What is run, each base and each overlay at least once:
 - mimo_vl_7b with released_code: untied embeddings, and the other rewards, votes and losses;
 - tiny_labelled with benchmarks, and qwen2_5_vl_7b with benchmarks and paper_protocol: validation within a fit of one
   role and of two, by rules and by a judge;
-- tiny with vllm and with vllm_server, where two policies take turns in one engine.
+- tiny with vllm and with vllm_server, where two policies take turns in one engine; with fsdp, on two ranks, in
+  callbacks/test_fit_on_two_ranks.py.
 
 The other pairs differ from these in settings alone, which are looked at where they are built.
 """
@@ -29,6 +30,7 @@ from visplay.cli import VisPlayCLI
 from visplay.cli import run as run_command
 from visplay.functional import formatted_agreement_rewards, minority_difficulty
 from visplay.modules import LoRA, Qwen2_5_VL, Tuning, VisPlay
+from visplay.strategy import FSDP2Strategy
 from visplay.tiny import BASE
 from vllm_server import serve_base
 
@@ -151,6 +153,7 @@ def rates(run):
 RUN = {  # overlay -> bases that are run with it, see above; "" is no overlay
     "": ["qwen2_5_vl_7b", "tiny", "tiny_labelled", "tiny_questioner"],
     "benchmarks": ["tiny_labelled"],
+    "fsdp": ["tiny"],
     "lora": ["qwen2_5_vl_3b"],
     "paper_protocol": ["qwen2_5_vl_7b"],
     "released_code": ["mimo_vl_7b"],
@@ -202,6 +205,11 @@ def test_a_base_is_built_with_an_overlay(build, base, overlay):
     if overlay not in ("vllm", "vllm_server"):
         assert type(engine) is (VLLMRollout if base in OF_MODELS else TransformersRollout)
     BUILT[overlay](built, engine)
+
+
+def _fsdp(built, engine):
+    assert type(built.trainer.strategy) is FSDP2Strategy
+    assert built.trainer.world_size == 8
 
 
 def _lora(built, engine):

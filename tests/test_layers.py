@@ -15,6 +15,7 @@ FLOORS = [  # from the ground up; a name is a file or a room, and the longest th
     ["benchmark_answers", "metrics", "judge"],
     ["data"],
     ["modules.policy"],
+    ["strategy"],
     ["modules.families"],
     ["modules.learner"],
     ["modules"],
@@ -38,7 +39,7 @@ CLOSED = {  # rooms that need less than all that is below them
     ],
     "tiny": ["types", "prompts", "grading", "functional", "data"],
     "callbacks.engines": ["types", "ranks", "functional", "modules.policy"],
-    "checking": ["types", "prompts", "data", "tiny", "modules", "modules.policy", "callbacks.engines"],
+    "checking": ["types", "prompts", "ranks", "data", "tiny", "modules", "modules.policy", "callbacks.engines"],
 }
 
 

@@ -98,8 +98,10 @@ def test_what_a_run_is(whole):
     assert {"rollout", "votes", "update"} == phases[0]["seconds"].keys()
     assert {"questions", "votes", "rollout", "update", "validation"} == phases[1]["seconds"].keys()
     manifest = json.loads((whole / "manifest.json").read_text())["iteration-1"]
-    dataset = {"path": manifest["path"], "sha256": manifest["sha256"], "kept": manifest["statistics"]["kept"]}
-    assert phases[1]["dataset"] == dataset
+    dataset, statistics = phases[1]["dataset"], manifest["statistics"]
+    assert (dataset["path"], dataset["sha256"]) == (manifest["path"], manifest["sha256"])
+    assert dataset["kept"] == statistics["kept"]
+    assert dataset["kept"] + sum(dataset["rejected"].values()) == statistics["asked"]
     summary = json.loads((whole / "summary.json").read_text())[1]
     assert phases[1]["scores"]["val/heldout/rule_accuracy"] == summary["heldout_greedy"]
 

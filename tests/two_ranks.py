@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import visplay
+from benchmarks.ranks import SMALL, distance
 
 ROOT = Path(__file__).parent.parent
 PATHS = os.pathsep.join([str(Path(visplay.__file__).parents[1]), str(Path(__file__).parent)])
@@ -54,44 +56,45 @@ def be_rank(speak: Callable[[], Mapping[str, Any]]) -> None:
     torch.distributed.destroy_process_group()
 
 
-SMALL = [
-    "--self_play.iterations=1",
-    "--self_play.curation={images: 7, images_per_batch: 4, questions_per_image: 2, low: 0.0, high: 1.0}",
-    "--model.questioner.init_args.grpo.steps=2",
-    "--model.questioner.init_args.grpo.prompts_per_step=3",
-    "--model.reasoner.init_args.grpo.steps=2",
-    "--model.reasoner.init_args.grpo.prompts_per_step=5",
-    "--model.reasoner.init_args.grpo.prompts_per_update=2",
-    "--data={n_images: 24, heldout_questions: 16, heldout_votes: 2, validation_batch_size: 8}",
-]
-
-
 def assert_close(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """See that weights are those of another run, but for rounding: of all of them 1e-5.
 
     Of a gradient that is all but rounding AdamW makes a step as of any other, so that a single tensor may be further
     off after several updates; ``test_two_ranks.py`` compares each after one.
     """
-    assert state.keys() == expected.keys()
-    distances = [float((state[name] - weight).norm()) for name, weight in expected.items()]
-    assert math.hypot(*distances) <= 1e-5 * math.hypot(*(float(weight.norm()) for weight in expected.values()))
+    assert distance(state, expected) <= 1e-5
 
 
 ON_TWO = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+SHARDED = [f"--config={ROOT / 'configs/fsdp.yaml'}", "--trainer.devices=2"]
 
 
-def start_fit(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the small run; configurations come first among the arguments."""
-    command = [sys.executable, "-m", "visplay", "fit", f"--config={ROOT / 'configs/tiny.yaml'}"]
+def start(
+    command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({}), cwd: Path = ROOT
+) -> subprocess.Popen[str]:
+    """Start a command whose processes have a thread each, in a process group of its own."""
     return subprocess.Popen(
-        [*command, *arguments, f"--trainer.default_root_dir={directory}"],
-        env=os.environ | ENVIRONMENT,
-        cwd=ROOT,
+        command,
+        env=os.environ | ENVIRONMENT | environment,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def start_fit(directory: Path, *arguments: str, program: Sequence[str] = ("-m", "visplay")) -> subprocess.Popen[str]:
+    """Start the small run; configurations come first among the arguments."""
+    command = [sys.executable, *program, "fit", f"--config={ROOT / 'configs/tiny.yaml'}"]
+    return start([*command, *arguments, f"--trainer.default_root_dir={directory}"])
+
+
+def free_port() -> int:
+    """A port that nobody has at present."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
@@ -100,19 +103,29 @@ def kill_all(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def fit_on_ranks(root: Path, *arguments: str, timeout_seconds: float = 600) -> dict[str, tuple[Path, str]]:
-    """Make the small run on one rank and on two, at once.
+RANKS = {"one": [], "two": ON_TWO, "sharded": SHARDED}
+
+
+def fit_on_ranks(
+    root: Path,
+    *arguments: str,
+    further: Sequence[str] = (),
+    names: Iterable[str] = RANKS,
+    timeout_seconds: float = 600,
+) -> dict[str, tuple[Path, str]]:
+    """Make the small run on one rank, on two, and on two with sharded weights, at once.
 
     Args:
-        root: Where both are written.
-        arguments: Of the command, besides those of ``SMALL``; configurations first.
+        root: Where all are written.
+        arguments: Of the command, before those of ``SMALL``; configurations first.
+        further: Those after them.
+        names: Which of ``RANKS``.
         timeout_seconds: A run that takes longer fails.
 
     Returns:
-        The run's directory and what it said on standard output, by "one" and "two".
+        The run's directory and what it said on standard output, by name.
     """
-    ranks: dict[str, list[str]] = {"one": [], "two": ON_TWO}
-    running = {name: start_fit(root / name, *arguments, *SMALL, *of_ranks) for name, of_ranks in ranks.items()}
+    running = {name: start_fit(root / name, *arguments, *SMALL, *further, *RANKS[name]) for name in names}
     try:
         said = {name: process.communicate(timeout=timeout_seconds) for name, process in running.items()}
     finally:

@@ -30,7 +30,7 @@ from visplay.callbacks.curator import TooFewQuestionsError
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health
-from visplay.callbacks.logging import run_directory
+from visplay.callbacks.logging import check_shared, run_directory
 from visplay.callbacks.records.recorder import Recorder
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
@@ -45,6 +45,8 @@ from visplay.data.module import SelfPlayData
 from visplay.foreign_text import visible
 from visplay.judge import JudgeUnavailableError
 from visplay.modules.training import GRPOModule
+from visplay.rank_watch import RankWatch
+from visplay.ranks import check_alike
 from visplay.terminal import set_up_log
 
 logger = logging.getLogger(__name__)
@@ -183,13 +185,13 @@ class VisPlayCLI(LightningCLI):
         With ``last``, and where ``auto_resume`` finds one, the run goes on in its own directory and log.
         """
         beginning = _Beginning()
-        self.trainer.callbacks.append(beginning)
+        self.trainer.callbacks.insert(0, beginning)
         config = self.config["fit"]
         with self._rejecting(beginning), ExitStack() as held:
             settings = flatten(yaml.safe_load(self._parser("fit").dump(config, skip_none=False)))
             next(c for c in self.trainer.callbacks if isinstance(c, SelfPlay)).settings = settings
             ckpt_path = begin_run(self.trainer, ckpt_path, settings, held, auto_resume=config["auto_resume"])
-            with _saying_how_it_goes_on(self.trainer, beginning):
+            with RankWatch(self.trainer, beginning.how_it_goes_on) as beginning.watch, beginning.noting():
                 self.trainer.fit(ckpt_path=ckpt_path, **options)
 
     def validate(self, ckpt_path: str | None = None, **options: Any) -> None:
@@ -200,11 +202,12 @@ class VisPlayCLI(LightningCLI):
             if self.model.validated is None:
                 raise ValueError(f"model: a {type(self.model).__name__} alone does not answer; validate a Reasoner")
             ckpt_path = find_checkpoint(self.trainer, ckpt_path)
-            self.trainer.validate(ckpt_path=ckpt_path, **options | {"verbose": False})
+            with RankWatch(self.trainer):
+                self.trainer.validate(ckpt_path=ckpt_path, **options | {"verbose": False})
 
     def test(self, model: GRPOModule, datamodule: SelfPlayData, ckpt_path: str | None = None, **options: Any) -> None:
         """Evaluate one model after the other on all benchmarks, and compare them."""
-        with self._rejecting():
+        with self._rejecting(), RankWatch(self.trainer):
             evaluate_models(self.trainer, model, datamodule, ckpt_path)
 
     @contextmanager
@@ -224,29 +227,41 @@ class VisPlayCLI(LightningCLI):
 
 
 class _Beginning(Callback):
-    """Knows when a fit has all it needs."""
+    """Knows when a fit has all it needs, and how it is continued from then on."""
 
     over = False
+    watch: RankWatch
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that what each rank has found on the disk is the same."""
+        check_alike("ckpt_path", trainer.ckpt_path, "all ranks must go on from the same checkpoint")
+        check_shared(run_directory(trainer), "trainer.default_root_dir")
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.over = True
+        self.over, self.directory = True, run_directory(trainer)
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.watch.answer)  # Lightning's would broadcast amid other collectives
 
     on_train_start = on_sanity_check_start
 
+    def how_it_goes_on(self) -> str:
+        """Where the run writes, and from which checkpoint it goes on; nothing before it has begun."""
+        if not self.over:
+            return ""
+        found = sorted(self.directory.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        last = f"goes on from {found[-1].name}" if found else "begins anew: there is no checkpoint in it now"
+        resume = f"Once the cause is mended, the same command with --auto_resume {last}."
+        return f"The run writes in {self.directory}. {resume}"
 
-@contextmanager
-def _saying_how_it_goes_on(trainer: Trainer, beginning: _Beginning) -> Iterator[None]:
-    """Note with an error that ends a run where it writes, and how it is continued."""
-    try:
-        yield
-    except Exception as error:
-        if beginning.over:
-            run = run_directory(trainer)
-            found = sorted(run.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-            last = f"goes on from {found[-1].name}" if found else "begins anew: there is no checkpoint in it now"
-            resume = f"Once the cause is mended, the same command with --auto_resume {last}."
-            error.add_note(f"The run writes in {run}. {resume}")
-        raise
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note with an error that ends the run how it goes on."""
+        try:
+            yield
+        except Exception as error:
+            if words := self.how_it_goes_on():
+                error.add_note(words)
+            raise
 
 
 class _Unloaded(VisPlayCLI):

@@ -8,12 +8,16 @@ nothing here communicates.
 from __future__ import annotations
 
 import heapq
+import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -66,10 +70,30 @@ def spread(costs: Sequence[int], work: Callable[[Sequence[int]], Sequence[T]]) -
     Returns:
         The results of all items in their order, on all ranks.
     """
+    return begin_spread(costs, lambda own: partial(work, own))()
+
+
+def begin_spread(
+    costs: Sequence[int], begin: Callable[[Sequence[int]], Callable[[], Sequence[T]]]
+) -> Callable[[], list[T]]:
+    """Have every rank begin the work on the items that it is dealt, as ``spread`` does.
+
+    Args:
+        costs: Of each item, the same on all ranks.
+        begin: Indices of items to a function that waits for their results.
+
+    Returns:
+        A function that gives the results of all items in their order; every rank calls it, in its main thread.
+    """
     dealt = deal(costs, world_size())
-    done = gather(list(work(dealt[rank()])))
-    results = {i: each for own, part in zip(dealt, done, strict=True) for i, each in zip(own, part, strict=True)}
-    return [results[index] for index in range(len(costs))]
+    wait = begin(dealt[rank()])
+
+    def finish() -> list[T]:
+        done = gather(list(wait()))
+        results = {i: each for own, part in zip(dealt, done, strict=True) for i, each in zip(own, part, strict=True)}
+        return [results[index] for index in range(len(costs))]
+
+    return finish
 
 
 def gather(value: T) -> list[T]:
@@ -89,8 +113,43 @@ def from_first(compute: Callable[[], T]) -> T:
     return values[0]
 
 
-def check_alike(name: str, value: object) -> None:
+def in_turn(work: Callable[[], T]) -> T:
+    """Do something on the ranks of a machine one after another, so that what it takes of the host is taken once."""
+    hosts, done = gather(socket.gethostname()), None
+    turn = hosts[: rank()].count(hosts[rank()])
+    for each in range(max(map(hosts.count, hosts))):
+        if each == turn:
+            done = [work()]
+        gather(None)
+    assert done is not None, "every rank has a turn"
+    return done[0]
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Raise on all ranks what one of them raises within the block, so that none waits for one that has failed.
+
+    All ranks enter it together, and none waits for another within it.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    first = next((each for each in gather(failure) if each is not None), None)
+    if first is not None:
+        raise failure or first
+
+
+def check_alike(
+    name: str, value: object, rule: str = "all ranks must draw the same items, from the same files"
+) -> None:
     """See that all ranks have the same, from which each goes on by itself.
+
+    Args:
+        name: Of the value.
+        value: What this rank has.
+        rule: What the error ends with.
 
     Raises:
         RuntimeError: They have not.
@@ -98,10 +157,7 @@ def check_alike(name: str, value: object) -> None:
     first, *others = gather(value)
     for number, other in enumerate(others, start=1):
         if other != first:
-            raise RuntimeError(
-                f"{name}: rank {number} has {other} and rank 0 {first}; all ranks must draw the same items, from the "
-                "same files"
-            )
+            raise RuntimeError(f"{name}: rank {number} has {other} and rank 0 {first}; {rule}")
 
 
 def total(counts: Mapping[str, int]) -> dict[str, int]:
@@ -119,9 +175,11 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 def sum_gradients(weights: Iterable[Tensor]) -> None:
     """Sum the gradients of weights over the ranks, in place; a rank without one adds 0.
 
+    Those of sharded weights are left as they are: the backward pass has summed them.
+
     A weight that has a gradient on no rank keeps none, so that an optimizer passes it over.
     """
-    weights = list(weights)
+    weights = [weight for weight in weights if not isinstance(weight, DTensor)]
     if world_size() == 1 or not weights:
         return
     device = weights[0].device

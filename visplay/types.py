@@ -7,7 +7,7 @@ Identity travels with every value (``key``), so that nothing is ever matched by 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -332,6 +332,19 @@ class Engine(Protocol):
 
     def generate(self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample ``sampling.n`` completions per prompt, in the order of the prompts."""
+
+    def begin(
+        self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> Callable[[], list[list[Completion]]]:
+        """Begin to sample from the policy as it is now; the function returned waits for what ``generate`` would give.
+
+        Meanwhile the policy may be updated, so only an engine with weights and a device of its own can do it.
+
+        Raises:
+            NotImplementedError: This one has none.
+        """
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} samples where the trainer computes")
 
     def load(self, policy: Policy) -> None:
         """Load this policy at its present version; free of charge if it is loaded already."""

@@ -25,6 +25,7 @@ from visplay.data.generated import write_examples
 from visplay.data.module import ImageSource, LabelledSource, SelfPlayData
 from visplay.data.streams.image_stream import Streaming
 from visplay.data.table_collections import Columns
+from visplay.functional import token_truncated_weights
 from visplay.modules import Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting
 from visplay.modules.learner.grpo import GRPO
 from visplay.modules.policy.weights.model_source import check_checkpoint
@@ -42,8 +43,20 @@ def say(policy, prompt, text, sample):
     )
 
 
+class Ahead(Scripted):
+    """Reports log-probabilities that tell the version that it sampled from."""
+
+    def _complete(self, policy, prompt, sample):
+        completion = super()._complete(policy, prompt, sample)
+        return replace(completion, logps=(-1.0 - policy.version / 8,) * len(completion.token_ids))
+
+
 def make(kind):
     config = replace(CONFIG, steps=3, weight_decay=0.1)
+    if kind == "sampled ahead":
+        config = replace(
+            config, staleness=1, correction=token_truncated_weights, filter_zero_variance=True, max_refills=1
+        )
     lora = Tuning(lora=LoRA(rank=2, dropout=0.2)) if "LoRA" in kind else Tuning()
     vlm = Qwen2_5_VL(str(BASE), tuning=lora)
     if kind == "a Reasoner alone":
@@ -80,7 +93,7 @@ def run(kind, root, name="run", ckpt=None, further=(), iterations=1):
     trainer, module, self_play = fit(
         root,
         module=make(kind),
-        engine=Scripted(say),
+        engine=Ahead(say) if kind == "sampled ahead" else Scripted(say),
         data=make_data(kind, root),
         self_play=SelfPlay(iterations, CURATION),
         callbacks=callbacks,
@@ -122,6 +135,7 @@ KINDS = [
     "labelled and generated",
     "KL from the base",
     "a stream",
+    "sampled ahead",
 ]
 
 

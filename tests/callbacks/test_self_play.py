@@ -61,11 +61,9 @@ def test_the_policy_that_does_not_learn_waits_on_the_host(tmp_path, monkeypatch,
     assert moves == ([*asking, *asking, *answering] if offload else [])  # as the run begins, and each phase
 
 
-def test_several_processes_learn_by_ddp_alone():
+def test_several_processes_learn_by_ddp_or_fsdp2_alone():
     trainer = SimpleNamespace(world_size=2, strategy=FSDPStrategy(parallel_devices=[torch.device("cpu")] * 2))
-    with pytest.raises(
-        ValueError, match="strategy: several processes learn by 'ddp' in this version, got FSDPStrategy"
-    ):
+    with pytest.raises(ValueError, match="strategy: several processes learn by 'ddp' or 'fsdp2', got FSDPStrategy"):
         SelfPlay().setup(trainer, make_module(), "fit")
 
 
@@ -102,6 +100,7 @@ def test_generated_data_set(tmp_path):
         "seen_before_fraction": 0.0,
         "low": 0.25,
         "high": 0.75,
+        "rejected/unparsed_question": 4,
     }
 
 

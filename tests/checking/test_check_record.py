@@ -1,6 +1,7 @@
 """A path is checked once, and again when what it depends on has changed; by the command too."""
 
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from examples.add_a_vlm import Llava
 from families import llava
 from visplay.__main__ import main
-from visplay.checking import FamilyError, ModelCheck
+from visplay.checking import FamilyError, ModelCheck, model_check
 from visplay.checking.check_record import check_once, key_of, record_path
 from visplay.modules import Qwen2_5_VL
 from visplay.modules.policy.contract import AttentionContract
@@ -129,3 +130,16 @@ def test_a_run_of_a_wrong_family_ends_before_it_begins(directory, tmp_path, caps
         torch.use_deterministic_algorithms(False)
     assert ended.value.code == 2
     assert "error: WithoutWindows with " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_of_a_sharded_policy_the_checkpoint_is_checked(monkeypatch, tmp_path):
+    """Its own weights are parts, of which no forward pass can be made outside of a step."""
+    vlm = load(Qwen2_5_VL, str(shutil.copytree(BASE, tmp_path / "base")))
+    seen = []
+    monkeypatch.setattr(model_check, "check_once", seen.append)
+    monkeypatch.setattr(Qwen2_5_VL, "sharded", property(lambda self: self is vlm))
+    ModelCheck().on_fit_start(SimpleNamespace(), SimpleNamespace(roles={"reasoner": SimpleNamespace(vlm=vlm)}))
+    (checked,) = seen
+    assert checked is not vlm
+    assert not checked.sharded
+    assert checked.fingerprint() == vlm.fingerprint()

@@ -1,9 +1,10 @@
-"""The page on models says what the plan says today, and every setting of the three configurations."""
+"""The pages on models and on scaling say what the plan says today, and every setting of the three configurations."""
 
 from pathlib import Path
 
 import yaml
 
+from benchmarks import scaling
 from benchmarks.plans import MODELS, PAGE, ROOT, make_plans, write_page
 
 
@@ -11,6 +12,11 @@ def test_the_page_is_as_it_would_be_written_now():
     page = PAGE.read_text()
     now = write_page(page, make_plans())
     assert page == now, "run python -m benchmarks.plans"
+
+
+def test_the_page_on_scaling_is_as_it_would_be_written_now():
+    page = scaling.PAGE.read_text()
+    assert page == scaling.write_page(page), "run python -m benchmarks.scaling"
 
 
 def test_every_number_of_the_configurations_is_explained():

@@ -1,7 +1,7 @@
 """Bytes by formula, with numbers worked out by hand."""
 
 from visplay.planning.activations import Block, Precision, backward_bytes, head_bytes, matrix_gradient, text_layer
-from visplay.planning.memory import Micro, Shape, Training, activations, trained_weights
+from visplay.planning.memory import Micro, Residents, Shape, Training, activations, trained_weights, update_bytes
 
 MIXED, FULL = Precision(2, 2), Precision()
 BLOCK = Block(width=8, queries=8, keys=4, heads=2, inner=16, gated=True, weights=500, largest=128)
@@ -66,3 +66,16 @@ def test_a_bonus_for_entropy_needs_two_more_chunks_of_logits():
     micro = Micro(tokens=50, scored=2000, patches=0)
     plain, bonus = (activations(_shape(), micro, Training(entropy=e)).logits for e in (False, True))
     assert bonus - plain == 2 * 4 * 512 * 100
+
+
+def test_weights_cut_over_devices_are_gathered_layer_by_layer():
+    micro, training = (Micro(tokens=50, scored=20, patches=40),), Training(MIXED)
+    whole, cut = (update_bytes(_shape(), training, Residents(shards=shards), micro) for shards in (1, 4))
+    assert cut["gradients"] == whole["gradients"] // 4 == 3100
+    assert cut["optimizer states"] == whole["optimizer states"] // 4 == 6200
+    assert "gathered weights" not in whole
+    assert cut["gathered weights"] == 4 * (3100 - 5 * 500)  # what is in none of the layers
+    tokens = Micro(tokens=5000, scored=20, patches=0)  # so that the layers are where the peak is
+    training = Training(MIXED, checkpointed=True)
+    plain, layers = (activations(_shape(), tokens, training, sharded).peak for sharded in (False, True))
+    assert layers - plain == 4 * 4 * 500  # two layers, a gradient, and its copy

@@ -231,15 +231,32 @@ def test_each_of_several_ranks_needs_what_one_does(read):
     ranks = make_plan(read("qwen2_5_vl_3b", "3b", "--trainer.strategy=ddp", "--trainer.devices=8"))
     assert ranks.stages == alone.stages
     assert any("the CPU memory of 8 on one machine is as many times that" in note for note in notes(ranks))
-    sharded = make_plan(read("qwen2_5_vl_3b", "3b", "--trainer.strategy=fsdp", "--trainer.devices=8"))
-    assert any("not in this version" in note for note in notes(sharded))
+    sharded = make_plan(read("qwen2_5_vl_3b", "3b", "--trainer.strategy=fsdp2", "--trainer.devices=8"))
+    assert any("8 have one copy of all weights together" in note for note in notes(sharded))
 
 
 def test_sharded_over_eight_devices_it_fits(read):
-    plan = make_plan(read("qwen2_5_vl_3b", "3b", "--trainer.strategy=fsdp", "--trainer.devices=8"))
+    plan = make_plan(read("qwen2_5_vl_3b", "3b", "--trainer.strategy=fsdp2", "--trainer.devices=8"))
     assert plan.settings.device.shards == 8
     assert plan.problems == ()
     assert plan.stages["reasoner: update"]["gradients"] == 4 * 3_754_622_976 // 8
+    assert plan.stages["reasoner: update"]["idle policy"] == 4 * 3_754_622_976 // 8
+    assert host_bytes(plan.settings) == {}  # idle policy and reference stay on the devices
+
+
+def test_adapters_stay_whole_where_their_base_is_cut(read):
+    update = make_plan(read("qwen2_5_vl_3b", "3b", LORA, "--trainer.strategy=fsdp2", "--trainer.devices=8")).stages[
+        "reasoner: update"
+    ]
+    adapter = 59_867_136
+    assert update["weights, float32 masters"] == 4 * (3_754_622_976 // 8 + adapter)
+    assert update["gradients"] == update["idle policy"] == update["optimizer states"] // 2 == 4 * adapter
+
+
+def test_transformers_gathers_whole_weights_to_sample(read):
+    cut = ("--rollout=visplay.callbacks.TransformersRollout", "--trainer.strategy=fsdp2", "--trainer.devices=8")
+    stages = make_plan(read("qwen2_5_vl_3b", "3b", *cut)).stages
+    assert stages["reasoner: rollout"]["gathered weights"] == 4 * 3_754_622_976
 
 
 def test_a_context_too_short_is_refused_with_what_would_fit(arguments, capsys):

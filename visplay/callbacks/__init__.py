@@ -14,6 +14,7 @@ from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.export.export_callback import Export
 from visplay.callbacks.export.export_store import DiskBudgetError, Retention
 from visplay.callbacks.export.hub import HubTarget
+from visplay.callbacks.gates import Candidate, ConfidenceBand, Gate, Margin, NotAskedBefore, QuantileBand
 from visplay.callbacks.health import Health, Limit
 from visplay.callbacks.progress import PhaseProgress
 from visplay.callbacks.records.recorder import Recorder
@@ -24,6 +25,8 @@ from visplay.callbacks.summary import Summary
 
 __all__ = [
     "AdvanceRule",
+    "Candidate",
+    "ConfidenceBand",
     "Curation",
     "Diagnostics",
     "DiskBudgetError",
@@ -31,10 +34,14 @@ __all__ = [
     "EngineSettings",
     "Evaluation",
     "Export",
+    "Gate",
     "Health",
     "HubTarget",
     "Limit",
+    "Margin",
+    "NotAskedBefore",
     "PhaseProgress",
+    "QuantileBand",
     "Recorder",
     "Retention",
     "RewardGain",

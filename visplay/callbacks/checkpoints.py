@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,8 @@ from torch.optim import Optimizer
 from visplay.callbacks.logging import run_directory
 from visplay.data.files import checksum_file, replacing
 from visplay.modules.training import GRPOModule
+from visplay.ranks import gather
+from visplay.strategy import FSDP2Strategy
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,8 @@ class StepCheckpoint(Checkpoint):
 
     One is written when it is due, at the end of a step; at SIGUSR1, by which a scheduler says that time is running
     out; and at SIGTERM, before the process ends. A signal is answered at once, with the state after the last step: what
-    was sampled since is sampled again. Only where weights have changed since does it wait for the end of the step.
+    was sampled since is sampled again. Only where weights have changed since does it wait for the end of the step, and
+    where weights are sharded: all ranks take part then, as soon as one of them was told.
 
     Args:
         every_n_minutes: Longest time between two checkpoints; null goes by steps and signals alone.
@@ -69,6 +73,7 @@ class StepCheckpoint(Checkpoint):
         self._written = time.monotonic()
         self._seconds = 0.0
         self._directory: tuple[int, int] | None = None
+        self._together = False  # whether all ranks take part in writing
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
         """Have every checkpoint of the run written whole, with its hash."""
@@ -78,11 +83,12 @@ class StepCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Listen to signals, after the trainer has begun to; it gives them back when it ends."""
         self._state, self._is_current, self._later, self._written = None, True, None, time.monotonic()
-        self._directory = None
+        self._directory, self._together = None, isinstance(trainer.strategy, FSDP2Strategy)
         if threading.current_thread() is not threading.main_thread():
             return
         end = signal.getsignal(signal.SIGTERM)
-        signal.signal(signal.SIGUSR1, lambda signum, frame: self._answer(lambda: self._write(trainer)))
+        write = _nothing if self._together else partial(self._write, trainer)  # to be told makes one due
+        signal.signal(signal.SIGUSR1, lambda signum, frame: self._answer(write))
         if callable(end):
 
             def terminate(signum: int, frame: FrameType | None) -> None:
@@ -107,6 +113,8 @@ class StepCheckpoint(Checkpoint):
         due = self.every_n_steps is not None and step % self.every_n_steps == 0
         if self.every_n_minutes is not None:
             due |= elapsed >= max(60 * self.every_n_minutes, self._seconds / self.most_time_fraction)
+        if self._together:  # some may have been told, and clocks differ
+            due = any(gather(due or self._later is not None))
         if due:
             self._write(trainer)
         later, self._later = self._later, None
@@ -119,7 +127,7 @@ class StepCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: GRPOModule, exception: BaseException) -> None:
         """Write the state after the last step, where the process was told to end; an error may have spoiled it."""
-        if isinstance(exception, SystemExit):
+        if isinstance(exception, SystemExit) and not self._together:
             self._write(trainer)
 
     def _see_directory(self, directory: Path) -> None:
@@ -137,29 +145,45 @@ class StepCheckpoint(Checkpoint):
 
     def _answer(self, act: Callable[[], None]) -> None:
         """Answer a signal now, or when the step is over."""
-        if self._is_current or self._state is None:
+        if self._state is None or (self._is_current and not self._together):
             act()
         else:
             self._later = act
 
     def _write(self, trainer: Trainer) -> None:
-        if self._state is None or not self._is_current or self._writing or not trainer.is_global_zero:
+        writes = trainer.is_global_zero or self._together
+        if self._state is None or not self._is_current or self._writing or not writes:
             return
         start, self._writing = time.monotonic(), True
         try:
             trainer.strategy.save_checkpoint(self._state, self._path)
         finally:
             self._writing = False
+        self._written = time.monotonic()
+        self._seconds = self._written - start
+        if not trainer.is_global_zero:
+            return
         written = sorted(self._path.parent.glob(STEP_FILES), key=lambda path: path.stat().st_mtime_ns)
         for path in written[: -self.keep]:
             trainer.strategy.remove_checkpoint(path)
-        self._written = time.monotonic()
-        self._seconds = self._written - start
         logger.info("%s: written in %.1f s", self._path, self._seconds)
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint aside, forces it to the disk and renames it; its SHA-256 is beside, as of ``sha256sum``."""
+    """Writes a checkpoint aside, forces it to the disk and renames it; its SHA-256 is beside, as of ``sha256sum``.
+
+    One that is read stays on the disk, but for the tensors that are used.
+    """
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """Open a checkpoint; a URL is Lightning's."""
+        if "://" in str(path):
+            return super().load_checkpoint(path, *args, **options)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint; one that is there already stays until the new one is complete. A URL is Lightning's."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from visplay.callbacks.gates import ConfidenceBand, Gate
 from visplay.data.draws import Draws
 from visplay.data.manifest import Shards
 from visplay.modules.visplay import VisPlay
@@ -27,8 +28,10 @@ class Curation:
         questions_per_image: Questions asked about each.
         low: Least confidence of a question that is kept (Eq. 9).
         high: Highest confidence of a question that is kept.
+        gates: What keeps or rejects the questions of this band, one after the other; ``low: 0`` and ``high: 1`` leave
+            the choice to them. Those that remember belong to one run.
         min_kept: Fewer kept questions than this are too few.
-        on_too_few: What happens then: "continue" with what there is, "relax" the band until there are enough, or "stop"
+        on_too_few: What happens then: "continue" with what there is, "relax" the band until it has enough, or "stop"
             with an error. Without a single question every run stops.
         template: The Questioner's prompt in this stage; null takes its own.
         max_new_tokens: Most tokens of a question in this stage, no more than the context has; null takes the
@@ -43,6 +46,7 @@ class Curation:
     questions_per_image: int = 8
     low: float = 0.25
     high: float = 0.75
+    gates: Sequence[Gate] = ()
     min_kept: int = 1
     on_too_few: Literal["continue", "relax", "stop"] = "continue"
     template: Template | None = None
@@ -53,9 +57,15 @@ class Curation:
     images_per_batch: int = 64
 
     def __post_init__(self) -> None:
-        """Reject an empty band or an empty collection."""
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"low, high: need 0 <= low <= high <= 1, got low={self.low}, high={self.high}")
+        """Reject an empty band, an empty collection, or gates that cannot be told apart."""
+        for gate in self.gates:
+            if not is_dataclass(gate):
+                raise ValueError(f"gates: {type(gate).__name__} must be a dataclass, whose arguments are its settings")
+        names = [gate.name for gate in (ConfidenceBand(self.low, self.high), *self.gates)]
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+            raise ValueError(
+                f"gates: names must differ, got {twice} more than once; low and high are a gate named {names[0]!r}"
+            )
         if min(self.images, self.questions_per_image, self.images_per_batch, self.min_kept) < 1:
             raise ValueError(
                 "curation: images, questions_per_image, images_per_batch and min_kept must be at least 1, got "
@@ -99,11 +109,14 @@ class Asked:
     graded: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
 
-    def proposals(self, indices: Iterable[int]) -> Iterator[Proposal]:
-        """Some of the questions with their images, which are drawn again, a batch at a time.
+    def proposals(self, indices: Iterable[int]) -> Iterator[dict[int, Proposal]]:
+        """Some of the questions with their images, which are drawn again.
 
         Args:
             indices: Ascending indices into ``questions``.
+
+        Returns:
+            Those of one batch after the other, by their indices.
 
         Raises:
             ValueError: The images are others now.
@@ -112,12 +125,13 @@ class Asked:
         per_batch = c.images_per_batch * c.questions_per_image
         for number, in_batch in groupby(indices, lambda index: index // per_batch):
             again = Draws(self.images.items, self.images.seed, self.positions[number], self.images.why_not)
-            batch = _draw_batch(c, again, number)
+            batch, proposals = _draw_batch(c, again, number), {}
             for index in in_batch:
                 image, found = batch[index % per_batch // c.questions_per_image], self.questions[index]
                 if image.key != found.image:
                     raise ValueError(f"images: {found.image!r} was asked about, and {image.key!r} is in its place now")
-                yield Proposal(image, found.question, found.vote)
+                proposals[index] = Proposal(image, found.question, found.vote)
+            yield proposals
 
 
 def ask(curation: Curation, module: VisPlay, images: Draws, shards: Shards) -> Asked:

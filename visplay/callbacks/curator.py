@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from lightning import Trainer
+from PIL.Image import Image
 
-from visplay.callbacks.curation import AskedQuestion, Curation, ask
+from visplay.callbacks.curation import Asked, AskedQuestion, Curation, ask
+from visplay.callbacks.gates import Candidate, ConfidenceBand, admit, describe_gate, gate_states, load_gate_states
 from visplay.callbacks.logging import log_histogram, log_scalars, run_directory
 from visplay.data.draws import Draws
-from visplay.data.generated import GeneratedDataset, write_examples
+from visplay.data.files import json_line, replacing
+from visplay.data.generated import GeneratedDataset, PngEncoder, write_examples
 from visplay.data.manifest import Manifest, Shards
 from visplay.functional.confidence_band import confidence_histogram, keep_in_band, relax_band
 from visplay.functional.diagnosis import describe_votes, fold_question, repeated_fraction
 from visplay.modules.visplay import VisPlay
-from visplay.ranks import from_first
+from visplay.ranks import from_first, rank, spread
 from visplay.types import Example, Proposal, Vote
 
 logger = logging.getLogger(__name__)
@@ -37,8 +41,9 @@ class Curator:
 
     What was asked and voted is stored batch by batch, as text, in ``generated/<stage>/``, so that a kill costs a batch;
     the file of what is kept, with its images, in the run's directory. Both are on record, so that what is finished is
-    not made again by the same policies with the same settings. No more images are in memory than a batch has. All ranks
-    ask and vote; rank 0 reads and writes the disk.
+    not made again by the same policies with the same settings. ``generated/<stage>/admission.jsonl`` says of each
+    question why it is not kept. No more images are in memory than a batch has. All ranks ask, vote, judge and encode
+    images; rank 0 reads and writes the disk.
 
     Args:
         config: How.
@@ -67,23 +72,25 @@ class Curator:
         if record is None or record["made_by"] != made_by or "seconds" not in record:
             record = self._make(images, stage, made_by)
         self._log(record)
+        load_gate_states(self.config.gates, record["gates"])
         images.position = record["position"]
         return GeneratedDataset(record["path"]), record
 
     def _make(self, images: Draws, stage: str, made_by: dict[str, Any]) -> dict[str, Any]:
-        """Ask, vote, and store what is in the band; the record of it."""
+        """Ask, vote, and store what the gates keep; the record of it."""
         path = self.directory / "generated" / f"{stage}.parquet"
         shards = Shards(path.with_suffix(""), made_by)
         self.module.clock.drain()
         asked = ask(self.config, self.module, images, shards)
         votes = [a.vote if self.module.reasoner.is_valid(a.vote, self.config.voting) else None for a in asked.questions]
-        kept, band = self._choose(votes)
+        reasons, band = self._judge(asked.questions, votes)
+        kept = [index for index, reason in enumerate(reasons) if reason is None]
+        self._write(path, asked, kept)
 
-        def store() -> dict[str, Any]:
-            iteration, proposals = self.module.phase.iteration, asked.proposals(kept)
-            keyed = zip(kept, proposals, strict=True)
-            write_examples(path, (as_example(f"{iteration}/{index}", each, iteration) for index, each in keyed))
+        def record() -> dict[str, Any]:
+            self._write_reasons(path.with_suffix("") / "admission.jsonl", asked.questions, reasons)
             statistics = self._describe(asked.questions, votes, kept) | dict(zip(("low", "high"), band, strict=True))
+            statistics |= {f"rejected/{reason}": count for reason, count in sorted(_count(reasons).items())}
             statistics |= _describe_duplicates([asked.questions[index] for index in kept], self._asked_before(stage))
             confidences = Counter(vote.confidence for vote in votes if vote is not None)
             asked.graded.update(self.module.reasoner.grader.drain_outcomes())
@@ -96,9 +103,45 @@ class Curator:
                 graded={f"graded_{outcome}": n for outcome, n in asked.graded.items()},
                 confidences=sorted(confidences.items()),
                 seconds=asked.seconds,
+                gates=gate_states(self.config.gates),
             )
 
-        return from_first(store)
+        return from_first(record)
+
+    def _write(self, path: Path, asked: Asked, kept: Sequence[int]) -> None:
+        """Write the data set on rank 0; its images are encoded by all ranks, as that takes longest."""
+        encode, iteration = PngEncoder(), self.module.phase.iteration
+        encoded: dict[int, bytes] = {}  # of a batch
+
+        def encode_together(images: Sequence[Image]) -> list[bytes]:
+            pixels = [image.width * image.height for image in images]
+            return spread(pixels, lambda own: [encode(images[n]) for n in own])
+
+        def examples() -> Iterator[Example]:
+            for batch in asked.proposals(kept):
+                images = {id(each.image.image): each.image.image for each in batch.values()}
+                encoded.clear()
+                encoded.update(zip(images, encode_together(list(images.values())), strict=True))
+                yield from (as_example(f"{iteration}/{index}", each, iteration) for index, each in batch.items())
+
+        if rank() == 0:
+            write_examples(path, examples(), lambda image: encoded[id(image)])
+        else:
+            deque(examples(), maxlen=0)
+
+    def _write_reasons(self, path: Path, questions: Sequence[AskedQuestion], reasons: Sequence[str | None]) -> None:
+        """Write why each question is not kept, null where it is, by the key that it has in the data set."""
+        with replacing(path) as file:
+            for index, ((image, question, vote), reason) in enumerate(zip(questions, reasons, strict=True)):
+                row = {
+                    "key": f"{self.module.phase.iteration}/{index}",
+                    "image": image,
+                    "question": None if question is None else question.text,
+                    "answer": None if vote is None else vote.answer,
+                    "confidence": None if vote is None else vote.confidence,
+                    "rejected": reason,
+                }
+                file.write(json_line(row))
 
     def _stage(self) -> str:
         phase = self.module.phase
@@ -111,7 +154,8 @@ class Curator:
         facts = {
             "seed": module.stage_seed("curation"),
             "images": [images.position, len(images.items)],
-            "curation": asdict(self.config),
+            "curation": asdict(replace(self.config, gates=())),
+            "gates": [describe_gate(gate) for gate in self.config.gates],
             "format": asdict(module.questioner.format),
             "voting": asdict(module.reasoner.voting),
             "templates": [asdict(role.template) for role in roles],
@@ -120,23 +164,33 @@ class Curator:
         }
         return json.loads(json.dumps(facts, default=sorted))  # as the manifest gives it back; sets in one order
 
-    def _choose(self, votes: Sequence[Vote | None]) -> tuple[list[int], tuple[float, float]]:
-        """Indices of the questions to keep, and the band that they are in."""
+    def _judge(
+        self, questions: Sequence[AskedQuestion], votes: Sequence[Vote | None]
+    ) -> tuple[list[str | None], tuple[float, float]]:
+        """Why each question is not kept, None where it is, and the band that the kept ones are in."""
         c = self.config
-        band = (c.low, c.high)
-        voting = c.voting or self.module.reasoner.voting
-        admitted: dict[str, Any] = {"min_parsed_fraction": 0.0, "admit_ties": voting.ties == "draw"}
-        kept = keep_in_band(votes, *band, **admitted)
-        if len(kept) < c.min_kept and c.on_too_few == "relax":
-            band = relax_band(votes, *band, c.min_kept, **admitted)
-            kept = keep_in_band(votes, *band, **admitted)
-        if len(kept) < c.min_kept:
-            logger.warning("too few questions: %s", self._why_few(votes, len(kept)))
-        if not kept or (len(kept) < c.min_kept and c.on_too_few == "stop"):
-            raise TooFewQuestionsError(self._why_few(votes, len(kept)))
-        return kept, band
+        admit_ties = (c.voting or self.module.reasoner.voting).ties == "draw"
+        band = self._choose_band(votes, admit_ties)
+        found = [_find_candidate(*each, admit_ties) for each in zip(questions, votes, strict=True)]
+        candidates = [each for each in found if isinstance(each, Candidate)]
+        judged = iter(admit((ConfidenceBand(*band), *c.gates), candidates))
+        reasons = [next(judged) if isinstance(each, Candidate) else each for each in found]
+        kept = reasons.count(None)
+        if kept < c.min_kept:
+            logger.warning("too few questions: %s", self._why_few(votes, reasons))
+        if not kept or (kept < c.min_kept and c.on_too_few == "stop"):
+            raise TooFewQuestionsError(self._why_few(votes, reasons))
+        return reasons, band
 
-    def _why_few(self, votes: Sequence[Vote | None], kept: int) -> str:
+    def _choose_band(self, votes: Sequence[Vote | None], admit_ties: bool) -> tuple[float, float]:
+        """The band of ``low`` and ``high``, or a wider one where that has too few."""
+        c = self.config
+        admitted: dict[str, Any] = {"min_parsed_fraction": 0.0, "admit_ties": admit_ties}
+        if c.on_too_few != "relax" or len(keep_in_band(votes, c.low, c.high, **admitted)) >= c.min_kept:
+            return c.low, c.high
+        return relax_band(votes, c.low, c.high, c.min_kept, **admitted)
+
+    def _why_few(self, votes: Sequence[Vote | None], reasons: Sequence[str | None]) -> str:
         taken = [vote for vote in votes if vote is not None]
         if not taken:
             return (
@@ -144,11 +198,13 @@ class Curator:
                 "too long for the context, or too few of their answers parse (see `min_parsed_fraction`)"
             )
         tenths, tied = confidence_histogram(taken).tolist(), sum(vote.tied for vote in taken)
+        rejected = ", ".join(f"{reason} {count}" for reason, count in _count(reasons).most_common())
         return (
-            f"{kept or 'none'} of the {len(taken)} valid questions (min_kept={self.config.min_kept}) has a label and a "
-            f"confidence between low={self.config.low} and high={self.config.high}; {tied} are ties, which have no "
-            f"label unless voting.ties is draw; confidences by tenths from 0 to 1: {tenths}; widen the band, set "
-            "on_too_few to relax, or ask about more images"
+            f"{reasons.count(None) or 'none'} of the {len(taken)} valid questions (min_kept={self.config.min_kept}) "
+            f"has a label, a confidence between low={self.config.low} and high={self.config.high}, and passes all "
+            f"gates; {tied} are ties, which have no label unless voting.ties is draw; rejected: {rejected}; "
+            f"confidences by tenths from 0 to 1: {tenths}; widen the band, set on_too_few to relax, or ask about more "
+            "images"
         )
 
     def _describe(
@@ -198,6 +254,19 @@ def as_example(key: str, proposal: Proposal, iteration: int) -> Example:
         image_id=proposal.image.key,
         iteration=iteration,
     )
+
+
+def _find_candidate(asked: AskedQuestion, vote: Vote | None, admit_ties: bool) -> Candidate | str:
+    """The question with its silver answer, or why it has none; ``vote`` is None where it is not valid."""
+    if asked.question is None:
+        return "unparsed_question"
+    if vote is None:
+        return "too_long" if asked.vote is None else "unparsed_answers"
+    return "tied" if vote.tied and not admit_ties else Candidate(asked.image, asked.question, vote)
+
+
+def _count(reasons: Sequence[str | None]) -> Counter[str]:
+    return Counter(reason for reason in reasons if reason is not None)
 
 
 def _describe_duplicates(kept: Sequence[AskedQuestion], asked_before: set[str]) -> dict[str, float]:

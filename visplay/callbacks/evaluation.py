@@ -16,7 +16,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from visplay.benchmark_answers import BatchAnswers
-from visplay.callbacks.logging import run_directory, tensorboard_writers
+from visplay.callbacks.logging import check_shared, run_directory, tensorboard_writers
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.files import replacing
 from visplay.evaluation import (
@@ -229,7 +229,7 @@ class Evaluation(Callback):
             self._store.repair()
             with replacing(settings) as file:
                 file.write(text)
-        trainer.strategy.barrier()
+        check_shared(directory, "evaluation.directory")
 
     def _describe(self, trainer: Trainer, module: GRPOModule) -> dict[str, Any]:
         """All that the answers follow from, as plain values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,10 +12,37 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
+from visplay.ranks import from_first, gather, world_size
+
 
 def run_directory(trainer: Trainer) -> Path:
     """Where a run writes. Of several ranks all have to ask, as rank 0 tells the others."""
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def check_shared(directory: Path, argument: str) -> None:
+    """See that all ranks write into one directory, and those of another machine not into their own.
+
+    Raises:
+        FileNotFoundError: A rank does not see what rank 0 has just written there.
+    """
+    if world_size() == 1:
+        return
+    token = from_first(lambda: secrets.token_hex(8))
+    probe = directory / f".seen-{token}"
+
+    def leave() -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+
+    from_first(leave)
+    blind = [rank for rank, sees in enumerate(gather(probe.is_file())) if not sees]
+    from_first(probe.unlink)
+    if blind:
+        raise FileNotFoundError(
+            f"{argument}: ranks {blind} do not see what rank 0 writes in {str(directory)!r}; give a directory that all "
+            "machines share, and where its path is relative start all ranks in one working directory"
+        )
 
 
 def log_scalars(trainer: Trainer, group: str, values: Mapping[str, float], step: int) -> None:

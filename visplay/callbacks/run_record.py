@@ -28,6 +28,7 @@ from visplay.data.fingerprints import fingerprint_data
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
 from visplay.provenance import describe_machine, describe_software
+from visplay.ranks import from_first
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +65,20 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Write both files, once all that the run needs is there."""
         self._clock, self._directory = pl_module.clock, run_directory(trainer)
-        if not trainer.is_global_zero:
-            return
-        path, data = self._directory / RUN_FILE, fingerprint_data(trainer.datamodule)
-        if path.is_file():
-            self._run = _go_on(path, data)
-        else:
+        path, weights = self._directory / RUN_FILE, {}
+        if new := from_first(lambda: not path.is_file()):
             policies = [module for module in pl_module.modules() if isinstance(module, VLM)]
             weights = {
                 vlm.name: {"path": vlm.path, "revision": vlm.revision, "fingerprint": vlm.fingerprint()}
                 for vlm in policies
             }
+        if not trainer.is_global_zero:
+            return
+        data = fingerprint_data(trainer.datamodule)
+        if new:
             self._run = {"seed": pl_module.seed, "weights": weights, "data": data, "processes": []}
+        else:
+            self._run = _go_on(path, data)
         self._run["processes"].append(self._describe_process(trainer))
         self._write()
 
@@ -209,8 +212,13 @@ def _describe_dataset(self_play: SelfPlay, directory: Path) -> dict[str, Any] | 
     """The generated data set that the phase learned from; None where it learned from others."""
     if self_play.dataset is None:
         return None
-    kept = self_play.statistics.get("kept")
-    return {"path": _relative(self_play.dataset, directory), "sha256": self_play.dataset_sha256, "kept": kept}
+    statistics = self_play.statistics
+    return {
+        "path": _relative(self_play.dataset, directory),
+        "sha256": self_play.dataset_sha256,
+        "kept": statistics.get("kept"),
+        "rejected": {n.removeprefix("rejected/"): v for n, v in statistics.items() if n.startswith("rejected/")},
+    }
 
 
 def _relative(path: str | Path, directory: Path) -> str:

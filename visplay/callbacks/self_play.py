@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from PIL import Image
 from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation
 from visplay.callbacks.curator import Curator
+from visplay.callbacks.gates import gate_states, load_gate_states
 from visplay.callbacks.logging import log_position, run_directory
 from visplay.callbacks.skipped_updates import SkippedUpdates
 from visplay.data.draws import Drawable, Draws, MixedDraws
 from visplay.data.files import sha256
 from visplay.data.generated import GeneratedDataset
+from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.weights.placement import CPU, move
 from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
 from visplay.ranks import copy_from_first
+from visplay.strategy import FSDP2Strategy
 from visplay.types import PhaseState, UnlabeledImage, derive_seed
 
 logger = logging.getLogger(__name__)
@@ -41,9 +45,9 @@ class SelfPlay(Callback):
     are asked, voted on and curated at that moment, labelled ones, or both, as the data module has them. It comes
     before all callbacks that look at the phase.
 
-    A checkpoint keeps where the run is (``PhaseState``), the data set in use and its hash, what the advance rule reads,
-    and how long the log was; with what ``GRPOModule`` and ``GRPO`` keep, a phase goes on after any of its steps as if
-    nothing had happened.
+    A checkpoint keeps where the run is (``PhaseState``), the data set in use and its hash, what the gates remember and
+    the advance rule reads, and how long the log was; with what ``GRPOModule`` and ``GRPO`` keep, a phase goes on after
+    any of its steps as if nothing had happened.
 
     Args:
         iterations: Times that every role has its phase.
@@ -86,17 +90,19 @@ class SelfPlay(Callback):
         self._continued = False
         self._draws: dict[str, Draws] = {}
         self._phase_draws: dict[str, Draws | MixedDraws] = {}
+        self._upcoming: list = []
         self._source: Drawable
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
         """Have the trainer ask for new batches every epoch; without anybody who answers nothing is validated.
 
         Raises:
-            ValueError: Several processes would learn, and not by DDP, or the trainer is told what leaves no phases.
+            ValueError: Several processes would learn, and not by DDP or FSDP2; or the trainer is told what leaves no
+                phases.
         """
         if stage != "fit":
             return
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 or type(trainer.strategy) is DDPStrategy:
             _learn_together(trainer.strategy, pl_module)
         cut = {
             "limit_train_batches": trainer.limit_train_batches == 0,
@@ -141,14 +147,14 @@ class SelfPlay(Callback):
         """
         module.phase = self.phase
         self._place(trainer, module)
-        self._draws, self._phase_draws = {}, {}
+        self._draws, self._phase_draws, self._upcoming = {}, {}, []
         role = module.role
         role.grader.drain_outcomes()  # those of a validation, which no step has graded
         if role.learns_from == "images":
             self._source = self._draw_from(module, "images", trainer.datamodule.images)
         else:
             self._source = self._examples(trainer, module)
-        module.refill = self.draw
+        module.refill, module.upcoming = self.draw, partial(self.draw_ahead, role.config)
         skipped = run_directory(trainer) / "skipped"
         role.learner.on_skipped = SkippedUpdates(skipped, module) if trainer.is_global_zero else None
         continued = self.phase.step > 0
@@ -156,10 +162,19 @@ class SelfPlay(Callback):
 
     def draw(self, count: int) -> list:
         """The next items of the phase under way; ``PhaseState.positions`` moves on."""
-        items = self._source.draw(count)
+        items, self._upcoming = self._upcoming or self._source.draw(count), []
         self.phase.positions |= {name: draws.position for name, draws in self._draws.items()}
         self.phase.drawn |= {name: draws.position for name, draws in self._phase_draws.items()}
         return items
+
+    def draw_ahead(self, config: GRPOConfig) -> list:
+        """The items of the step after the one under way, none after the last; that step draws them once more.
+
+        ``PhaseState.positions`` moves on only then, so that a checkpoint in between draws them too.
+        """
+        if self.phase.step + 1 < config.steps:
+            self._upcoming = self._source.draw(config.prompts_per_step)
+        return self._upcoming
 
     def end_phase(self, trainer: Trainer) -> None:
         """End the phase under way with the step just taken; what follows a phase, its validation included, does."""
@@ -185,8 +200,9 @@ class SelfPlay(Callback):
         self._plan_epochs(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The phase under way, or the one that comes next, the data set in use, and what the advance rule reads."""
-        return {name: copy.deepcopy(getattr(self, name)) for name in _STATE} | {"phase": asdict(self.phase)}
+        """The phase under way, or the next one, the data set in use, and what gates and the advance rule read."""
+        own = {name: copy.deepcopy(getattr(self, name)) for name in _STATE}
+        return own | {"phase": asdict(self.phase), "gates": gate_states(self.curation.gates)}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: GRPOModule, checkpoint: dict[str, Any]) -> None:
         """Have the trainer begin the epoch of the phase under way anew: ``begin_phase`` knows what is done of it."""
@@ -205,6 +221,7 @@ class SelfPlay(Callback):
             for name in _STATE:
                 setattr(self, name, state_dict[name])
             self.phase = PhaseState(**state_dict["phase"])
+            load_gate_states(self.curation.gates, state_dict.get("gates", {}))  # those of older ones have none
             self._continued = True
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -339,10 +356,12 @@ def _learn_together(strategy: Any, module: GRPOModule) -> None:
     Lightning would wrap the module to reduce every weight of both roles in every backward pass, which differ in number
     between ranks, from buckets as large as all gradients.
     """
+    if isinstance(strategy, FSDP2Strategy):  # its gradients are reduced where they are made
+        return
     if type(strategy) is not DDPStrategy:  # others derive from it
         raise ValueError(
-            f"strategy: several processes learn by 'ddp' in this version, got {type(strategy).__name__}; give "
-            "trainer.strategy: ddp, or devices: 1 and num_nodes: 1"
+            f"strategy: several processes learn by 'ddp' or 'fsdp2', got {type(strategy).__name__}; give "
+            "trainer.strategy: ddp or fsdp2, or devices: 1 and num_nodes: 1"
         )
     strategy.configure_ddp = lambda: copy_from_first([*module.parameters(), *module.buffers()])
 

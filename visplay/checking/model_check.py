@@ -11,6 +11,7 @@ from visplay.checking.check_record import check_once
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import placed
 from visplay.modules.training import GRPOModule
+from visplay.ranks import failing_together, rank
 from visplay.tiny import BASE
 
 
@@ -18,7 +19,8 @@ class ModelCheck(Callback):
     """Compares each policy with its checkpoint's processor and its model's own forward, once for a path and revision.
 
     It takes seconds and ends the run where they differ, see ``visplay check``. What was found right is noted in a file
-    (``visplay.checking.check_record``); the embedded base is not checked.
+    (``visplay.checking.check_record``); the embedded base is not checked. Of a policy that is sharded, rank 0 loads the
+    checkpoint once more, in CPU memory, and checks that.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
@@ -42,6 +44,14 @@ class ModelCheck(Callback):
 
 
 def _check(vlm: VLM, trainer: Trainer) -> None:
-    if Path(vlm.path).resolve() != BASE.resolve():
+    if Path(vlm.path).resolve() == BASE.resolve():
+        return
+    if not vlm.sharded:
         with placed(vlm, trainer.strategy.root_device):
             check_once(vlm)
+        return
+    with failing_together():
+        if rank() == 0:
+            whole = vlm.unloaded()
+            whole.load()
+            check_once(whole)

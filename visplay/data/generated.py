@@ -108,7 +108,9 @@ class GeneratedDataset(Dataset[Example]):
         return Example(image=image, votes=votes, **row)
 
 
-def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
+def write_examples(
+    path: str | Path, examples: Iterable[Example], encode: Callable[[Image], bytes] | None = None
+) -> None:
     """Write the generated data set of one iteration; a file already there stays until the new one is complete.
 
     ``datasets`` loads the file with its images decoded. They are stored as PNG.
@@ -117,11 +119,12 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
         path: The parquet file; its directory is created.
         examples: The rows, in order, taken one after the other; their images RGB. None at all gives a valid file
             without rows.
+        encode: An image to PNG, called for each row when it is taken; None is a ``PngEncoder``.
 
     Raises:
         ValueError: If an image is not RGB, or an example has several.
     """
-    encode = PngEncoder()
+    encode = encode or PngEncoder()
     groups = _in_groups(_as_row(example, encode) for example in examples)
     # an image that several rows of a group share is stored once as long as the group's dictionary fits into one page
     write_rows(path, _SCHEMA, groups, dictionary_pagesize_limit=2**28)

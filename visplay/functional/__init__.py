@@ -1,5 +1,6 @@
 """The mathematics of self-play: pure functions of numbers and texts, without state or effects."""
 
+from visplay.functional.admission import find_repeated, observed_quantile, vote_lead, why_outside
 from visplay.functional.advantages import (
     centred_advantages,
     group_advantages,
@@ -110,6 +111,7 @@ __all__ = [
     "equivalent",
     "estimate_mean",
     "final_score",
+    "find_repeated",
     "fold_question",
     "format_estimate",
     "formatted_agreement_rewards",
@@ -134,6 +136,7 @@ __all__ = [
     "minority_difficulty",
     "mmmu_discipline",
     "normalise_answer",
+    "observed_quantile",
     "own_answer_agreement",
     "parse_boxed",
     "parse_question",
@@ -152,5 +155,7 @@ __all__ = [
     "token_mean_weights",
     "token_truncated_weights",
     "vote",
+    "vote_lead",
+    "why_outside",
     "zero_variance_groups",
 ]

@@ -19,6 +19,7 @@ from visplay.grading.worker import Grader
 from visplay.metrics import BenchmarkScores, Report, SuiteScores
 from visplay.modules.policy.vlm import VLM
 from visplay.prompts import Template
+from visplay.ranks import in_turn
 from visplay.types import Completion, Engine, Example, PhaseState, Prompt, Sampling, derive_seed
 
 
@@ -159,6 +160,19 @@ class AnsweringModule(LightningModule, ABC):
     def samples_of(self, benchmark: Any) -> int:
         """K, sampled answers per question of a benchmark."""
         return benchmark.votes if self.answering.samples is None else self.answering.samples
+
+    def load_policy(self, policy: VLM, shares_with: VLM | None = None) -> None:
+        """Load a policy, and shard it where the strategy has a mesh: the host then holds one whole model at a time."""
+        if self.device_mesh is None:
+            policy.load(shares_with)
+            return
+        mesh = self.device_mesh["data_parallel"]
+
+        def load() -> None:
+            policy.load(shares_with)
+            policy.shard(mesh)
+
+        in_turn(load)
 
     def _reset_metrics(self, loaders: Sequence | None) -> None:
         benchmarks = [loader.benchmark for loader in loaders or []]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch.optim import AdamW
@@ -17,7 +17,7 @@ from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
 from visplay.prompts import Template
-from visplay.ranks import check_alike, spread
+from visplay.ranks import begin_spread, check_alike, spread
 from visplay.types import Completion, Engine, Example, Judgement, Prompt, Rollout, Sampling, UnlabeledImage, derive_seed
 
 
@@ -81,7 +81,7 @@ class Role(GRPOModule):
         """
         if not hasattr(self, "vlm"):
             raise ValueError(f"vlm: a {type(self).__name__} that is fitted alone needs a model, got null")
-        self.vlm.load()
+        self.load_policy(self.vlm)
 
     @property
     def config(self) -> GRPOConfig:
@@ -146,9 +146,25 @@ class Role(GRPOModule):
         Raises:
             RuntimeError: Ranks have different prompts.
         """
-        check_alike("prompts", [prompt.key for prompt in prompts])
-        costs = [self.most_tokens(prompt, sampling) for prompt in prompts]
+        costs = self._costs(prompts, sampling)
         return spread(costs, lambda own: self.engine.generate(self.vlm, [prompts[n] for n in own], sampling))
+
+    def begin_sample(self, prompts: Sequence[Prompt], sampling: Sampling) -> Callable[[], list[list[Completion]]]:
+        """Begin to do as ``sample``, from the policy as it is now, while it goes on to learn.
+
+        Returns:
+            A function that waits for the completions; every rank calls it.
+
+        Raises:
+            RuntimeError: Ranks have different prompts.
+        """
+        costs = self._costs(prompts, sampling)
+        return begin_spread(costs, lambda own: self.engine.begin(self.vlm, [prompts[n] for n in own], sampling))
+
+    def _costs(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[int]:
+        """What each prompt may take, the same prompts on all ranks."""
+        check_alike("prompts", [prompt.key for prompt in prompts])
+        return [self.most_tokens(prompt, sampling) for prompt in prompts]
 
     def most_tokens(self, prompt: Prompt, sampling: Sampling) -> int:
         """Tokens of a prompt, images expanded, and of all its completions if each is as long as it may be."""

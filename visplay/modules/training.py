@@ -15,6 +15,7 @@ from visplay.grading.worker import Grader
 from visplay.modules.answering import AnsweringModule
 from visplay.modules.learner.grpo import GRPO, LearningRole, StepResult
 from visplay.modules.learner.grpo_config import GRPOConfig
+from visplay.modules.learner.sampling_ahead import NextStep
 from visplay.modules.policy.vlm import VLM
 from visplay.prompts import Template
 from visplay.ranks import total
@@ -54,6 +55,7 @@ class GRPOModule(AnsweringModule):
 
     Attributes:
         refill: Gives as many further items of the phase.
+        upcoming: Gives the items of the step after the one under way, none after the last.
         result: The last step's rollout and how it was judged, for loggers.
     """
 
@@ -63,6 +65,7 @@ class GRPOModule(AnsweringModule):
         self.clock = Clock()
         self._phase: PhaseState | None = None
         self.refill: Callable[[int], Sequence] | None = None
+        self.upcoming: Callable[[], Sequence] | None = None
         self.result: StepResult | None = None
         self._equal_rewards = 0
         self._random: dict[str, Any] | None = None
@@ -171,6 +174,7 @@ class GRPOModule(AnsweringModule):
             self.stage_seed("step", self.phase.step),
             self.refill,
             getattr(self.trainer.precision_plugin, "scaler", None),
+            self._next_step,
         )
         self.phase.step += 1
         self._warn_of_equal_rewards(self.result)
@@ -180,6 +184,11 @@ class GRPOModule(AnsweringModule):
         speed = {f"{stage}_seconds": value for stage, value in seconds.items()}
         speed |= {f"{s}_tokens_per_second": tokens / seconds[s] for s in ("rollout", "update") if s in seconds}
         self.log_role(self.result.statistics | self.result.judgement.statistics | graded | speed)
+
+    def _next_step(self) -> NextStep:
+        """Draw what the next step samples."""
+        items = () if self.upcoming is None else self.upcoming()
+        return NextStep(items, self.stage_seed("step", self.phase.step + 1))
 
     def _warn_of_equal_rewards(self, result: StepResult) -> None:
         """Say so once if all rewards of every group were equal in each of a phase's first steps: nothing is learned."""

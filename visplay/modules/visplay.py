@@ -61,10 +61,10 @@ class VisPlay(GRPOModule):
 
     def configure_model(self) -> None:
         """Load all policies from the base; in a test, where nobody asks, the Reasoner's alone."""
-        self.reasoner.vlm.load()
+        self.load_policy(self.reasoner.vlm)
         if self.trainer.state.fn != TrainerFn.TESTING:
             for role in self.roles.values():
-                role.vlm.load(shares_with=self.reasoner.vlm)
+                self.load_policy(role.vlm, shares_with=self.reasoner.vlm)
 
     def propose(
         self,

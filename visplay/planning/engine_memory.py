@@ -66,8 +66,9 @@ def _vllm(settings: Settings, engine: VLLMPlan) -> tuple[Bytes, Cache]:
 def _transformers(settings: Settings, engine: TransformersPlan) -> tuple[Bytes, Cache]:
     """The policy's own weights, cast once a batch; a cache with room for a quarter more, one layer copied as it grows.
 
-    Keys come out of the rotary product in float32. Logits are there five times in float32: as they are, tempered,
-    without banned tokens, as log-probabilities, and as what is drawn from.
+    Weights that are cut over devices are gathered, all at once. Keys come out of the rotary product in float32.
+    Logits are there five times in float32: as they are, tempered, without banned tokens, as log-probabilities, and as
+    what is drawn from.
     """
     shape, precision = settings.shape, settings.precision
     votes = 0 if settings.voting is None else settings.voting.votes
@@ -79,6 +80,8 @@ def _transformers(settings: Settings, engine: TransformersPlan) -> tuple[Bytes, 
     token = (FLOAT + precision.compute) * shape.text.keys * shape.text_layers
     cache = int(1.25 * sequences * longest * token)
     parts = {"cast weights": precision.compute * shape.weights} if precision.casts else {}
+    if settings.device.shards > 1:
+        parts["gathered weights"] = FLOAT * shape.weights
     parts |= {
         "key-value cache": cache + cache // shape.text_layers,
         "logits (estimate)": 5 * FLOAT * sequences * shape.vocabulary,

@@ -23,6 +23,8 @@ from visplay.planning.activations import (
     vision_layer,
 )
 
+GATHERED_LAYERS = 2
+"""Layers of weights that are cut over devices that are whole at a time: the one at work, and the next."""
 Bytes = dict[str, int]
 """Bytes by what they are for, in the order they are shown."""
 
@@ -43,6 +45,8 @@ class Shape:
         patch_inputs: Values of a patch.
         mergers: Their number: one, and those whose features enter further layers of the language model.
         adapters: Number of an adapter's weights by part; empty where the weights themselves learn.
+        window_patches: Patches that attend to each other where the vision tower has windows; 0 where it has none.
+        full_layers: Layers of such a tower in which all patches of an image do.
     """
 
     text: Block
@@ -56,6 +60,8 @@ class Shape:
     patch_inputs: int = 1176
     mergers: int = 1
     adapters: dict[str, int] = field(default_factory=dict)
+    window_patches: int = 0
+    full_layers: int = 0
 
     @property
     def weights(self) -> int:
@@ -147,25 +153,28 @@ def trained_weights(shape: Shape, training: Training) -> int:
 
 def policy_bytes(shape: Shape, residents: Residents) -> Bytes:
     """Weights in float32, which are the masters: nothing keeps a second copy in another precision."""
-    own, idle = (FLOAT * n // residents.shards for n in (shape.weights + shape.adapter_weights, residents.idle))
+    own = FLOAT * (shape.weights // residents.shards + shape.adapter_weights)
+    idle = FLOAT * residents.idle // _shards(shape, residents)
     parts = {"process": residents.process, "weights, float32 masters": own}
     return parts | ({"idle policy": idle} if idle else {})
 
 
 def phase_bytes(shape: Shape, training: Training, residents: Residents) -> Bytes:
     """What is there between the updates of a phase: also the reference, and the two optimizer states of AdamW."""
-    reference = FLOAT * residents.reference // residents.shards
+    shards = _shards(shape, residents)
+    reference = FLOAT * residents.reference // shards
     parts = policy_bytes(shape, residents) | ({"reference policy": reference} if reference else {})
-    return parts | {"optimizer states": 2 * FLOAT * trained_weights(shape, training) // residents.shards}
+    return parts | {"optimizer states": 2 * FLOAT * trained_weights(shape, training) // shards}
 
 
 def update_bytes(shape: Shape, training: Training, residents: Residents, micros: tuple[Micro, ...]) -> Bytes:
     """An update at its peak, with the micro-batch that needs most."""
     learning = FLOAT * trained_weights(shape, training)
-    course = max((activations(shape, micro, training) for micro in micros), key=lambda each: each.peak)
-    gradients = learning // residents.shards
+    sharded = residents.shards > 1
+    course = max((activations(shape, micro, training, sharded) for micro in micros), key=lambda each: each.peak)
+    gradients = learning // _shards(shape, residents)
     beyond = course.peak - course.kept
-    if not training.accumulated:  # those that came up are part of the peak
+    if not (training.accumulated or sharded):  # those that came up are part of the peak
         beyond = max(course.peak, learning) - gradients - course.kept
     parts = phase_bytes(shape, training, residents) | {"gradients": gradients, "activations": course.kept}
     return parts | {"logits and backward pass": beyond} | _gathered(shape, residents)
@@ -182,29 +191,40 @@ def scoring_bytes(shape: Shape, training: Training, residents: Residents, micros
         vision = vision_layer(shape.vision, micro.patches, p, trained=False)
         head = head_bytes(micro.scored, shape.text.width, shape.vocabulary, p, trained=False)
         working = max(working, text, vision, head)
+    if residents.shards > 1:
+        working += GATHERED_LAYERS * FLOAT * shape.text.weights
     parts = phase_bytes(shape, training, residents) | {"scoring (estimate)": working}
     return parts | _gathered(shape, residents)
 
 
+def _shards(shape: Shape, residents: Residents) -> int:
+    """Parts that what a policy has for itself is cut into; an adapter is whole on each device."""
+    return 1 if shape.adapters else residents.shards
+
+
 def _gathered(shape: Shape, residents: Residents) -> Bytes:
-    return {"gathered weights": FLOAT * (2 * shape.text.weights + shape.head)} if residents.shards > 1 else {}
+    """Of weights that are cut over devices, in float32, what is in no layer and stays: embedding and head above all."""
+    layers = shape.text_layers * shape.text.weights + shape.vision_layers * shape.vision.weights
+    return {"gathered weights": FLOAT * (shape.weights - layers)} if residents.shards > 1 else {}
 
 
-def activations(shape: Shape, micro: Micro, training: Training) -> Activations:
+def activations(shape: Shape, micro: Micro, training: Training, sharded: bool = False) -> Activations:
     """Follow one micro-batch through an update.
 
     Autograd goes back in the order in which the forward pass made its results: head, language model, embedding of the
     completions, vision tower, embedding of the prompts. The gradient of the embedding is as large as the whole matrix,
-    and its uses are summed before they are added to what there is.
+    and its uses are summed before they are added to what there is. Where weights are cut over devices, a layer that is
+    gone back through is whole, as are the next one, its gradient, and the copy of it that is sent.
     """
-    return _Course(shape, micro, training).follow()
+    return _Course(shape, micro, training, sharded).follow()
 
 
 class _Course:
     """The sum of bytes as it goes up and down."""
 
-    def __init__(self, shape: Shape, micro: Micro, training: Training) -> None:
+    def __init__(self, shape: Shape, micro: Micro, training: Training, sharded: bool) -> None:
         self.shape, self.micro, self.training, self.precision = shape, micro, training, training.precision
+        self.sharded, self.accumulated = sharded, training.accumulated or sharded
         self.text_learns, self.merger_learns, self.vision_learns = (
             not shape.adapters and part not in training.frozen
             for part in ("language_model", "projector", "vision_tower")
@@ -233,7 +253,7 @@ class _Course:
         self._add(kept, passing=logits)
         self._add(self.text_input - last - scored)  # the gradient of the hidden states instead
         matrix = FLOAT * shape.head if self.text_learns else 0  # the gradient of head or embedding
-        if shape.tied or not training.accumulated:  # a tied head's gradient waits for the embedding's
+        if shape.tied or not self.accumulated:  # a tied head's gradient waits for the embedding's
             self._add(matrix)
         self._back(shape.text, shape.text_layers, self.text, self.text_input, micro.tokens, self.text_learns)
         # the embedding of the completions: if tied, what waits and what comes are added up in memory of their own
@@ -267,13 +287,15 @@ class _Course:
 
     def _back(self, block: Block, layers: int, layer: int, inputs: int, tokens: int, trained: bool) -> None:
         """Backward through the layers of a part."""
-        training, kept = self.training, inputs if self.training.checkpointed else layer
-        working = layer - kept + backward_bytes(block, tokens, self.precision, training.accumulated, trained)
+        kept = inputs if self.training.checkpointed else layer
+        working = layer - kept + backward_bytes(block, tokens, self.precision, self.accumulated, trained)
+        if self.sharded:
+            working += (GATHERED_LAYERS + 2 * trained) * FLOAT * block.weights
         learning = block.adapters.weights if block.adapters else block.weights if trained else 0
         for _ in range(layers):
             self._add(0, passing=working)
             self._add(-kept)
-            self._add(0 if training.accumulated else FLOAT * learning)
+            self._add(0 if self.accumulated else FLOAT * learning)
 
     def _add(self, amount: int, passing: int = 0) -> None:
         """Add what stays; ``passing`` is there for a moment on top of it."""

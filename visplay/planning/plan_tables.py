@@ -121,11 +121,10 @@ def notes(plan: Plan) -> list[str]:
     """What a reader of the figures has to know."""
     s, found = plan.settings, []
     if s.device.sharded:
-        found.append("weights cut over several devices are not in this version: figures are what it would need")
+        found.append(f"figures are those of one rank; {s.device.count} have one copy of all weights together (FSDP2)")
     elif s.device.count > 1:
-        found.append(
-            f"figures are those of one rank; the CPU memory of {s.device.count} on one machine is as many times that"
-        )
+        ranks = s.device.count // s.device.nodes
+        found.append(f"figures are those of one rank; the CPU memory of {ranks} on one machine is as many times that")
     if s.image.tiled or s.shape.mergers > 1:
         found.append("activations of this family's vision tower and of what joins it to the text are an upper estimate")
     if s.why_padded is not None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.util import import_object
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from visplay.callbacks import Health, StepCheckpoint, TransformersRollout, VLLMRollout
 from visplay.callbacks.engines.engine import RolloutEngine, compute_dtype
@@ -218,8 +220,13 @@ def _copies(health: Health) -> int:
 
 
 def _with_count(device: Device, trainer: Any) -> Device:
-    """The device as one of several; a strategy that cuts weights says so in its name."""
-    devices, strategy = trainer.devices, trainer.strategy
-    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
-    name = strategy if isinstance(strategy, str) else str(getattr(strategy, "class_path", type(strategy).__name__))
-    return replace(device, count=count, sharded=count > 1 and ("fsdp" in name.lower() or "ModelParallel" in name))
+    """The device as one of several, over which some strategies cut weights."""
+    devices, nodes, strategy = trainer.devices, trainer.num_nodes, trainer.strategy
+    on_one = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
+    count = on_one * nodes
+    if isinstance(strategy, str):
+        cuts = "fsdp" in strategy
+    else:
+        named = getattr(strategy, "class_path", None)
+        cuts = issubclass(import_object(named) if named else type(strategy), FSDPStrategy | ModelParallelStrategy)
+    return replace(device, count=count, nodes=nodes, sharded=count > 1 and cuts)

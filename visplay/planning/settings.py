@@ -104,6 +104,7 @@ class Device:
         memory: Its bytes.
         process: Bytes that the process takes without a model: libraries, or the context of a GPU.
         count: Devices in all.
+        nodes: Machines that they are in.
         sharded: Whether weights, gradients and optimizer states are cut over them (FSDP), or each has them whole.
         disk: Free bytes where the run is written; None if unknown.
         host: Bytes of CPU memory next to a GPU; None if unknown.
@@ -113,6 +114,7 @@ class Device:
     memory: int
     process: int
     count: int = 1
+    nodes: int = 1
     sharded: bool = False
     disk: int | None = None
     host: int | None = None
@@ -176,12 +178,17 @@ class Settings:
     @property
     def offloads_idle(self) -> bool:
         """Whether the idle policy is in CPU memory; an adapter stays on its base."""
-        return self.offload and self.device.kind == "cuda" and (self.own_judge or not self.shape.adapters)
+        return self._offloads and (self.own_judge or not self.shape.adapters)
 
     @property
     def offloads_reference(self) -> bool:
         """Whether references are in CPU memory."""
-        return self.offload and self.device.kind == "cuda" and not self.shape.adapters
+        return self._offloads and not self.shape.adapters
+
+    @property
+    def _offloads(self) -> bool:
+        """Whether whole policies are in CPU memory; those that are cut over devices stay there."""
+        return self.offload and self.device.kind == "cuda" and self.device.shards == 1
 
     @property
     def policy_weights(self) -> int:

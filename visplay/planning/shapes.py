@@ -56,6 +56,8 @@ def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
     inputs = (
         getattr(vision, "in_channels", 3) * getattr(vision, "temporal_patch_size", 1) * prod(sides(vision.patch_size))
     )
+    full = getattr(vision, "fullatt_block_indexes", [])
+    window = vision.window_size // (vision.patch_size * merge) * merge if full else 0
     tuning = tuning or empty.tuning
     rank = 0 if tuning.lora is None else tuning.lora.rank
     linear = [empty.model.get_submodule(name) for name in empty.adapted_layers(tuning)]
@@ -76,6 +78,8 @@ def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
         patch_inputs=inputs,
         mergers=1 + len(getattr(vision, "deepstack_visual_indexes", ())),
         adapters={part: count for part, count in adapters.items() if count},
+        window_patches=window**2,
+        full_layers=len(full),
     )
 
 

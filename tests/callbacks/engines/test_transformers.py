@@ -182,6 +182,13 @@ def test_a_policy_is_loaded_only_when_it_changed(base, monkeypatch):
     assert loads == [(base.name, 0), (base.name, 1)]
 
 
+def test_one_of_several_ranks_without_prompts_takes_part(base, monkeypatch):
+    monkeypatch.setattr("visplay.callbacks.engines.engine.world_size", lambda: 2)
+    engine = TransformersRollout()
+    assert engine.generate(base, [], Sampling(1, 2)) == []
+    assert engine.loaded == (base.name, base.version)
+
+
 def test_bad_calls(base):
     engine, prompts = TransformersRollout(), _prompts(base)
     assert engine.generate(base, [], Sampling(1, 2)) == []

@@ -3,12 +3,14 @@
 import random
 import time
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from live_bytes import Stream
 from visplay.callbacks import EngineSettings, RolloutError, VLLMRollout, WrongWeightsError
 from visplay.callbacks.engines import vllm_engine
 from visplay.callbacks.engines.process_state import ProcessState
@@ -218,6 +220,15 @@ def test_images_that_are_cut_differently_are_caught(rollout, policy, monkeypatch
         rollout.generate(policy, asked(policy), SAMPLING)
 
 
+def test_weights_come_in_one_at_a_time(rollout, policy):
+    """vLLM keeps the parts of a layer that it fuses until it has all, and the embeddings to the end."""
+    rollout.load(policy)
+    stream = Stream((name, weight.clone()) for name, weight in policy.weights())
+    rollout._running.load(stream)
+    assert stream.total == sum(weight.nbytes for weight in policy.model.parameters())
+    assert stream.peak < 2 * stream.largest < stream.total / 4
+
+
 def test_an_engine_that_dies_is_built_anew_and_goes_on(rollout, policy, monkeypatch, caplog):
     prompts = asked(policy)
     before = rollout.generate(policy, prompts, SAMPLING)
@@ -266,27 +277,67 @@ def test_a_load_that_hangs_is_cut_too(rollout, policy, monkeypatch, caplog):
         return read(*given)
 
     monkeypatch.setattr(vllm_engine, "loaded_weights", hang_once)
-    monkeypatch.setattr(rollout._running, "timeout_seconds", 2.0)
+    monkeypatch.setattr(rollout._running, "timeout_seconds", 10.0)  # closing the engine is under it too
     rollout.loaded = None
     assert rollout.generate(policy, prompts, SAMPLING) == before
-    assert "no step within 2 s" in caplog.text
+    assert "no step within 10 s" in caplog.text
 
 
 def test_an_aborted_request_is_asked_again(rollout, policy, monkeypatch):
     prompts = asked(policy)
     before = rollout.generate(policy, prompts, SAMPLING)
-    answer, calls = rollout._running.generate, []
+    answer, calls = rollout._running._answer, []
 
-    def abort(requests, parameters):
-        outputs = answer(requests, parameters)
+    def abort(asked):
+        outputs = answer(asked)
         if not calls:
             outputs[1].outputs[0].finish_reason = "abort"
-        calls.append(len(requests))
+        calls.append(len(asked))
         return outputs
 
-    monkeypatch.setattr(rollout._running, "generate", abort)
+    monkeypatch.setattr(rollout._running, "_answer", abort)
     assert rollout.generate(policy, prompts, SAMPLING) == before
     assert calls == [7, 1]
+
+
+def test_a_request_that_is_aborted_twice_is_a_failure(rollout, policy, monkeypatch):
+    rollout.load(policy)
+    answer = rollout._running._answer
+
+    def abort(asked):
+        outputs = answer(asked)
+        outputs[-1].outputs[0].finish_reason = "abort"
+        return outputs
+
+    monkeypatch.setattr(rollout._running, "_answer", abort)
+    with pytest.raises(RuntimeError, match=r"request 6 was aborted twice \(abort\)"):
+        rollout._running.generate([{"prompt_token_ids": [5]}] * 7, [{"max_tokens": 1}] * 7)
+
+
+def test_ranks_are_divided_into_groups_of_equal_size(monkeypatch):
+    rollout, module = VLLMRollout(EngineSettings(tensor_parallel_size=2)), Mock(roles={})
+    rollout.setup(Mock(world_size=4), module, "fit")
+    for ranks in (1, 3):
+        with pytest.raises(ValueError, match=f"tensor_parallel_size: 2 must divide the number of ranks, {ranks} "):
+            rollout.setup(Mock(world_size=ranks), module, "fit")
+
+
+def test_an_engine_of_several_is_on_its_trainers_device(monkeypatch):
+    monkeypatch.setattr(vllm_engine, "rank", lambda: 9)
+    monkeypatch.setattr(vllm_engine, "world_size", lambda: 16)
+    expected = {"RANK": "9", "WORLD_SIZE": "16"}
+    assert vllm_engine.rank_variables(torch.device("cuda:1")) == expected | {"LOCAL_RANK": "1"}
+    assert vllm_engine.rank_variables(torch.device("cpu")) == expected | {"LOCAL_RANK": "9"}
+
+
+def test_one_of_several_that_does_not_sleep_ends_the_run(rollout, policy, monkeypatch):
+    """Alone it could not be built anew, and the others would wait for it."""
+    rollout.load(policy)
+    monkeypatch.setattr(rollout._running, "sleep", lambda: 1 / 0)
+    monkeypatch.setattr("visplay.callbacks.engines.vllm.world_size", lambda: 2)
+    with pytest.raises(RolloutError, match="vLLM does not sleep on rank 0: ZeroDivisionError"):
+        rollout.sleep()
+    monkeypatch.undo()
 
 
 def test_an_engine_that_cannot_start_says_what_to_change(policy):

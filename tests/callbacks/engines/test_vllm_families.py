@@ -94,7 +94,7 @@ def test_exports_score_and_samples_are_scored_as_in_training(name, tmp_path):
     exported = FAMILIES[name].family(str(tmp_path / "adapter"))
     exported.load()
     rollout = VLLMRollout(SETTINGS)
-    rollout._running = engine = VLLMEngine(exported, SETTINGS, torch.float32, timeout_seconds=300)
+    rollout._running = engine = VLLMEngine(exported, SETTINGS, torch.device("cpu"), torch.float32, timeout_seconds=300)
     try:
         found = [forced(engine, prompts)]
         engine.load(load_file(tmp_path / "whole" / "model.safetensors").items())

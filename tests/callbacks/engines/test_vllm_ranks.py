@@ -27,7 +27,7 @@ def alone():
 
 @pytest.mark.parametrize("tensor_parallel_size", [1, 2])
 def test_two_ranks_sample_what_one_does(alone, tmp_path, tensor_parallel_size):
-    command = [sys.executable, vllm_rank.__file__, str(tmp_path), str(tensor_parallel_size)]
+    command = [sys.executable, vllm_rank.__file__, str(tmp_path), str(tensor_parallel_size), "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(command, env=environment | {"VISPLAY_TEST_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
@@ -44,9 +44,10 @@ def test_two_ranks_sample_what_one_does(alone, tmp_path, tensor_parallel_size):
 
 
 @pytest.mark.timeout(900)
-def test_a_run_on_two_ranks_is_that_of_one(tmp_path):
+def test_a_run_on_two_ranks_with_sharded_weights_is_that_of_one(tmp_path):
     settings = "--rollout.init_args.engine={cache_gib: 0.125, max_sequences: 64}"
-    runs = fit_on_ranks(tmp_path, f"--config={ROOT / 'configs/vllm.yaml'}", settings, timeout_seconds=800)
+    vllm = [f"--config={ROOT / 'configs/vllm.yaml'}", settings]
+    runs = fit_on_ranks(tmp_path, *vllm, names=["one", "sharded"], timeout_seconds=800)
     one, two = (directory for directory, _ in runs.values())
     generated = [(directory / "generated" / "iteration-1.parquet").read_bytes() for directory in (one, two)]
     assert generated[0] == generated[1]

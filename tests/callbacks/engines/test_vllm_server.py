@@ -7,19 +7,25 @@ import sys
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from safetensors.torch import load_file
 
+import server_rank
 from helpers import plain_image
+from live_bytes import LiveBytes
+from two_ranks import run_ranks
 from visplay.callbacks.engines import vllm_server as module
 from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.engines.vllm_server import VLLMServerRollout
-from visplay.callbacks.engines.vllm_server_client import RequestLimits, Server, TransferSettings
+from visplay.callbacks.engines.vllm_server_client import RequestLimits, Server
+from visplay.callbacks.engines.vllm_server_transfer import FileSender, NCCLSender, TransferSettings, _WeightRequests
 from visplay.callbacks.engines.vllm_server_worker import RequireToken, open_weights
 from visplay.tiny import ANSWER
 from visplay.types import Prompt, Sampling, derive_seed
@@ -29,9 +35,8 @@ TOKEN, VARIABLE = "a-token-of-the-tests", "VISPLAY_TEST_TOKEN"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    """A server with a token, and its children, killed at the end."""
-    directory = tmp_path_factory.mktemp("server")
+def urls(tmp_path_factory):
+    """Two servers with a token, and their children, killed at the end."""
     worker = "visplay.callbacks.engines.vllm_server_worker"
     size = {"shortest_edge": 3136, "longest_edge": 12544}
     arguments = [
@@ -39,10 +44,20 @@ def url(tmp_path_factory):
         *("--limit-mm-per-prompt", '{"image": 1, "video": 0}', "--mm-processor-kwargs", json.dumps({"size": size})),
         *("--worker-extension-cls", f"{worker}.ServerWorker", "--middleware", f"{worker}.RequireToken"),
     ]
-    weights = str(directory / "weights")
+    weights = str(tmp_path_factory.mktemp("weights"))
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": TOKEN, "VISPLAY_WEIGHTS_DIR": weights}
-    with serve_base(directory, *arguments, environment=environment) as address:
-        yield address
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+
+        def start(number):
+            directory = tmp_path_factory.mktemp(f"server-{number}")
+            return stack.enter_context(serve_base(directory, *arguments, environment=environment))
+
+        yield list(pool.map(start, range(2)))
+
+
+@pytest.fixture(scope="module")
+def url(urls):
+    return urls[0]
 
 
 @pytest.fixture
@@ -166,7 +181,7 @@ def test_a_load_that_breaks_off_can_be_made_again(engine, policy, monkeypatch):
     prompts = _prompts(policy)
     _perturb(policy, 6)
     with monkeypatch.context() as patch:
-        patch.setattr("visplay.callbacks.engines.vllm_server_client.save_file", lambda part, path: None)
+        patch.setattr("visplay.callbacks.engines.vllm_server_transfer.save_file", lambda part, path: None)
         with pytest.raises(RolloutError, match=r"/collective_rpc, failed: status 500"):
             engine.generate(policy, prompts, Sampling(1, 2))
     assert engine.loaded is None
@@ -180,6 +195,16 @@ def test_weights_that_somebody_changed_are_sent_again(engine, policy, connect, u
     _perturb(stranger, 9)
     connect(url, token_variable=VARIABLE).load(stranger)
     assert _tokens(engine.generate(policy, prompts, sampling)) == expected
+
+
+def test_what_is_begun_is_sampled_from_the_weights_of_then(engine, policy):
+    prompts, sampling = _prompts(policy), Sampling(3, 8, seed=5)
+    expected = engine.generate(policy, prompts, sampling)
+    wait = engine.begin(policy, prompts, sampling)
+    _perturb(policy, 3)
+    assert wait() == expected
+    assert engine.generate(policy, prompts, sampling) != expected
+    assert engine.begin(policy, [], sampling)() == []
 
 
 def test_no_path_answers_without_the_token(url, connect, base):
@@ -207,22 +232,36 @@ def test_a_server_that_does_not_fit(url, connect, policy, monkeypatch):
 
 
 class Script:
-    """What the scripted server says of the weights and of each request for completions, in turn."""
+    """What the scripted server says of the weights and of each request for completions, in turn.
 
-    def __init__(self, *steps):
+    Args:
+        steps: Functions of a request and of the label of the weights, the last one for all further requests.
+        dtype: Of its weights.
+        directory: Where it reads them.
+        broken: The method of its workers that fails when it is called a second time.
+    """
+
+    def __init__(self, *steps, dtype="float32", directory="/nowhere", broken=None):
         self.steps = list(steps)
+        self.described = {"dtype": dtype, "logprobs_mode": "processed_logprobs", "backend": "nccl", "can_report": True}
+        self.described["directory"] = str(directory)
+        self.broken = broken
         self.label = ""
         self.asked = []
+        self.told = []
 
     def answer(self, path, body):
         if path == "/v1/models":
             return {"data": [{"id": "base", "max_model_len": 4096}]}
+        if path == "/get_world_size":
+            return {"world_size": 2}
         if path == "/collective_rpc":
-            described = {"dtype": "float32", "logprobs_mode": "processed_logprobs", "backend": "nccl"}
-            return {"results": [described | {"directory": "/nowhere", "can_report": True}]}
+            self.told.append(body["method"])
+            return 500 if self.told.count(self.broken) > 1 else {"results": [self.described]}
         if path == "/update_weight_version":
             self.label = body["new_version"]
         if path != module._GENERATE:
+            self.told.append((path, body))
             return {}
         self.asked.append(body)
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
@@ -297,12 +336,14 @@ class NoSender:
         pass
 
 
-def _generate(connect, monkeypatch, base, script, **limits):
-    monkeypatch.setattr(VLLMServerRollout, "_make_sender", lambda self, server, directory: NoSender())
+def _generate(connect, monkeypatch, base, *scripts, prompts=None, **limits):
+    """Ask servers that follow scripts, without weights; what comes back."""
+    monkeypatch.setattr(VLLMServerRollout, "_make_sender", lambda *given: NoSender())
     limits = RequestLimits(**{"retries": 2, "wait_seconds": 0} | limits)
-    prompts = [Prompt(key, (3, 4, 5), ()) for key in "ab"]
-    with scripted(script) as url:
-        engine = connect(url, transfer=TransferSettings("nccl"), limits=limits, verify=False)
+    prompts = prompts or [Prompt(key, (3, 4, 5), ()) for key in "ab"]
+    with ExitStack() as stack:
+        urls = [stack.enter_context(scripted(script)) for script in scripts]
+        engine = connect(urls, transfer=TransferSettings("nccl"), limits=limits, verify=False)
         try:
             return engine.generate(base, prompts, Sampling(2, 8, seed=7))
         finally:
@@ -330,6 +371,48 @@ def test_a_request_that_failed_is_made_again_with_its_seed(connect, monkeypatch,
 def test_failures_are_bounded(connect, monkeypatch, base, step, limits, message):
     with pytest.raises(RolloutError, match=message):
         _generate(connect, monkeypatch, base, Script(step), **limits)
+
+
+@contextmanager
+def _connected(connect, monkeypatch, script, **limits):
+    """An engine of a scripted server, which is sent no weights."""
+    monkeypatch.setattr(VLLMServerRollout, "_make_sender", lambda *given: NoSender())
+    limits = RequestLimits(**{"retries": 0, "wait_seconds": 0} | limits)
+    with scripted(script) as url:
+        engine = connect(url, transfer=TransferSettings("nccl"), limits=limits, verify=False)
+        yield engine
+        engine.close()
+
+
+def test_what_is_begun_is_asked_while_the_trainer_goes_on(connect, monkeypatch, base):
+    answered = threading.Event()
+
+    def waiting(body, label):
+        assert answered.wait(30)
+        return whole(body, label)
+
+    prompts = [Prompt(key, (3, 4, 5), ()) for key in "ab"]
+    with _connected(connect, monkeypatch, Script(waiting)) as engine:
+        wait = engine.begin(base, prompts, Sampling(2, 8, seed=7))  # else it would wait for ever
+        answered.set()
+        assert [[c.token_ids for c in group] for group in wait()] == [[(5, 6)] * 2] * 2
+
+
+def test_weights_that_are_lost_meanwhile_are_not_sent_again(connect, monkeypatch, base):
+    script = Script(stale)
+    with _connected(connect, monkeypatch, script) as engine:
+        wait = engine.begin(base, [Prompt("a", (3, 4, 5), ())], Sampling(2, 8))
+        with pytest.raises(WrongWeightsError, match=r"answers with weights \['default'\] where it was sent"):
+            wait()
+    assert len(script.asked) == 1
+
+
+def test_a_run_that_fails_asks_no_further(connect, monkeypatch, base):
+    script = Script(hanging)
+    with _connected(connect, monkeypatch, script, concurrent_requests=2) as engine:
+        engine.begin(base, [Prompt(key, (3, 4, 5), ()) for key in "abcdefgh"], Sampling(2, 8))
+        engine.on_exception(None, None, RuntimeError())
+    assert len(script.asked) <= 2
 
 
 def test_answers_of_other_weights_are_never_used(connect, monkeypatch, base):
@@ -380,8 +463,8 @@ def test_a_token_is_needed_away_from_this_machine(monkeypatch):
     with pytest.raises(ValueError, match=f"token_variable: the environment variable '{VARIABLE}' must hold"):
         engine._connected  # noqa: B018
     monkeypatch.setenv(VARIABLE, TOKEN)
-    assert engine._connected.url == "http://10.0.0.7:8000"
-    assert TOKEN not in f"{vars(engine)} {vars(engine._connected)} {engine.state_dict()}"
+    assert engine._connected[0].url == "http://10.0.0.7:8000"
+    assert TOKEN not in f"{vars(engine)} {vars(engine._connected[0])} {engine.state_dict()}"
     engine.close()
 
 
@@ -391,10 +474,122 @@ def test_a_server_whose_weights_anybody_may_change_is_rejected(connect, monkeypa
         _generate(connect, monkeypatch, base, Script(whole))
 
 
-def test_one_server_for_each_rank():
-    engine = VLLMServerRollout(["http://127.0.0.1:1", "http://127.0.0.1:2"])
-    with pytest.raises(ValueError, match="the trainer has 1 ranks and needs a server for each"):
-        engine._connected  # noqa: B018
+def test_prompts_are_spread_over_servers_with_those_about_one_image_together(connect, monkeypatch, base):
+    scripts = [Script(whole), Script(lambda body, label: whole(body, label, tokens=(7,)))]
+    image = plain_image(40)
+    about = [base.encode(f"i{i}", ANSWER, image, question=f"Is it {i}?") for i in range(3)]
+    alone = [Prompt(f"a{i}", (3, 4, 5), ()) for i in range(5)]
+    monkeypatch.setattr(module, "check_length", lambda *given: None)  # images are not expanded here
+    groups = _generate(connect, monkeypatch, base, *scripts, prompts=[*about, *alone])
+    seeds = [{body["sampling_params"]["seed"] for body in script.asked} for script in scripts]
+    assert sorted(map(len, seeds)) == [3, 5]
+    served = [next(n for n in range(2) if derive_seed(7, p.key) >> 1 in seeds[n]) for p in [*about, *alone]]
+    assert len({*served[:3]}) == 1
+    assert [group[0].token_ids for group in groups] == [[(5, 6), (7,)][server] for server in served]
+    (label,) = {script.label for script in scripts}
+    assert label.startswith(f"{base.name}/{base.version}/")
+    assert [[path for path, _ in script.told[1:]] for script in scripts] == [
+        ["/pause", "/update_weight_version", "/resume"]
+    ] * 2
+
+
+def test_an_error_names_the_server(connect, monkeypatch, base):
+    with pytest.raises(RolloutError, match=r"http://127.0.0.1:\d+, /inference/v1/generate, failed 3 times: status 500"):
+        _generate(connect, monkeypatch, base, Script(whole), Script(broken))
+    with pytest.raises(RolloutError, match=r"have weights of \['torch.float32', 'torch.bfloat16'\]; give all one"):
+        _generate(connect, monkeypatch, base, Script(whole), Script(whole, dtype="bfloat16"))
+
+
+def test_one_of_two_servers_that_lost_its_weights_is_sent_them_again(connect, monkeypatch, base):
+    scripts = Script(whole), Script(stale, whole)
+    assert len(_generate(connect, monkeypatch, base, *scripts)) == 2
+    assert [len(script.asked) for script in scripts] == [1, 2]
+
+
+def test_workers_of_several_servers_are_one_group_with_the_trainer():
+    with scripted(first := Script(whole)) as one, scripted(second := Script(whole)) as other:
+        servers = [Server(url, None, RequestLimits()) for url in (one, other)]
+        requests = _WeightRequests(servers)
+        requests.init_weight_transfer_engine({"rank_offset": 1, "world_size": requests.group_size})
+        for server in servers:
+            server.close()
+    assert requests.group_size == 5
+    offsets = [script.told[0][1]["init_info"]["rank_offset"] for script in (first, second)]
+    assert offsets == [1, 3]
+
+
+def test_vllms_sender_is_told_what_it_will_be_given(monkeypatch, base):
+    sent = []
+
+    class Sender:
+        def __init__(self, init, client, source):
+            assert init.world_size == 3
+            self.source = source
+
+        def send_weights(self):
+            announced = [(each.name, each.dtype, each.shape) for each in self.source.metadata()]
+            sent.extend((name, weight.dtype, tuple(weight.shape)) for name, weight in self.source)
+            assert announced == sent
+
+    monkeypatch.setattr("vllm.distributed.weight_transfer.WeightTransferTrainerFactory.trainer_init", Sender)
+    with scripted(Script(whole)) as url:
+        server = Server(url, None, RequestLimits())
+        sender = NCCLSender([server], TransferSettings("nccl"), base.weight_shapes(), torch.bfloat16)
+        sender.send(module._typed(base.weights(), torch.bfloat16))
+        server.close()
+    assert len(sent) == len(base.weight_shapes())
+
+
+def test_files_of_weights_are_read_by_all_servers_and_one_at_a_time(tmp_path):
+    """The servers' directories are their own, and no more than a part and the next tensor is alive."""
+    found = []
+
+    class Reader:
+        def __init__(self, name):
+            self.directory = tmp_path / name
+
+        def call_workers(self, method, *names):
+            found.extend(load_file(self.directory / name) for name in names)
+
+    readers, weights = [Reader("a"), Reader("b")], {f"w{i}": torch.full((64, 1024), float(i)) for i in range(8)}
+    sender = FileSender(readers, [reader.directory for reader in readers], part_bytes=2**19)
+    with LiveBytes(weights.values()) as live:
+        sender.send((name, weight.clone()) for name, weight in weights.items())
+    assert live.peak == 2**19 + 2**18
+    assert [sorted(part) for part in found[::2]] == [["w0", "w1"], ["w2", "w3"], ["w4", "w5"], ["w6", "w7"]]
+    assert all(part[name].equal(weights[name]) for part in found for name in part)
+    assert len(found) == 8
+    assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_share_two_servers(urls, connect, tmp_path, monkeypatch):
+    """Together they sample what one rank does, from shards too; what one of them meets with ends both."""
+    (tmp_path / "weights").mkdir()
+    scripts = {
+        "sampling": Script(broken, directory=tmp_path / "weights"),
+        "loading": Script(whole, directory=tmp_path / "weights", broken="visplay_load_file"),
+    }
+    monkeypatch.setenv(VARIABLE, TOKEN)
+    with ExitStack() as stack:
+        failing = {name: stack.enter_context(scripted(script)) for name, script in scripts.items()}
+        settings = {"urls": urls, "token_variable": VARIABLE, "broken": failing}
+        monkeypatch.setenv(server_rank.SETTINGS, json.dumps(settings))
+        first, second = run_ranks(Path(server_rank.__file__), tmp_path, timeout_seconds=240)
+    alone, together = first["alone"], (first["together"], second["together"])
+    halves = zip(*(said["first"] for said in together), strict=True)
+    assert [group for pair in halves for group in pair] == alone["first"]
+    assert together[0]["second"] == []
+    assert together[1]["second"] == alone["second"] != alone["first"]
+    for said in (alone, *together):
+        assert f"{failing['sampling']}, /inference/v1/generate, failed: status 500: engine is dead" in said["sampling"]
+        assert f"{failing['loading']}, /collective_rpc, failed: status 500: engine is dead" in said["loading"]
+
+
+@pytest.mark.parametrize("given", [[], ["http://127.0.0.1:1"] * 2])
+def test_addresses_are_given_and_differ(given):
+    with pytest.raises(ValueError, match=r"url: .* must be the addresses of one or several servers, all different"):
+        VLLMServerRollout(given)
 
 
 def test_a_missing_client_library(monkeypatch):
@@ -464,7 +659,8 @@ def test_the_guard_of_a_server(monkeypatch):
 
 def test_the_page_shows_the_command(base):
     page = (Path(__file__).parents[3] / "docs" / "external_engine.md").read_text()
-    command = VLLMServerRollout("https://rollouts.example", token_variable=VARIABLE).start_command(base)
+    url = "https://rollouts.example"
+    command = VLLMServerRollout(url, token_variable=VARIABLE).start_command(base, url)
     assert "--host 0.0.0.0" in command
     for flag in (word for word in command.split() if word.startswith("--")):
         assert flag in page, flag

@@ -118,7 +118,8 @@ def test_only_the_first_rank_writes(tmp_path):
     met = []
     strategy = SimpleNamespace(barrier=lambda: met.append(1))
     trainer = SimpleNamespace(is_global_zero=False, log_dir=str(tmp_path), strategy=strategy)
-    Export(str(tmp_path / "out")).on_train_epoch_end(trainer, SimpleNamespace(role=None, roles={}))
+    role = SimpleNamespace(name="reasoner", vlm=SimpleNamespace(sharded=False))
+    Export(str(tmp_path / "out")).on_train_epoch_end(trainer, SimpleNamespace(role=role, roles={"reasoner": role}))
     assert met == [1]
     assert not (tmp_path / "out").exists()
 

@@ -1,12 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from runs import fit
+from runs import CONFIG, fit, make_module
 from visplay.callbacks import Recorder
 from visplay.callbacks.records import recorder as module_under_test
 from visplay.callbacks.records.step_record import write_tensors
+from visplay.functional import token_truncated_weights
 from visplay.modules.learner.grpo import GRPO
 
 
@@ -52,6 +54,12 @@ def test_what_a_killed_process_left_goes(tmp_path):
     left.touch()
     fit(tmp_path, callbacks=[Recorder([1], phases=[0])], logger=False)
     assert not left.exists()
+
+
+def test_a_step_that_another_one_sampled_cannot_be_recorded(tmp_path):
+    module = make_module(replace(CONFIG, staleness=1, correction=token_truncated_weights))
+    with pytest.raises(ValueError, match=r"record: a step samples .* with questioner.grpo.staleness=0, got 1"):
+        fit(tmp_path, module=module, callbacks=[Recorder("all")])
 
 
 @pytest.mark.parametrize(

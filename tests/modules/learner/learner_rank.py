@@ -3,15 +3,22 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from helpers import Elsewhere
 from two_ranks import be_rank
 from visplay import ranks
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
+from visplay.functional import token_truncated_weights
 from visplay.modules import GRPOConfig, LoRA, Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting
+from visplay.modules.learner.sampling_ahead import NextStep
+from visplay.modules.policy.weights.sharding import whole
+from visplay.prompts import Template
 from visplay.tiny import ANSWER, ASK, BASE
 from visplay.tiny.splits import heldout
 from visplay.types import UnlabeledImage
@@ -40,14 +47,19 @@ def learn(
 
     def noting_step() -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        gradients.append({named[id(w)]: None if w.grad is None else w.grad.clone() for w in weights})
+        gradients.append({named[id(w)]: None if w.grad is None else whole(w.grad).clone() for w in weights})
         step()
 
     optimizer.step = noting_step
     role.learner.begin_phase(policy, optimizer)
     if change is not None:
         change(policy)
-    results = [role.learner.step(role, items, optimizer, torch.Tensor.backward, seed, refill) for seed in range(steps)]
+    results = [
+        role.learner.step(
+            role, items, optimizer, torch.Tensor.backward, seed, refill, next_step=partial(NextStep, items, seed + 1)
+        )
+        for seed in range(steps)
+    ]
     return {
         "sampled": [
             (prompt.key, [(c.token_ids, c.text, c.finished) for c in group])
@@ -64,24 +76,33 @@ def learn(
     }
 
 
-def reasoner(tuning: Tuning = WHOLE, **settings: Any) -> Reasoner:
-    """A Reasoner alone, from the embedded base."""
-    vlm = Qwen2_5_VL(str(BASE), tuning=tuning)
-    vlm.load()
-    role = Reasoner(replace(CONFIG, **settings), ANSWER)
+def load(vlm: Qwen2_5_VL, mesh: DeviceMesh | None, shares_with: Qwen2_5_VL | None = None) -> None:
+    """Load a policy, and shard it where there is a mesh."""
+    vlm.load(shares_with)
+    if mesh is not None:
+        vlm.shard(mesh)
+
+
+def reasoner(
+    mesh: DeviceMesh | None, tuning: Tuning = WHOLE, kind: type = Reasoner, again: bool = False, **settings: Any
+) -> Reasoner:
+    """A Reasoner alone, from the embedded base; its activations may be computed again."""
+    vlm = Qwen2_5_VL(str(BASE), tuning=tuning, gradient_checkpointing=again)
+    load(vlm, mesh)
+    role = kind(replace(CONFIG, **settings), ANSWER)
     role.adopt(vlm, Clock())
     role.attach_engine(TransformersRollout())
     return role
 
 
-def both(shared_policy: bool, tuning: Tuning = WHOLE) -> VisPlay:
+def both(mesh: DeviceMesh | None, shared_policy: bool, tuning: Tuning = WHOLE) -> VisPlay:
     """Both roles, from the embedded base."""
     questioner = Questioner(replace(CONFIG, prompts_per_step=3), ASK, QuestionFormat(kinds=None))
     vlm = Qwen2_5_VL(str(BASE), tuning=tuning)
     module = VisPlay(vlm, questioner, Reasoner(CONFIG, ANSWER, Voting(votes=4)), 0, shared_policy)
     module.attach_engine(TransformersRollout())
-    module.reasoner.vlm.load()
-    module.questioner.vlm.load(shares_with=module.reasoner.vlm)
+    load(module.reasoner.vlm, mesh)
+    load(module.questioner.vlm, mesh, module.reasoner.vlm)
     return module
 
 
@@ -100,22 +121,42 @@ def spoil(policy: Qwen2_5_VL) -> None:
         policy.logps = lambda *a, **k: tuple(x * (math.nan if policy.version == 1 else 1) for x in logps(*a, **k))
 
 
-def speak() -> dict[str, Any]:
-    """All scenarios."""
+class MostlyBlind(Reasoner):
+    """A Reasoner who sees the first image alone."""
+
+    def prompts(self, items, template=None):
+        first, *prompts = super().prompts(items, template)
+        return [first, *(self.vlm.encode(p.key, Template("Answer by guessing."), None) for p in prompts)]
+
+
+def scenarios(mesh: DeviceMesh | None) -> dict[str, Any]:
+    """What is learned, by scenario; of weights that are sharded over a mesh."""
     items, further = heldout(5), iter(heldout(40)[5:])
     frozen = Tuning(["vision_tower", "projector"])
-    several = reasoner(frozen, prompts_per_update=2, kl_in="reward", entropy_weight=0.01)
-    filtering = reasoner(filter_zero_variance=True, max_refills=2)
+    several = reasoner(mesh, frozen, prompts_per_update=2, kl_in="reward", entropy_weight=0.01)
+    ahead = reasoner(mesh, staleness=1, correction=token_truncated_weights)
+    ahead.attach_engine(Elsewhere())
+    filtering = reasoner(mesh, filter_zero_variance=True, max_refills=2)
+    blind = reasoner(mesh, kind=MostlyBlind, again=True, kl_reference="base")
     return {
-        "tied embeddings": learn(reasoner(), items, steps=2),
+        "tied embeddings": learn(reasoner(mesh), items, steps=2),
         "frozen vision tower": learn(several, items),
         "refilled": learn(filtering, items, refill=lambda count: [next(further) for _ in range(count)]),
-        "one group": learn(reasoner(), items[:1]),
-        "skipped": learn(reasoner(), items, spoil, steps=3),
-        "lora": ask_and_learn(both(False, Tuning(["vision_tower"], LoRA(rank=4, alpha=8)))),
-        "shared policy": ask_and_learn(both(True)),
-        "collectives": collectives(),
+        "sampled ahead": learn(ahead, items, steps=2),
+        "one group": learn(reasoner(mesh), items[:1]),
+        "few images": learn(blind, items),
+        "skipped": learn(reasoner(mesh), items, spoil, steps=3),
+        "lora": ask_and_learn(both(mesh, False, Tuning(["vision_tower"], LoRA(rank=4, alpha=8)))),
+        "shared policy": ask_and_learn(both(mesh, True)),
     }
+
+
+def speak() -> dict[str, Any]:
+    """All scenarios, of several ranks also with sharded weights."""
+    said = {"whole": scenarios(None), "collectives": collectives()}
+    if ranks.world_size() > 1:
+        said["sharded"] = scenarios(init_device_mesh("cpu", (ranks.world_size(),)))
+    return said
 
 
 def collectives() -> dict[str, Any]:
@@ -134,7 +175,15 @@ def collectives() -> dict[str, Any]:
         ranks.check_alike("items", ["a", f"only on {rank}"])
     except RuntimeError as error:
         differing = str(error)
+    failed = ""
+    try:
+        with ranks.failing_together():
+            if rank == 1:
+                raise ValueError(f"rank {rank} has failed")
+    except ValueError as error:
+        failed = str(error)
     return {
+        "failed": failed,
         "gathered": ranks.gather(rank),
         "first": ranks.from_first(lambda: rank),
         "total": ranks.total({"same": 2, f"rank {rank}": 1}),

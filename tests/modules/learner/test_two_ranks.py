@@ -1,4 +1,4 @@
-"""Two ranks sample, vote, judge and learn what one does."""
+"""Two ranks sample, vote, judge and learn what one does, with whole weights on each and with sharded ones."""
 
 from pathlib import Path
 
@@ -8,14 +8,24 @@ import torch
 from two_ranks import run_ranks
 
 pytestmark = pytest.mark.timeout(900)  # two processes, which load all there is
-LEARNED = ["tied embeddings", "frozen vision tower", "refilled", "one group", "lora", "shared policy"]
+LEARNED = [
+    *("tied embeddings", "frozen vision tower", "refilled", "one group", "few images", "lora", "shared policy"),
+    "sampled ahead",
+]
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory):
+def ranks(tmp_path_factory):
     """What one rank says alone, and what each of two says together with the other."""
     first, second = run_ranks(Path(__file__).with_name("learner_rank.py"), tmp_path_factory.mktemp("ranks"))
     return first["alone"], first["together"], second["together"]
+
+
+@pytest.fixture(scope="module", params=["whole", "sharded"])
+def said(request, ranks):
+    """What one rank says of its whole weights, and two of theirs, whole or sharded."""
+    alone, first, second = ranks
+    return alone["whole"], first[request.param], second[request.param]
 
 
 @pytest.mark.parametrize("scenario", [*LEARNED, "skipped"])
@@ -78,8 +88,8 @@ def test_groups_were_refilled(said):
     assert said[1]["refilled"]["statistics"][0]["sampled_groups"] > 5
 
 
-def test_collectives(said):
-    alone, *together = (each["collectives"] for each in said)
+def test_collectives(ranks):
+    alone, *together = (each["collectives"] for each in ranks)
     assert alone == {
         "size": 1,
         "gathered": [0],
@@ -88,6 +98,7 @@ def test_collectives(said):
         "sum": [1.0, 1.0],
         "copied": [0.0, 0.0],
         "differing": "",
+        "failed": "",
         "gradients": [[1.0, 1.0, 1.0], None, None],
         "spread": ["0 of 0", "1 of 0", "2 of 0", "3 of 0"],
     }
@@ -101,6 +112,7 @@ def test_collectives(said):
             "copied": [0.0, 0.0],
             "differing": "items: rank 1 has ['a', 'only on 1'] and rank 0 ['a', 'only on 0']; all ranks must draw the "
             "same items, from the same files",
+            "failed": "rank 1 has failed",
             "gradients": [[3.0, 3.0, 3.0], [1.0, 1.0], None],
             "spread": ["0 of 1", "1 of 0", "2 of 1", "3 of 1"],
         }

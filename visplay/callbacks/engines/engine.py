@@ -11,6 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from visplay.modules.policy.vlm import VLM
+from visplay.ranks import world_size
 from visplay.types import Completion, Engine, Prompt, Sampling
 
 _HALF = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -38,7 +39,8 @@ class RolloutEngine(Callback, Engine):
     """Serves every policy from one engine, started at the first ``generate`` and closed with the trainer.
 
     A new engine implements ``sample`` and ``load_weights`` and, where it has resources to give back, ``sleep``,
-    ``wake`` and ``close``; what they promise is in ``docs/rollouts.md``.
+    ``wake`` and ``close``; where it has weights and a device of its own, ``begin``. What they promise is in
+    ``docs/rollouts.md``.
 
     Attributes:
         loaded: Name and version of the policy whose weights the engine has; None if it has none.
@@ -50,13 +52,18 @@ class RolloutEngine(Callback, Engine):
         self.trainer: Trainer | None = None
         self._kept = False
 
-    @property
-    def collective(self) -> bool:
-        """Whether other ranks wait for this one even where it has no prompts."""
-        return False
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hand this engine to the module as a lazy handle."""
+        """Hand this engine to the module as a lazy handle.
+
+        Raises:
+            ValueError: A role is to sample while it learns, which this engine cannot.
+        """
+        ahead = [name for name, role in pl_module.roles.items() if role.config.staleness] if stage == "fit" else []
+        if ahead and type(self).begin is Engine.begin:
+            raise ValueError(
+                f"{ahead[0]}.grpo.staleness: 1 samples while the policy is updated, and {type(self).__name__} computes "
+                "where the trainer does; take VLLMServerRollout on other GPUs, or staleness: 0"
+            )
         self.trainer = trainer
         pl_module.attach_engine(self)
 
@@ -84,7 +91,8 @@ class RolloutEngine(Callback, Engine):
     def generate(self, policy: Any, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample, each completion from a seed of its own: of ``sampling.seed``, the prompt's key and its own number.
 
-        So the result does not depend on the order or the batching of the prompts.
+        So the result does not depend on the order or the batching of the prompts. All ranks call it together, one
+        without prompts as well: an engine may start, load or sample only with all of them.
 
         Args:
             policy: A ``VLM``; modules know no more of it than ``visplay.types.Engine`` says.
@@ -94,16 +102,8 @@ class RolloutEngine(Callback, Engine):
         Raises:
             ValueError: Two prompts share a key, or the token limit leaves no room in the context.
         """
-        keys = [prompt.key for prompt in prompts]
-        if len(set(keys)) != len(keys):
-            twice = sorted({key for key in keys if keys.count(key) > 1})
-            raise ValueError(f"prompts: keys must differ, got {twice[:5]} twice")
-        if sampling.n < 1 or not 0 < sampling.max_new_tokens < policy.context_tokens:
-            raise ValueError(
-                f"sampling: n={sampling.n} must be at least 1 and max_new_tokens={sampling.max_new_tokens} between "
-                f"1 and the context of {policy.context_tokens} tokens"
-            )
-        if not prompts and not self.collective:
+        self._check(policy, prompts, sampling)
+        if not prompts and world_size() == 1:
             return []
         self.wake()
         self.load(policy)
@@ -113,6 +113,18 @@ class RolloutEngine(Callback, Engine):
             return self.sample(policy, prompts, sampling)
         finally:
             policy.train(training)
+
+    def _check(self, policy: Any, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        """See that these prompts can be asked."""
+        keys = [prompt.key for prompt in prompts]
+        if len(set(keys)) != len(keys):
+            twice = sorted({key for key in keys if keys.count(key) > 1})
+            raise ValueError(f"prompts: keys must differ, got {twice[:5]} twice")
+        if sampling.n < 1 or not 0 < sampling.max_new_tokens < policy.context_tokens:
+            raise ValueError(
+                f"sampling: n={sampling.n} must be at least 1 and max_new_tokens={sampling.max_new_tokens} between "
+                f"1 and the context of {policy.context_tokens} tokens"
+            )
 
     def load(self, policy: Any) -> None:
         """Load the policy's weights, unless they are loaded at its present version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,15 @@ from visplay.functional.sampling import draw_tokens, truncate_logits, uniform_st
 from visplay.modules.policy.prefill import group_by_images
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import placed
+from visplay.modules.policy.weights.sharding import gather, release
 from visplay.types import Completion, Prompt, Sampling, derive_seed
 
 
 class TransformersRollout(RolloutEngine):
     """Samples with the policy's own modules: each prompt is read once, then continued ``n`` times.
 
-    What the prompts about one image begin with is read once for all of them.
+    What the prompts about one image begin with is read once for all of them. Sharded weights are gathered on each rank
+    from its first sample to ``sleep``, before the update.
 
     Args:
         max_sequences: Most sequences in a batch.
@@ -30,6 +33,28 @@ class TransformersRollout(RolloutEngine):
         if max_sequences < 1:
             raise ValueError(f"max_sequences: {max_sequences} must be at least 1")
         self.max_sequences = max_sequences
+        self._gathered: Any = None
+
+    def load(self, policy: Any) -> None:
+        """Gather the policy's weights where they are sharded, and let go of another's."""
+        model = policy.model
+        if self._gathered is not model:
+            self.sleep()
+        super().load(policy)
+        if policy.sharded:
+            self._gathered = model
+            gather(model)
+
+    def sleep(self) -> None:
+        """Let go of what is gathered."""
+        if self._gathered is not None:
+            release(self._gathered)
+            self._gathered = None
+
+    def close(self) -> None:
+        """Let go of what is gathered."""
+        self.sleep()
+        super().close()
 
     def load_weights(self, policy: VLM) -> None:
         """Nothing to bring: the policy's own weights are sampled from."""
@@ -73,11 +98,11 @@ def _cut_batches(policy: VLM, prompts: Sequence[Prompt], size: int) -> list[list
     """Cut the indices of prompts into batches; the prompts about one image stay together where they fit."""
     lengths = [policy.prompt_tokens(prompt) for prompt in prompts]
     groups = sorted(group_by_images(policy, prompts), key=lambda group: max(lengths[i] for i in group))
-    batches: list[list[int]] = [[]]
+    batches: list[list[int]] = []
     for group in groups:
         for start in range(0, len(group), size):
             chunk = group[start : start + size]
-            if len(batches[-1]) + len(chunk) > size:
+            if not batches or len(batches[-1]) + len(chunk) > size:
                 batches.append([])
             batches[-1] += chunk
     return batches

@@ -18,9 +18,9 @@ from visplay.callbacks.engines.vllm_engine import (
     check_length,
     sampling_parameters,
 )
-from visplay.callbacks.engines.vllm_weights import LoadedWeights, verify
+from visplay.callbacks.engines.vllm_weights import checksums, verify
 from visplay.modules.policy.vlm import VLM
-from visplay.ranks import world_size
+from visplay.ranks import rank, world_size
 from visplay.types import Completion, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -56,19 +56,20 @@ class VLLMRollout(RolloutEngine):
         self._running: VLLMEngine | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hand this engine to the module, and see that vLLM is there before anything is trained.
+        """Hand this engine to the module, and see that vLLM and its ranks are there before anything is trained.
 
         Raises:
-            ImportError: It is not.
+            ImportError: vLLM is not.
+            ValueError: The ranks cannot be divided into groups of ``tensor_parallel_size``.
         """
         super().setup(trainer, pl_module, stage)
         if importlib.util.find_spec("vllm") is None:
             raise ImportError("VLLMRollout needs vLLM: install visplay[vllm], or use TransformersRollout")
-
-    @property
-    def collective(self) -> bool:
-        """Whether several ranks share one copy of the weights, and answer the prompts of all of them together."""
-        return self.engine.tensor_parallel_size > 1
+        if trainer.world_size % self.engine.tensor_parallel_size:
+            raise ValueError(
+                f"tensor_parallel_size: {self.engine.tensor_parallel_size} must divide the number of ranks, "
+                f"{trainer.world_size} (trainer.devices times trainer.num_nodes)"
+            )
 
     def generate(self, policy: Any, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample as ``RolloutEngine.generate`` does; an engine that fails or hangs is built anew, once.
@@ -99,7 +100,7 @@ class VLLMRollout(RolloutEngine):
             if prompt.images:  # one placeholder each, which vLLM expands itself
                 request["multi_modal_data"] = {"image": list(prompt.images)}
         parameters = [each | {"flat_logprobs": True} for each in sampling_parameters(policy, prompts, sampling)]
-        outputs = self._call(lambda engine: _ask(engine, requests, parameters))
+        outputs = self._call(lambda engine: engine.generate(requests, parameters))
         advice = f"check {type(policy).__name__}.processor_settings"
         for prompt, output in zip(prompts, outputs, strict=True):
             check_length(policy, prompt, len(output.prompt_token_ids), advice)
@@ -122,11 +123,8 @@ class VLLMRollout(RolloutEngine):
         device = self.device_for(policy)
         self._call(lambda engine: engine.load(policy.weights(device)))
         if self.verify:
-
-            def ask_workers(names: list[str]) -> list[LoadedWeights]:
-                return self._call(lambda engine: engine.loaded_weights(names))
-
-            verify(policy, policy.weights(device), self._dtype(), ask_workers, "vLLM")
+            sent = checksums(policy.weights(device), self._dtype())
+            verify(policy, sent, self._call(lambda engine: engine.loaded_weights(list(sent))), "vLLM")
 
     def sleep(self) -> None:
         """Give the GPU's memory back; the next policy is loaded afresh."""
@@ -136,6 +134,8 @@ class VLLMRollout(RolloutEngine):
             if self._call(lambda engine: engine.sleep()):
                 self.loaded = None
         except _EngineFailure as failure:
+            if world_size() > 1:  # it cannot be built anew without the other ranks'
+                raise RolloutError(f"vLLM does not sleep on rank {rank()}: {failure}") from failure.__cause__
             logger.warning("vLLM does not sleep; the next rollout builds it anew: %s", failure)
             self._drop()
 
@@ -153,7 +153,7 @@ class VLLMRollout(RolloutEngine):
 
     def _start(self, policy: VLM) -> VLLMEngine:
         try:
-            return VLLMEngine(policy, self.engine, self._dtype(), self.timeout_seconds)
+            return VLLMEngine(policy, self.engine, self.device_for(policy), self._dtype(), self.timeout_seconds)
         except Exception as error:  # whatever vLLM raises, a person has to change a setting
             text = str(error)
             if "KV cache" in text or "max_model_len" in text or "max seq len" in text:
@@ -189,23 +189,6 @@ class VLLMRollout(RolloutEngine):
 
 class _EngineFailure(Exception):
     """vLLM raised, or gave no answer."""
-
-
-def _ask(engine: VLLMEngine, requests: Sequence[dict[str, Any]], parameters: Sequence[dict[str, Any]]) -> list[Any]:
-    """What vLLM gives for all requests; one that was aborted is made again, once."""
-
-    def reasons(output: Any) -> set[str]:
-        return {each.finish_reason for each in output.outputs}
-
-    outputs = engine.generate(requests, parameters)
-    lost = [index for index, output in enumerate(outputs) if not reasons(output) <= FINISHED.keys()]
-    if lost:
-        again = engine.generate([requests[index] for index in lost], [parameters[index] for index in lost])
-        for index, output in zip(lost, again, strict=True):
-            if not reasons(output) <= FINISHED.keys():
-                raise RuntimeError(f"request {index} was aborted twice ({', '.join(map(str, reasons(output)))})")
-            outputs[index] = output
-    return outputs
 
 
 def _completion(policy: VLM, output: Any) -> Completion:

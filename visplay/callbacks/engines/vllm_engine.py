@@ -19,7 +19,7 @@ from visplay.callbacks.engines.process_state import StateSwap
 from visplay.callbacks.engines.time_limit import time_limit
 from visplay.callbacks.engines.vllm_weights import LoadedWeights, load, loaded_weights
 from visplay.modules.policy.vlm import VLM
-from visplay.ranks import world_size
+from visplay.ranks import rank, world_size
 from visplay.types import Prompt, Sampling, derive_seed
 
 T = TypeVar("T")
@@ -77,17 +77,23 @@ class VLLMEngine:
     Args:
         policy: Whose architecture, context and images it serves.
         settings: What it is started with.
+        device: Where it computes.
         dtype: Of its weights.
         timeout_seconds: Time limit of one step, and of every other call; None is none.
     """
 
     def __init__(
-        self, policy: VLM, settings: EngineSettings, dtype: torch.dtype, timeout_seconds: float | None
+        self,
+        policy: VLM,
+        settings: EngineSettings,
+        device: torch.device,
+        dtype: torch.dtype,
+        timeout_seconds: float | None,
     ) -> None:
         self.dtype = dtype
         self.timeout_seconds = timeout_seconds
         self._state = StateSwap()
-        self._cuda = cuda = policy.device.type == "cuda"
+        self._cuda = cuda = device.type == "cuda"
         self._eager = settings.eager or not cuda
         self._asleep: set[str] = set()
         dtype_name: Any = str(dtype).removeprefix("torch.")
@@ -95,10 +101,8 @@ class VLLMEngine:
         with self._running():
             os.environ.update(_SETTINGS)
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-            if world_size() > 1:  # Lightning's launcher sets only a part of what vLLM reads
-                rank = str(torch.distributed.get_rank())
-                os.environ.update(RANK=rank, WORLD_SIZE=str(world_size()))
-                os.environ.setdefault("LOCAL_RANK", rank)
+            if world_size() > 1:
+                os.environ.update(rank_variables(device))
             else:  # where nobody is connected to; gloo listens where the name of the host leads, which may be outside
                 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
             from vllm import LLM
@@ -158,24 +162,37 @@ class VLLMEngine:
     def generate(self, requests: Sequence[dict[str, Any]], parameters: Sequence[dict[str, Any]]) -> list[Any]:
         """Answer every request with vLLM's ``RequestOutput``, in the order of the requests.
 
-        Ranks that share the weights answer the requests of all of them together; each gets its own back.
+        Ranks that share the weights answer the requests of all of them together; each gets its own back. A request that
+        is aborted is made again, once.
 
         Raises:
+            RuntimeError: A request was aborted twice.
             TimeoutError: A step takes longer than the time limit.
         """
         with self._running():
-            from vllm import SamplingParams
+            asked, own = _gather(list(zip(requests, parameters, strict=True)))
+            of_all = [each for of_rank in asked for each in of_rank]
+            outputs = self._answer(of_all)
+            aborted = [index for index, output in enumerate(outputs) if _unusable_reasons(output)]
+            again = self._answer([of_all[index] for index in aborted])
+            for index, output in zip(aborted, again, strict=True):
+                if reasons := _unusable_reasons(output):
+                    raise RuntimeError(f"request {index} was aborted twice ({', '.join(map(str, reasons))})")
+                outputs[index] = output
+        first = sum(len(of_rank) for of_rank in asked[:own])
+        return outputs[first : first + len(requests)]
 
-            asked, rank = _gather((list(requests), list(parameters)))
-            sampling = [SamplingParams(**each) for _, of_rank in asked for each in of_rank]
-            ids = self._llm.enqueue([each for of_rank, _ in asked for each in of_rank], sampling, use_tqdm=False)
-            done: dict[str, Any] = {}
-            while self._llm.llm_engine.has_unfinished_requests():
-                with time_limit(self.timeout_seconds):
-                    outputs = self._llm.llm_engine.step()
-                done |= {output.request_id: output for output in outputs if output.finished}
-            first = sum(len(of_rank) for of_rank, _ in asked[:rank])
-            return [done[each.rpartition("-")[0]] for each in ids[first : first + len(requests)]]
+    def _answer(self, asked: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[Any]:
+        from vllm import SamplingParams
+
+        sampling = [SamplingParams(**parameters) for _, parameters in asked]
+        ids = self._llm.enqueue([request for request, _ in asked], sampling, use_tqdm=False)
+        done: dict[str, Any] = {}
+        while self._llm.llm_engine.has_unfinished_requests():
+            with time_limit(self.timeout_seconds):
+                outputs = self._llm.llm_engine.step()
+            done |= {output.request_id: output for output in outputs if output.finished}
+        return [done[each.rpartition("-")[0]] for each in ids]
 
     def sleep(self) -> bool:
         """Give weights and cache back to the GPU; they are not kept. Returns whether there was anything to give."""
@@ -205,6 +222,17 @@ class VLLMEngine:
             gc.collect()
         if self._cuda:
             torch.cuda.empty_cache()
+
+
+def rank_variables(device: torch.device) -> dict[str, str]:
+    """What vLLM reads of the ranks, of which launchers set a part at most; its device is that of the local rank."""
+    local_rank = rank() if device.index is None else device.index
+    return {"RANK": str(rank()), "WORLD_SIZE": str(world_size()), "LOCAL_RANK": str(local_rank)}
+
+
+def _unusable_reasons(output: Any) -> set[str | None]:
+    """Why completions ended, where that was neither at a stop token nor at the limit."""
+    return {each.finish_reason for each in output.outputs} - FINISHED.keys()
 
 
 def _gather(value: T) -> tuple[list[T], int]:

@@ -1,4 +1,4 @@
-"""Rollouts from a vLLM server of one's own, on other GPUs than the trainer's; see ``docs/external_engine.md``."""
+"""Rollouts from vLLM servers of one's own, on other GPUs than the trainer's; see ``docs/external_engine.md``."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ import io
 import json
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import torch
+from lightning import LightningModule, Trainer
 from PIL.Image import Image
 from torch import Tensor
 
 from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.engines.vllm_engine import FINISHED, check_length, sampling_parameters
 from visplay.callbacks.engines.vllm_server_client import (
-    FileSender,
-    NCCLSender,
     RequestFailure,
     RequestLimits,
     Server,
-    TransferSettings,
+    at_all,
     check_url,
     is_loopback,
 )
-from visplay.callbacks.engines.vllm_weights import LoadedWeights, verify
+from visplay.callbacks.engines.vllm_server_transfer import FileSender, NCCLSender, TransferSettings, Weights
+from visplay.callbacks.engines.vllm_weights import LoadedWeights, checksums, verify
+from visplay.modules.policy.prefill import group_by_images
 from visplay.modules.policy.vlm import VLM
+from visplay.ranks import deal, failing_together, from_first, gather, rank, world_size
 from visplay.types import Completion, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -41,16 +46,17 @@ _WORKER = "visplay.callbacks.engines.vllm_server_worker"
 
 
 class VLLMServerRollout(RolloutEngine):
-    """A vLLM server serves every policy; it is sent the weights of whichever is asked.
+    """Servers of vLLM serve every policy; they are sent the weights of whichever is asked.
 
-    The server belongs to one run: a load ends what others have it do. Each rank of the trainer has its own.
+    All ranks of the trainer share all servers: rank 0 sends each the weights, and every rank spreads its prompts over
+    them. The servers belong to one run: a load ends what others have them do.
 
     Args:
-        url: The server's address, or one for each rank of the trainer.
-        token_variable: Name of the environment variable with the server's token; null for a server on this machine.
-        model: Name that the server gives its model; null expects the last part of the policy's path.
+        url: Addresses of the servers, or the one of a single server, the same for every rank.
+        token_variable: Name of the environment variable with the servers' token; null for servers on this machine.
+        model: Name that a server gives its model; null expects the last part of the policy's path.
         transfer: How weights travel.
-        limits: How long and how often the server is asked.
+        limits: How long and how often a server is asked.
         verify: Whether, after every load, a checksum of each loaded tensor is compared with the policy's.
     """
 
@@ -65,6 +71,8 @@ class VLLMServerRollout(RolloutEngine):
     ) -> None:
         super().__init__()
         self.urls = [url] if isinstance(url, str) else list(url)
+        if not self.urls or len(set(self.urls)) < len(self.urls):
+            raise ValueError(f"url: {self.urls} must be the addresses of one or several servers, all different")
         for each in self.urls:
             check_url(each, token_variable)
         self.token_variable = token_variable
@@ -72,83 +80,140 @@ class VLLMServerRollout(RolloutEngine):
         self.transfer = transfer
         self.limits = limits
         self.verify = verify
-        self._server: Server | None = None
+        self._servers: list[Server] = []
         self._sender: FileSender | NCCLSender | None = None
         self._label = ""
+        self._ahead: dict[str, ThreadPoolExecutor] = {}
 
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """Ask for every prompt's completions, ``limits.concurrent_requests`` prompts at a time.
+        """Ask the servers for every prompt's completions.
 
         Raises:
-            RolloutError: A request failed as often as ``limits`` allows.
-            WrongWeightsError: The server answers with other weights than it was sent.
+            RolloutError: A request of this or another rank failed as often as ``limits`` allows.
+            WrongWeightsError: A server answers with other weights than it was sent.
         """
-        answers: dict[int, Any] = {}
-        missing = list(range(len(prompts)))
-        for _ in range(self.limits.retries + 1):
-            asked = self._ask_all(policy, [prompts[index] for index in missing], sampling)
-            answers |= zip(missing, asked, strict=True)
-            missing = [index for index in missing if _versions(answers[index]) != {self._label}]
-            if not missing:
-                return [_group(policy, prompt, answers[i], sampling) for i, prompt in enumerate(prompts)]
-            logger.warning("the vLLM server lost the weights it was sent; they are sent again")
+        servers = self._deal(policy, prompts, sampling)
+        groups: dict[int, list[Completion]] = {}
+        for attempt in count():
+            missing = [index for index in range(len(prompts)) if index not in groups]
+            with failing_together():
+                asked = [(servers[index], prompts[index]) for index in missing]
+                for index, answer in zip(missing, self._ask_all(policy, asked, sampling), strict=True):
+                    if _versions(answer) == {self._label}:
+                        groups[index] = _group(policy, prompts[index], answer, sampling)
+                    elif attempt == self.limits.retries:
+                        raise self._wrong_weights(servers[index], answer)
+            if all(gather(len(groups) == len(prompts))):
+                break
+            logger.warning("a vLLM server lost the weights it was sent; they are sent again")
             self._drop_sender()
             self.loaded = None
             self.load(policy)
-        raise WrongWeightsError(
-            f"url: the vLLM server at {self._connected.url} answers with weights "
-            f"{sorted(_versions(answers[missing[0]]))} where it was sent {self._label!r}; nothing else may load "
-            "weights into it"
-        )
+        return [groups[index] for index in range(len(prompts))]
 
-    def load_weights(self, policy: VLM) -> None:
-        """Send the policy's weights, compare what arrived, and forget what the server computed with others.
+    def begin(self, policy: Any, prompts: Sequence[Prompt], sampling: Sampling) -> Callable[[], list[list[Completion]]]:
+        """Load the policy as it is now and begin to ask, in threads that make requests and know nothing of the policy.
+
+        Weights that a server loses meanwhile cannot be sent again, as the trainer has others by then: the function
+        returned raises a ``WrongWeightsError``, and the run can go on from its last checkpoint.
 
         Raises:
-            RolloutError: The server cannot be reached, or does not fit the policy.
-            WrongWeightsError: A tensor that it holds is not the policy's.
+            ValueError: As of ``generate``.
         """
-        server, device = self._connected, self.device_for(policy)
-        dtype, directory = self._inspect(policy, server)
-        server.tell("/pause?mode=abort&clear_cache=true")  # prefix and encoder caches too
-        if self._sender is None:
-            self._sender = self._make_sender(server, directory)
-        self._sender.send(lambda: _typed(policy, dtype, device))
+        self._check(policy, prompts, sampling)
+        self._let_go()
+        if not prompts and world_size() == 1:
+            return list
+        self.load(policy)
+        servers = self._deal(policy, prompts, sampling)
+        self._ahead = {server.url: ThreadPoolExecutor(self.limits.concurrent_requests) for server in self._connected}
+        parameters = sampling_parameters(policy, prompts, sampling)
+        asked = [
+            self._ahead[server.url].submit(self._ask, server, prompt, each)
+            for server, prompt, each in zip(servers, prompts, parameters, strict=True)
+        ]
+
+        def finish() -> list[list[Completion]]:
+            with failing_together():
+                try:
+                    answers = [each.result() for each in asked]
+                finally:
+                    self._let_go()
+                for server, answer in zip(servers, answers, strict=True):
+                    if _versions(answer) != {self._label}:
+                        raise self._wrong_weights(server, answer)
+            return [_group(policy, prompt, answer, sampling) for prompt, answer in zip(prompts, answers, strict=True)]
+
+        return finish
+
+    def load_weights(self, policy: VLM) -> None:
+        """Have rank 0 send the policy's weights, compare what arrived, and forget what was computed with others.
+
+        Every rank runs through all weights, as all of them gather those that are sharded.
+
+        Raises:
+            RolloutError: A server cannot be reached, from whichever rank, or does not fit the policy.
+            WrongWeightsError: A tensor that one holds is not the policy's.
+        """
+        servers, device = self._connected, self.device_for(policy)
+        with failing_together():
+            found = at_all(servers, partial(self._inspect, policy))
+            if len({dtype for dtype, _ in found}) > 1:
+                dtypes = [str(dtype) for dtype, _ in found]
+                raise RolloutError(f"url: the servers {self.urls} have weights of {dtypes}; give all one --dtype")
+        dtype = found[0][0]
+        with failing_together(), _to_the_end(policy.weights(device)) as weights:
+            if rank() == 0:
+                at_all(servers, lambda server: server.tell("/pause?mode=abort&clear_cache=true"))  # of the encoder too
+                if self._sender is None:
+                    self._sender = self._make_sender(policy, dtype, [directory for _, directory in found])
+                self._sender.send(_typed(weights, dtype))
         if self.verify:
+            with failing_together(), _to_the_end(policy.weights(device)) as weights:
+                if rank() == 0:
+                    self._verify(policy, checksums(weights, dtype))
+        self._label = from_first(lambda: f"{policy.name}/{policy.version}/{uuid4().hex}")
+        with failing_together():
+            if rank() == 0:
+                at_all(servers, self._resume)
 
-            def ask_workers(names: list[str]) -> list[LoadedWeights]:
-                return [LoadedWeights(**each) for each in server.call_workers("visplay_loaded_weights", names)]
-
-            verify(policy, policy.weights(device), dtype, ask_workers, f"the vLLM server at {server.url}")
-        self._label = f"{policy.name}/{policy.version}/{uuid4().hex}"
-        server.tell("/update_weight_version", {"new_version": self._label})
-        server.tell("/resume")
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Ask no further: the process would end only with the last request."""
+        self._let_go()
 
     def close(self) -> None:
-        """Leave the server as it is; the next policy is loaded afresh."""
+        """Leave the servers as they are; the next policy is loaded afresh."""
         super().close()
+        self._let_go()
         self._drop_sender()
-        server, self._server = self._server, None
-        if server is not None:
+        servers, self._servers = self._servers, []
+        for server in servers:
             server.close()
 
     @property
-    def _connected(self) -> Server:
-        """This rank's server.
+    def _connected(self) -> list[Server]:
+        """The servers.
 
         Raises:
-            ValueError: There are not as many addresses as ranks, or the token is not in the environment.
+            ValueError: The token is not in the environment.
         """
-        if self._server is None:
-            rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-            if len(self.urls) != ranks:
-                raise ValueError(f"url: the trainer has {ranks} ranks and needs a server for each, got {self.urls}")
-            self._server = Server(self.urls[rank], self.token_variable, self.limits)
-        return self._server
+        if not self._servers:
+            self._servers = [Server(url, self.token_variable, self.limits) for url in self.urls]
+        return self._servers
+
+    def _verify(self, policy: VLM, sent: dict[str, int]) -> None:
+        names = list(sent)
+        loaded = at_all(self._connected, lambda server: server.call_workers("visplay_loaded_weights", names))
+        for server, workers in zip(self._connected, loaded, strict=True):
+            verify(policy, sent, [LoadedWeights(**each) for each in workers], f"the vLLM server at {server.url}")
+
+    def _resume(self, server: Server) -> None:
+        server.tell("/update_weight_version", {"new_version": self._label})
+        server.tell("/resume")
 
     def _inspect(self, policy: VLM, server: Server) -> tuple[torch.dtype, Path]:
         """See that the server fits the policy; returns the type of its weights and its directory of files."""
-        start = f"Start it with: {self.start_command(policy)}"
+        start = f"Start it with: {self.start_command(policy, server.url)}"
         try:
             self._check_model(policy, server)
             if not is_loopback(server.url) and server.is_open("/weight_info"):
@@ -184,36 +249,65 @@ class VLLMServerRollout(RolloutEngine):
                 f"{policy.context_tokens}, or lower the policy's max_context_tokens"
             )
 
-    def _make_sender(self, server: Server, directory: Path) -> FileSender | NCCLSender:
+    def _wrong_weights(self, server: Server, answer: dict[str, Any]) -> WrongWeightsError:
+        return WrongWeightsError(
+            f"url: the vLLM server at {server.url} answers with weights {sorted(_versions(answer))} where it was sent "
+            f"{self._label!r}; nothing else may load weights into it"
+        )
+
+    def _let_go(self) -> None:
+        """Make none of the requests that ``begin`` has not made yet."""
+        pools, self._ahead = self._ahead, {}
+        for pool in pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _make_sender(self, policy: VLM, dtype: torch.dtype, directories: Sequence[Path]) -> FileSender | NCCLSender:
         if self.transfer.backend == "nccl":
-            return NCCLSender(server, self.transfer)
-        return FileSender(server, directory, self.transfer.part_mib << 20)
+            return NCCLSender(self._connected, self.transfer, policy.weight_shapes(), dtype)
+        return FileSender(self._connected, directories, self.transfer.part_mib << 20)
 
     def _drop_sender(self) -> None:
         sender, self._sender = self._sender, None
         if sender is not None:
             sender.close()
 
-    def _ask_all(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[Any]:
-        server = self._connected
+    def _deal(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[Server]:
+        """The server of each prompt, by the tokens to expect; prompts about one image have one, which reads it once."""
+        groups, servers = group_by_images(policy, prompts), self._connected
+        longest = sampling.n * sampling.max_new_tokens
+        costs = [sum(policy.prompt_tokens(prompts[i]) + longest for i in group) for group in groups]
+        chosen: dict[int, Server] = {}
+        for number, dealt in enumerate(deal(costs, len(servers)), start=rank()):  # ranks do not all begin with one
+            chosen |= {i: servers[number % len(servers)] for group in dealt for i in groups[group]}
+        return [chosen[i] for i in range(len(prompts))]
 
-        def ask(prompt: Prompt, parameters: dict[str, Any]) -> Any:
-            body = {
-                "token_ids": list(prompt.token_ids),  # one placeholder per image
-                "content_parts": [{"type": "image_url", "url": _as_png(image)} for image in prompt.images] or None,
-                "sampling_params": parameters,
-            }
-            return server.request("POST", _GENERATE, body, retries=self.limits.retries, check=_check_whole)
+    def _ask_all(self, policy: VLM, asked: Sequence[tuple[Server, Prompt]], sampling: Sampling) -> list[Any]:
+        """What servers answer to prompts, of which each works on ``limits.concurrent_requests`` at a time."""
+        parameters = sampling_parameters(policy, [prompt for _, prompt in asked], sampling)
 
-        with ThreadPoolExecutor(self.limits.concurrent_requests) as pool:
-            return list(pool.map(ask, prompts, sampling_parameters(policy, prompts, sampling)))
+        def ask_its_own(server: Server) -> dict[int, Any]:
+            own = [index for index, (its, _) in enumerate(asked) if its is server]
+            with ThreadPoolExecutor(self.limits.concurrent_requests) as pool:
+                answers = pool.map(lambda index: self._ask(*asked[index], parameters[index]), own)
+                return dict(zip(own, answers, strict=True))
 
-    def start_command(self, policy: VLM) -> str:
-        """The command that starts a server that fits a policy, for a POSIX shell."""
-        parts = urlsplit(self.urls[0])
+        answers = {i: each for of_one in at_all(self._connected, ask_its_own) for i, each in of_one.items()}
+        return [answers[index] for index in range(len(asked))]
+
+    def _ask(self, server: Server, prompt: Prompt, parameters: dict[str, Any]) -> Any:
+        body = {
+            "token_ids": list(prompt.token_ids),  # one placeholder per image
+            "content_parts": [{"type": "image_url", "url": _as_png(image)} for image in prompt.images] or None,
+            "sampling_params": parameters,
+        }
+        return server.request("POST", _GENERATE, body, retries=self.limits.retries, check=_check_whole)
+
+    def start_command(self, policy: VLM, url: str) -> str:
+        """The command that starts a server with this address that fits a policy, for a POSIX shell."""
+        parts = urlsplit(url)
         command = [
             *("vllm", "serve", policy.path),
-            *("--host", parts.hostname or "" if is_loopback(self.urls[0]) else "0.0.0.0"),
+            *("--host", parts.hostname or "" if is_loopback(url) else "0.0.0.0"),
             *("--port", str(parts.port or 8000), "--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
             *("--max-model-len", str(policy.context_tokens), "--generation-config", "vllm"),
             *("--limit-mm-per-prompt", json.dumps({"image": 1, "video": 0})),
@@ -225,8 +319,19 @@ class VLLMServerRollout(RolloutEngine):
         return f"VLLM_SERVER_DEV_MODE=1 VLLM_USE_V2_MODEL_RUNNER=0 {shlex.join(command)}"
 
 
-def _typed(policy: VLM, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    return ((name, weight.to(dtype)) for name, weight in policy.weights(device))
+@contextmanager
+def _to_the_end(weights: Weights) -> Iterator[Weights]:
+    """Run through the weights that are left, whatever happens: other ranks wait to gather each with this one."""
+    remaining = iter(weights)
+    try:
+        yield remaining
+    finally:
+        for _ in remaining:
+            pass
+
+
+def _typed(weights: Weights, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    return ((name, weight.to(dtype)) for name, weight in weights)
 
 
 def _as_png(image: Image) -> str:

@@ -1,30 +1,22 @@
-"""The trainer's side of a vLLM server: requests, bounded in time and number, and weights sent.
-
-The token is in no message. Weights go in files to ``vllm_server_worker.ServerWorker``, or with vLLM's own sender.
-"""
+"""The trainer's side of a vLLM server: requests, bounded in time and number. The token is in no message."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
 import os
-import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from uuid import uuid4
-
-from safetensors.torch import save_file
-from torch import Tensor
 
 from visplay.callbacks.engines.engine import RolloutError
 
 logger = logging.getLogger(__name__)
 
-Weights = Callable[[], Iterable[tuple[str, Tensor]]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,7 +24,7 @@ class RequestLimits:
     """How long and how often a server is asked.
 
     Args:
-        concurrent_requests: Most prompts that the server works on at a time.
+        concurrent_requests: Most prompts that a server works on at a time for each rank.
         connect_seconds: Time limit of a connection.
         request_seconds: Time limit of one request: all completions of a prompt, or one step of a load.
         retries: How often at most a request that failed is made again, with the same seed.
@@ -53,31 +45,6 @@ class RequestLimits:
         for name in ("connect_seconds", "request_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must be above 0")
-
-
-@dataclass(frozen=True)
-class TransferSettings:
-    """How weights travel.
-
-    Args:
-        backend: "file": safetensors in a directory that trainer and server share, which must be on one machine; "nccl":
-            from GPU to GPU.
-        directory: Of "file"; null takes what the server names.
-        part_mib: Of "file": most mebibytes of one file; a larger tensor has a file of its own.
-        address: Of "nccl": address of the trainer's machine as the server sees it.
-        port: Of "nccl": port that the trainer opens there; null takes a free one.
-    """
-
-    backend: Literal["file", "nccl"] = "file"
-    directory: str | None = None
-    part_mib: int = 1024
-    address: str = "127.0.0.1"
-    port: int | None = None
-
-    def __post_init__(self) -> None:
-        """Reject what cannot be sent with."""
-        if self.part_mib < 1:
-            raise ValueError(f"part_mib: {self.part_mib} must be at least 1")
 
 
 def check_url(url: str, token_variable: str | None) -> None:
@@ -240,122 +207,7 @@ class Server:
         self._client.close()
 
 
-class FileSender:
-    """Sends weights part by part, each in a file that is deleted once the server has read it.
-
-    Args:
-        server: Where to.
-        directory: The directory that the server reads.
-        part_bytes: Most bytes of one file.
-
-    Raises:
-        ValueError: The directory is not this user's own.
-    """
-
-    def __init__(self, server: Server, directory: Path, part_bytes: int) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.stat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:
-            raise ValueError(f"directory: {directory} must belong to this user, and nobody else may write to it")
-        self._server = server
-        self._path = directory / f"{uuid4().hex}.safetensors"
-        self._part_bytes = part_bytes
-
-    def send(self, weights: Weights) -> None:
-        """Send all of them."""
-        self._server.call_workers("visplay_start_load")
-        for part in in_parts(weights(), self._part_bytes):
-            try:
-                save_file(part, self._path)
-                self._server.call_workers("visplay_load_file", self._path.name)
-            finally:
-                self._path.unlink(missing_ok=True)  # what the server has mapped of it stays
-        self._server.call_workers("visplay_finish_load")
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def in_parts(weights: Iterable[tuple[str, Tensor]], part_bytes: int) -> Iterator[dict[str, Tensor]]:
-    """Weights on the CPU, in order, as many at a time as fit.
-
-    Example:
-        >>> import torch
-        >>> tensors = [(name, torch.zeros(2)) for name in "abc"]
-        >>> [list(part) for part in in_parts(tensors, part_bytes=16)]
-        [['a', 'b'], ['c']]
-    """
-    part: dict[str, Tensor] = {}
-    size = 0
-    for name, weight in weights:
-        size += weight.nbytes
-        if part and size > part_bytes:
-            yield part
-            part, size = {}, weight.nbytes
-        part[name] = weight.cpu().contiguous()
-    if part:
-        yield part
-
-
-class _WeightRequests:
-    """The requests of a server that vLLM's own sender makes."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self._server.tell("/init_weight_transfer_engine", {"init_info": init_info})
-
-    def start_weight_update(self) -> None:
-        self._server.tell("/start_weight_update")
-
-    def update_weights(self, update_info: Any) -> None:
-        self._server.tell("/update_weights", {"update_info": update_info})
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._server.tell("/finish_weight_update")
-
-
-class NCCLSender(_WeightRequests):
-    """Sends weights from GPU to GPU with vLLM's own sender; trainer and server must not share a GPU.
-
-    vLLM's sender makes its requests of this object, and reads from it what will come, and then the tensors.
-
-    Args:
-        server: Where to.
-        settings: Address and port of the trainer.
-    """
-
-    def __init__(self, server: Server, settings: TransferSettings) -> None:
-        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        super().__init__(server)
-        self._weights: Weights = tuple
-        port = settings.port
-        if port is None:
-            with socket.socket() as probe:
-                probe.bind(("", 0))
-                port = probe.getsockname()[1]
-        workers = server.get("/get_world_size")["world_size"]
-        init = NCCLTrainerInitInfo(settings.address, port, 1 + workers, rank=0)
-        this: Any = self
-        self._sender = WeightTransferTrainerFactory.trainer_init(init, client=this, source=this)
-
-    def metadata(self) -> list[Any]:
-        """What will come, as vLLM's ``ParamMeta``."""
-        from vllm.distributed.weight_transfer.base import ParamMeta
-
-        return [ParamMeta(name, weight.dtype, tuple(weight.shape)) for name, weight in self._weights()]
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return iter(self._weights())
-
-    def send(self, weights: Weights) -> None:
-        """Send all of them."""
-        self._weights = weights
-        self._sender.send_weights()
-
-    def close(self) -> None:
-        """Leave the group."""
-        self._sender.shutdown()
+def at_all(servers: Sequence[Server], act: Callable[[Server], T]) -> list[T]:
+    """Do something at several servers at once; what it gives, in their order."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return list(pool.map(act, servers))

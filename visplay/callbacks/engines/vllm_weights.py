@@ -1,12 +1,12 @@
 """Where weights reach vLLM: ``load`` brings them in, ``verify`` proves by exact checksums that they have arrived.
 
-A server is sent them by ``vllm_server_client`` and takes them in ``vllm_server_worker.ServerWorker``; its checksums are
-those of this file. ``load``, ``repack`` and ``loaded_weights`` run next to vLLM's model, in whatever process it is.
+A server is sent them by ``vllm_server_transfer`` and takes them in ``vllm_server_worker.ServerWorker``; its checksums
+are those of this file. ``load``, ``repack`` and ``loaded_weights`` run next to vLLM's model, in whatever process it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,27 +58,18 @@ class LoadedWeights(NamedTuple):
     sources: dict[str, list[str]]
 
 
-def verify(
-    policy: VLM,
-    weights: Iterable[tuple[str, Tensor]],
-    dtype: torch.dtype,
-    ask_workers: Callable[[list[str]], list[LoadedWeights]],
-    engine: str,
-) -> None:
+def verify(policy: VLM, sent: Mapping[str, int], workers: Sequence[LoadedWeights], engine: str) -> None:
     """Compare every tensor that an engine computes with with the policy's.
 
     Args:
         policy: Whose weights were sent.
-        weights: Its weights, whole.
-        dtype: Of the engine's weights.
-        ask_workers: Gives what each worker of the engine has loaded for the trainer's names, see ``loaded_weights``.
+        sent: Checksums of its weights, whole, in the engine's dtype.
+        workers: What each worker of the engine has loaded for these names.
         engine: The engine in the error's words.
 
     Raises:
         WrongWeightsError: A tensor differs.
     """
-    sent = checksums(weights, dtype)
-    workers = ask_workers(list(sent))
     wrong = differing(sent, workers)
     if wrong:
         raise WrongWeightsError(

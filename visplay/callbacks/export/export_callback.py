@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,8 @@ class Export(Callback):
     """Writes ``directory/iteration-<n>/<role>`` after each phase: weights, processor, tokenizer, chat template, card.
 
     The format is Hugging Face's; see ``visplay.modules.policy.weights.saving``. That everything will fit the disk
-    budget is seen before the run, and again before each export. The first rank alone writes.
+    budget is seen before the run, and again before each export. The first rank alone writes, for which sharded weights
+    are gathered one after the other.
 
     Args:
         directory: Where exports are; null is ``exports`` in the run's own directory.
@@ -98,8 +100,11 @@ class Export(Callback):
             DiskBudgetError: It does not fit; nothing was written.
         """
         role, store, run = pl_module.role, self.store(trainer), run_directory(trainer)
-        if trainer.is_global_zero and (self.roles is None or role.name in self.roles):
-            self._write(trainer, pl_module, role, store, run)
+        if self.roles is None or role.name in self.roles:
+            if trainer.is_global_zero:
+                self._write(trainer, pl_module, role, store, run)
+            elif role.vlm.sharded:
+                deque(role.vlm.weights(), maxlen=0)  # rank 0 gathers each of them
         if trainer.is_global_zero and role.name == list(pl_module.roles)[-1]:
             store.finish(pl_module.phase.iteration, pl_module.scores.get(self.keep.metric or ""))
         trainer.strategy.barrier()

@@ -68,10 +68,13 @@ class Recorder(Callback):
         """Reject what cannot be recorded.
 
         Raises:
-            ValueError: Several processes would learn.
+            ValueError: Several processes would learn, or a step from completions that another one sampled.
         """
         if stage == "fit" and self.steps and trainer.world_size > 1:
             raise ValueError(f"record: a step of one process can be recorded, and this run has {trainer.world_size}")
+        ahead = [name for name, role in pl_module.roles.items() if stage == "fit" and role.config.staleness]
+        if self.steps and ahead:
+            raise ValueError(f"record: a step samples what it learns from with {ahead[0]}.grpo.staleness=0, got 1")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GRPOModule, batch: Any, batch_idx: int) -> None:
         """Write what the step starts from, and watch it."""

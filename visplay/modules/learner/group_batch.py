@@ -17,6 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from visplay.functional.losses import sequence_mean_weights
 from visplay.types import Completion, Prompt, Rollout
 
+MicroBatchIndex = tuple[list[int], slice]
+"""Which prompts of a batch, and which of their completions."""
+
 
 @dataclass(frozen=True)
 class GroupBatch:
@@ -113,17 +116,18 @@ class GroupBatch:
 
     def micro_batches(
         self, tokens: int, prompts: Sequence[int] | None = None
-    ) -> Iterator[tuple[tuple[list[int], slice], GroupBatch]]:
-        """Cut into micro-batches of at most ``tokens`` packed tokens, each prompt counted once in each.
+    ) -> Iterator[tuple[MicroBatchIndex, GroupBatch]]:
+        """Cut into micro-batches, each with its index; see ``cut``."""
+        return ((index, self.take(*index)) for index in self.cut(tokens, prompts))
+
+    def cut(self, tokens: int, prompts: Sequence[int] | None = None) -> Iterator[MicroBatchIndex]:
+        """Indices of micro-batches of at most ``tokens`` packed tokens, each prompt counted once in each.
 
         A group that is longer is cut too, and its prompt read again for each part; one completion is the least.
 
         Args:
             tokens: Most tokens of a micro-batch.
             prompts: Indices of the groups to cut; None takes all.
-
-        Returns:
-            The prompts and completions of each micro-batch as indices of this batch, and the micro-batch.
         """
         chosen = list(range(len(self.prompts)) if prompts is None else prompts)
         groups = self.packed_tokens
@@ -133,8 +137,7 @@ class GroupBatch:
                 lengths = self.mask[run[0]].sum(-1).tolist()
                 parts = [slice(*part) for part in _runs(lengths, tokens - int(self.prompt_tokens[run[0]]))]
             for completions in parts:
-                index = run, completions
-                yield index, self.take(*index)
+                yield run, completions
 
 
 def _runs(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:

@@ -22,19 +22,20 @@ from torch.optim import Optimizer
 from visplay.clock import Clock
 from visplay.functional.advantages import zero_variance_groups
 from visplay.functional.gaps import gap_statistics, logp_gaps
+from visplay.modules.learner.dealing import dealt_micro_batches
 from visplay.modules.learner.group_batch import GroupBatch
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.learner.mismatch import MismatchCheck, PolicyMismatchError
+from visplay.modules.learner.sampling_ahead import NextStep, SampledRole, SamplingAhead
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import CPU, move, placed
-from visplay.ranks import deal, from_first, gather, rank, sum_gradients, sum_over_ranks, world_size
+from visplay.modules.policy.weights.sharding import whole
+from visplay.ranks import from_first, gather, sum_gradients, sum_over_ranks
 from visplay.types import Engine, Judgement, Rollout, derive_seed
 
 
-class LearningRole(Protocol):
+class LearningRole(SampledRole, Protocol):
     """What the learner needs of a role."""
-
-    vlm: VLM
 
     @property
     def engine(self) -> Engine:
@@ -91,7 +92,8 @@ class GRPO:
 
     Degenerate case: a group whose rewards are all equal has no advantage; a step of such groups alone updates nothing
     but the KL term, or nothing at all with ``filter_zero_variance``. A checkpoint keeps the policy and the optimizer,
-    and with ``state_dict`` the reference, unless that is the base, and the mismatch check's last gaps.
+    and with ``state_dict`` the reference, unless that is the base, the mismatch check's last gaps, and what was sampled
+    ahead.
 
     Args:
         config: Settings.
@@ -100,6 +102,7 @@ class GRPO:
     Attributes:
         reference: The reference policy of the KL; None without one.
         mismatch: Stops the run where the engine does not sample from the policy.
+        ahead: What was sampled for the next step while the updates of this one ran.
         on_batch: Told of every step's batch before its updates; its tensors are no copies.
         on_skipped: Told of every update that is not applied because its loss or gradient is not finite.
         skipped: How many were not applied in a row, up to now.
@@ -110,6 +113,7 @@ class GRPO:
         self.clock = clock
         self.reference: VLM | None = None
         self.mismatch = MismatchCheck(config.mismatch)
+        self.ahead = SamplingAhead()
         self.on_batch: Callable[[GroupBatch], None] | None = None
         self.on_skipped: Callable[[SkippedUpdate], None] | None = None
         self.skipped = 0
@@ -139,6 +143,7 @@ class GRPO:
     def end_phase(self, optimizer: Optimizer) -> None:
         """Let the reference and the optimizer state go."""
         optimizer.state.clear()
+        self.ahead.clear()
         self.reference = self._kept_reference = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,6 +153,7 @@ class GRPO:
             "steps": self._steps,
             "skipped": self.skipped,
             "mismatch": list(self.mismatch.accepted),
+            "ahead": self.ahead.state_dict(),
             "reference": None if kept is None else dict(kept.state_dict()),
         }
 
@@ -156,6 +162,7 @@ class GRPO:
         self._steps, self.skipped = state_dict["steps"], state_dict["skipped"]
         self.mismatch.accepted.clear()
         self.mismatch.accepted.extend(state_dict["mismatch"])
+        self.ahead.load_state_dict(state_dict.get("ahead"))
         self._kept_reference = state_dict["reference"]
 
     def step(
@@ -167,6 +174,7 @@ class GRPO:
         seed: int,
         refill: Callable[[int], Sequence] | None = None,
         scaler: GradScaler | None = None,
+        next_step: Callable[[], NextStep] | None = None,
     ) -> StepResult:
         """Sample, judge and learn once.
 
@@ -178,6 +186,7 @@ class GRPO:
             seed: Root of all draws of this step.
             refill: Gives as many further items, in place of zero-variance groups.
             scaler: What ``backward`` and the optimizer's step scale losses by, in float16.
+            next_step: Draws what the next step samples; asked only with ``staleness``.
 
         Raises:
             NonFiniteUpdateError: Too many updates in a row had a loss or a gradient that is not finite.
@@ -192,6 +201,9 @@ class GRPO:
         if not kept:
             return StepResult(rollout, judgement, statistics)
         role.engine.sleep()
+        if config.staleness and next_step is not None:
+            with self.clock("rollout"):
+                self.ahead.begin(role, next_step(), config.group_size)  # from the weights of before the updates
         with self.clock("update"):
             batch = self._score_before(role.vlm, role.collate(rollout.take(kept)))  # old and reference logps (N, G, T)
             advantages = config.advantage(self._charge_kl(judgement.rewards[kept], batch))  # (N, G)
@@ -200,6 +212,8 @@ class GRPO:
                 self.on_batch(batch)
             mini_batches = batch.mini_batches(config.prompts_per_update, config.aggregation, config.mask_truncated)
             updates = [self._update(role.vlm, mini, optimizer, backward, scaler) for mini in mini_batches]
+        with self.clock("rollout"):
+            self.ahead.finish()
         spread = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
         return StepResult(rollout, judgement, statistics | spread | reduce_statistics(updates, len(updates)))
 
@@ -218,7 +232,8 @@ class GRPO:
         asked, root, sampled = items, seed, None
         for attempt in range(self.config.max_refills + 1):
             with self.clock("rollout"):
-                rollout = role.rollout(asked, self.config.group_size, root)
+                ahead = None if attempt else self.ahead.take(role, asked, self.config.group_size, root)
+                rollout = ahead or role.rollout(asked, self.config.group_size, root)
             judgement = _agreed(role.judge(asked, rollout, root))
             if sampled is not None:
                 rollout, judgement = sampled[0].join(rollout), sampled[1].join(judgement)
@@ -257,9 +272,11 @@ class GRPO:
         """Log-probabilities (N, G, T) of a batch under any policy, wherever its weights are; 0 at padding."""
         out = torch.zeros_like(batch.sampled_logps)
         with placed(policy, out.device):
-            for index, micro in batch.micro_batches(self.config.tokens_per_micro_batch, _dealt(batch)):
-                logps, _ = policy.logps(micro.prompts, micro.token_ids, micro.mask, self.config.temperature)
-                out[(*index, slice(logps.shape[-1]))] = logps
+            for index, micro in dealt_micro_batches(batch, self.config.tokens_per_micro_batch, policy.sharded):
+                scored = (micro.prompts, micro.token_ids, micro.mask, self.config.temperature)
+                logps, _ = policy.compute(policy.logps, *scored)
+                if index is not None:
+                    out[(*index, slice(logps.shape[-1]))] = logps
         return sum_over_ranks(out)
 
     def _update(
@@ -276,8 +293,9 @@ class GRPO:
         """
         config, done = self.config, []
         old_logps = torch.zeros_like(mini.sampled_logps)
-        for index, micro in mini.micro_batches(config.tokens_per_micro_batch, _dealt(mini)):
-            logps, entropies = policy.logps(
+        for index, micro in dealt_micro_batches(mini, config.tokens_per_micro_batch, policy.sharded):
+            logps, entropies = policy.compute(
+                policy.logps,
                 micro.prompts,
                 micro.token_ids,
                 micro.mask,
@@ -287,6 +305,8 @@ class GRPO:
             old = logps.detach() if micro.old_logps is None else micro.old_logps
             loss, statistics = self._loss(micro, logps, old, entropies)
             backward(loss)
+            if index is None:
+                continue
             done.append((float(loss.detach()), {name: float(value) for name, value in statistics.items()}))
             old_logps[(*index, slice(old.shape[-1]))] = old
         losses, parts = zip(*(part for of_rank in gather(done) for part in of_rank), strict=True)
@@ -295,7 +315,7 @@ class GRPO:
         sum_gradients(weights)
         if scaler is not None:
             scaler.unscale_(getattr(optimizer, "optimizer", optimizer))  # as it is under Lightning's wrapper
-        norm_value = float(clip_grad_norm_(weights, config.max_grad_norm))
+        norm_value = float(whole(clip_grad_norm_(weights, config.max_grad_norm)))
         loss_value = sum(losses)
         if finite := isfinite(loss_value) and isfinite(norm_value):
             optimizer.step()
@@ -320,7 +340,7 @@ class GRPO:
         try:
             # where the policy's own are not finite the loss is not either, and the engine has no part in it
             if len(gaps) and (isfinite(gap["logp_gap_mean"]) or bool(old_logps[counted].isfinite().all())):
-                self.mismatch.check(policy, gap["logp_gap_mean"])
+                self.mismatch.check(policy, gap["logp_gap_mean"], stale=self.ahead.stale)
         except PolicyMismatchError:
             optimizer.zero_grad(set_to_none=True)
             raise
@@ -376,11 +396,6 @@ def _agreed(judgement: Judgement) -> Judgement:
     """The judgement with the rewards that rank 0 found: all ranks must decide alike what to learn from."""
     rewards, statistics = from_first(lambda: (judgement.rewards.cpu(), judgement.statistics))
     return replace(judgement, rewards=rewards, statistics=statistics)
-
-
-def _dealt(batch: GroupBatch) -> list[int]:
-    """Indices of the groups that this rank computes."""
-    return deal(batch.packed_tokens, world_size())[rank()]
 
 
 def reduce_statistics(parts: Sequence[Mapping[str, float]], divisor: float) -> dict[str, float]:

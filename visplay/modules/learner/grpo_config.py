@@ -61,6 +61,8 @@ class GRPOConfig:
         correction: Weights of the policy loss against such a gap: ``token_truncated_weights``,
             ``sequence_sum_weights``, ``sequence_geometric_weights``; None for none.
         correction_cap: Largest of these weights, at least 1.
+        staleness: Steps by which the weights that sample may be behind: 0, or 1 to sample each step's completions on a
+            server while the step before is learned from. 1 needs a ``correction``; see docs/rollouts.md.
     """
 
     steps: int = 20
@@ -95,6 +97,7 @@ class GRPOConfig:
     mismatch: MismatchConfig = MismatchConfig()
     correction: Callable[[Tensor, Tensor, float], Any] | None = None
     correction_cap: float = 2.0
+    staleness: Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained with, the functions by trying them, before the first rollout."""
@@ -116,6 +119,13 @@ class GRPOConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} must not be negative")
         if not self.correction_cap >= 1.0:
             raise ValueError(f"correction_cap: {self.correction_cap} must be at least 1")
+        if self.staleness not in (0, 1):
+            raise ValueError(f"staleness: {self.staleness} must be 0 or 1")
+        if self.staleness and self.correction is None:
+            raise ValueError(
+                "correction: staleness=1 learns from samples of earlier weights, which one must weigh, such as "
+                "visplay.functional.token_truncated_weights; got null"
+            )
         if self.max_refills and not self.filter_zero_variance:
             raise ValueError(f"max_refills: {self.max_refills} refills nothing unless filter_zero_variance is true")
         if self.kl_in == "reward" and self.kl_reference == "old":

@@ -77,7 +77,7 @@ class MismatchCheck:
         self.config = config
         self.accepted: deque[float] = deque(maxlen=config.window)
 
-    def check(self, policy: VLM, gap_mean: float) -> None:
+    def check(self, policy: VLM, gap_mean: float, *, stale: bool = False) -> None:
         """Accept the gap of an update, or stop the run before the update is applied.
 
         Call it where the training forward ran, so that the autocast it ran under is seen.
@@ -85,10 +85,14 @@ class MismatchCheck:
         Args:
             policy: The policy that is about to be updated.
             gap_mean: Mean magnitude of the gaps of the update's tokens, in nats.
+            stale: Whether they were sampled from weights of before the last step's updates: such a gap is no rounding,
+                and has to be finite only.
 
         Raises:
             PolicyMismatchError: The gap is not finite, is above the limit, or is a jump.
         """
+        if stale and math.isfinite(gap_mean):
+            return
         reason = self._mismatch(gap_mean, precision(policy)) if self.config.stop else None
         if reason is not None:
             raise PolicyMismatchError(_explain(policy, reason))

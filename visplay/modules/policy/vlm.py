@@ -29,8 +29,10 @@ from visplay.modules.policy.prefill import extend, prefill
 from visplay.modules.policy.weights.adapters import Adaptable, Adapters
 from visplay.modules.policy.weights.loading import load_processor
 from visplay.modules.policy.weights.saving import ExportFormat, write_policy
+from visplay.modules.policy.weights.sharding import whole
 from visplay.modules.policy.weights.tuning import Tuning
 from visplay.prompts import Template, encode_prompt
+from visplay.ranks import in_turn
 from visplay.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -161,6 +163,8 @@ class VLM(Adaptable):
         """A frozen copy with the weights of the checkpoint that this policy started from; of an adapter, its model."""
         if self.adapters is not None:
             return self.view(None)
+        if self.sharded:
+            return in_turn(lambda: self._with_shards(self._load_model()))
         fresh = self.unloaded()
         fresh.model = self._load_model().to(self.device)
         return fresh.requires_grad_(False).eval()
@@ -275,10 +279,13 @@ class VLM(Adaptable):
         return logps, entropies
 
     def fingerprint(self) -> str:
-        """Hash of all weights: two policies that differ have, but for chance, different ones."""
+        """Hash of all weights: two policies that differ have, but for chance, different ones.
+
+        All ranks take part where the weights are sharded.
+        """
         found = hashlib.sha256()
         for name, weight in self.named_weights():
-            found.update(f"{name}:{torch.hash_tensor(weight.detach()).view(torch.int64).item()}\n".encode())
+            found.update(f"{name}:{torch.hash_tensor(whole(weight.detach())).view(torch.int64).item()}\n".encode())
         return found.hexdigest()
 
     def save(self, directory: str | Path, form: ExportFormat = ExportFormat("float32")) -> None:  # noqa: B008 (frozen)

@@ -14,6 +14,7 @@ def test_every_weight_once_under_its_name(base):
     assert "lm_head.weight" not in weights  # tied to the embeddings
     assert all(weights[name] is not parameters[name] and weights[name].equal(parameters[name]) for name in weights)
     assert not any(weight.requires_grad for weight in weights.values())
+    assert list(base.weight_shapes().items()) == [(name, weight.shape) for name, weight in weights.items()]
 
 
 @pytest.fixture

@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from visplay.modules.policy.family import Family
+from visplay.modules.policy.weights import sharding
 from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.types import derive_seed
+
+T = TypeVar("T")
 
 _PARTS = (".lora_A.", ".lora_B.")
 
@@ -135,22 +138,23 @@ def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     A sharded weight (FSDP2) is gathered, in which every rank has to take part. A layer with LoRA adapters of peft gives
     the sum of its weight and of the active adapters' products; the adapters are left out. A tied weight comes once.
     """
+    sharding.release(model)  # so that all ranks gather the same weights, whatever each has gathered
     modules = dict(model.named_modules())
     for name, weight in model.named_parameters():
         if ".lora_" in name:
             continue
         adapted, _, rest = name.partition(".base_layer.")
-        whole = _gather(weight.detach())
+        whole = sharding.whole(weight.detach())
         if rest == "weight":
             layer: Any = modules[adapted]
             off = layer.merged or layer.disable_adapters
             for active in [] if off else [name for name in layer.active_adapters if name in layer.scaling]:
-                whole = whole + _gather(layer.get_delta_weight(active)).to(whole.device)
-        yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), whole
+                whole = whole + layer.get_delta_weight(active).to(whole.device)
+        yield _checkpoint_name(name), whole
 
 
-def _gather(weight: Tensor) -> Tensor:
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+def _checkpoint_name(name: str) -> str:
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 class Adaptable(Family):
@@ -160,11 +164,13 @@ class Adaptable(Family):
         tuning: What learns.
         adapters: The adapters on the model; None where the model itself is the policy.
         adapter: The name of this policy's; None for the base without one.
+        shards: Of a frozen copy of a sharded policy, its own; they are in the model's place while it computes.
     """
 
     tuning: Tuning
     adapters: Adapters | None = None
     adapter: str | None = None
+    shards: dict[str, Tensor] | None = None
 
     @property
     def model(self) -> Any:
@@ -176,6 +182,36 @@ class Adaptable(Family):
     @model.setter
     def model(self, model: Any) -> None:
         self._modules["model"] = model
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are sharded over ranks, who all take part wherever they are gathered."""
+        return sharding.is_sharded(self._modules.get("model"))
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Shard the model over the ranks of a mesh, unless another policy has; adapters stay whole on each rank.
+
+        Raises:
+            ValueError: Groups of this model are not packed into one row: its layers would be gathered a number of
+                times that differs between ranks.
+        """
+        if self.sharded:
+            return
+        if reason := self.why_not_packed():
+            raise ValueError(f"strategy: weights are sharded where groups are packed into one row, and {reason}")
+        adapters = [weight for name, weight in self.model.named_parameters() if ".lora_" in name]
+        sharding.shard(self.model, mesh, apart=adapters)
+
+    def compute(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what computes with this policy's weights, such as ``logps``; sharded ones are gathered by layer."""
+        if not self.sharded:
+            return function(*args, **kwargs)
+        try:
+            with nullcontext() if self.shards is None else sharding.exchanged(self.model, self.shards):
+                return sharding.compute(self.model, function, *args, **kwargs)
+        finally:
+            if not torch.is_grad_enabled():  # else a backward pass follows, and needs them
+                sharding.release(self.model)
 
     def adapted_layers(self, tuning: Tuning) -> list[str]:
         """Names of the linear layers that get an adapter, never the head; none where the weights themselves learn.
@@ -211,6 +247,8 @@ class Adaptable(Family):
 
     def frozen_copy(self) -> Self:
         """A frozen copy of the policy as it is now; of an adapter, on the same model, and gone when the policy is."""
+        if self.sharded and self.adapters is None:
+            return self._with_shards(self.model)
         if self.adapters is None:
             return copy.deepcopy(self).requires_grad_(False).eval()
         if self.adapter is None:
@@ -220,8 +258,19 @@ class Adaptable(Family):
         weakref.finalize(view, self.adapters.remove, name).atexit = False
         return view
 
+    def _with_shards(self, model: nn.Module) -> Self:
+        """A frozen policy on the same model, with the shards that a model of its weights would have."""
+        view, own = self.view(None), sharding.shards(self.model)
+        weights = dict(model.named_parameters())
+        view.shards = {name: sharding.like(weights[name], shard).detach().clone() for name, shard in own.items()}
+        return view
+
     def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The model's weights, and those of this policy's adapter under names without the adapter's."""
+        """The model's weights, and those of this policy's adapter under names without the adapter's.
+
+        Of sharded weights this rank's parts.
+        """
+        sharding.release(self.model)
         if self.adapters is None:
             yield from self.model.named_parameters()
             return
@@ -238,8 +287,14 @@ class Adaptable(Family):
         """
         return ((self.released_name(name), weight.to(device=device)) for name, weight in whole_weights(self.model))
 
+    def weight_shapes(self) -> dict[str, torch.Size]:
+        """The shapes of ``weights``, in their order, by their names; nothing is gathered."""
+        named = ((name, weight) for name, weight in self.model.named_parameters() if ".lora_" not in name)
+        return {self.released_name(_checkpoint_name(name)): weight.shape for name, weight in named}
+
     def trained_weights(self) -> list[nn.Parameter]:
-        """The weights that an optimizer is given."""
+        """The weights that an optimizer is given; of sharded ones this rank's parts."""
+        sharding.release(self.model)
         weights = self.model.parameters() if self.adapters is None else self._own().values()
         return [weight for weight in weights if weight.requires_grad]
 
@@ -249,6 +304,9 @@ class Adaptable(Family):
     def state_dict(self, *args: Any, prefix: str = "", keep_vars: bool = False, **options: Any) -> Any:
         """The state; of an adapter's policy, its own weights and not the model's, which stay those of ``path``."""
         state = super().state_dict(*args, prefix=prefix, keep_vars=keep_vars, **options)
+        if self.shards is not None:
+            names = sharding.first_names(self.model).items()
+            state.update({f"{prefix}model.{name}": self.shards[first] for name, first in names})
         if self.adapters is None:
             return state
         for name in [name for name in state if name.startswith(f"{prefix}model.")]:
@@ -256,6 +314,14 @@ class Adaptable(Family):
         own = self._own().items()
         state.update({f"{prefix}model.{name}": weight if keep_vars else weight.detach() for name, weight in own})
         return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Undo ``state_dict``; every rank has whole weights, and a sharded policy takes its parts of them."""
+        if self.shards is not None:
+            for name, shard in self.shards.items():
+                shard.copy_(sharding.like(state_dict[f"model.{name}"], shard))
+            return None
+        return super().load_state_dict(state_dict, *args, **options)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Undo ``state_dict``: what it left out stays as it is."""

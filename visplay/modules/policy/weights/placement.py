@@ -14,8 +14,8 @@ CPU = torch.device("cpu")
 
 
 def move(policy: Adaptable, device: torch.device) -> None:
-    """Move a policy; an adapter stays on the model that it shares with others."""
-    if policy.adapters is None:
+    """Move a policy; an adapter stays on the model that it shares with others, and shards where they are."""
+    if policy.adapters is None and not policy.sharded:
         policy.to(device)
 
 
