@@ -10,6 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.strategies.strategy import Strategy
+from torch import Tensor
 from torch.distributed.constants import default_pg_timeout
 from torch.optim import Optimizer
 
@@ -96,12 +97,11 @@ def _parts(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
     """A saved state, in which the tensors of each weight are sharded as it is."""
     optimizer = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    states = {
-        index: {
-            name: like(value, weights[index]) if hasattr(value, "shape") else value for name, value in state.items()
-        }
-        for index, state in saved["state"].items()
-    }
+
+    def part(value: Any, weight: Tensor) -> Any:
+        return like(value, weight) if isinstance(value, Tensor) else value
+
+    states = {i: {name: part(v, weights[i]) for name, v in state.items()} for i, state in saved["state"].items()}
     return saved | {"state": states}
 
 

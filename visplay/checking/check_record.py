@@ -61,8 +61,18 @@ def record_path() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "visplay" / "checked.json"
 
 
-def key_of(vlm: VLM) -> str:
-    """What a check of a policy that is loaded depends on, as a hash; of the weights only their revision."""
+def was_checked(vlm: VLM, device_type: str) -> bool:
+    """Whether a policy that is loaded was found right on such a device."""
+    return key_of(vlm, device_type) in _read()
+
+
+def key_of(vlm: VLM, device_type: str | None = None) -> str:
+    """What a check of a policy that is loaded depends on, as a hash; of the weights only their revision.
+
+    Args:
+        vlm: The policy.
+        device_type: Where it computes; None is where it is.
+    """
     config, processor = vlm.model.config, vlm.processor
     settings = (vlm.attn_implementation, vlm.min_pixels, vlm.max_pixels, vlm.max_context_tokens)
     known: list[Any] = [
@@ -72,7 +82,7 @@ def key_of(vlm: VLM) -> str:
         (vlm.revision, getattr(config, "_commit_hash", None)),
         (config.to_json_string(), processor.image_processor.to_json_string(), vlm.tokenizer.chat_template),
         settings,
-        (torch.__version__, transformers.__version__, vlm.device.type),
+        (torch.__version__, transformers.__version__, device_type or vlm.device.type),
     ]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
@@ -81,7 +91,7 @@ def _code(vlm: VLM) -> str:
     """Hash of the family's source, and of what this package computes and compares with."""
     own = [inspect.getsourcefile(kind) for kind in type(vlm).__mro__ if issubclass(kind, VLM)]
     rooms = [Path(policy.__path__[0]), Path(__file__).parent]
-    files = {Path(file) for file in own if file} | {file for room in rooms for file in room.glob("*.py")}
+    files = {Path(file) for file in own if file} | {file for room in rooms for file in room.rglob("*.py")}
     found = hashlib.sha256()
     for file in sorted(files):
         found.update(file.read_bytes())

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from visplay.checking.check_record import check_once
+from visplay.checking.check_record import check_once, was_checked
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import placed
 from visplay.modules.training import GRPOModule
@@ -51,7 +51,7 @@ def _check(vlm: VLM, trainer: Trainer) -> None:
             check_once(vlm)
         return
     with failing_together():
-        if rank() == 0:
+        if rank() == 0 and not was_checked(vlm, "cpu"):
             whole = vlm.unloaded()
             whole.load()
             check_once(whole)

@@ -74,6 +74,11 @@ class Shape:
         return sum(self.adapters.values())
 
     @property
+    def outside_layers(self) -> int:
+        """Number of weights in no layer: embedding and head above all."""
+        return self.weights - self.text_layers * self.text.weights - self.vision_layers * self.vision.weights
+
+    @property
     def head(self) -> int:
         """Number of weights of the head."""
         return self.vocabulary * self.text.width
@@ -203,9 +208,8 @@ def _shards(shape: Shape, residents: Residents) -> int:
 
 
 def _gathered(shape: Shape, residents: Residents) -> Bytes:
-    """Of weights that are cut over devices, in float32, what is in no layer and stays: embedding and head above all."""
-    layers = shape.text_layers * shape.text.weights + shape.vision_layers * shape.vision.weights
-    return {"gathered weights": FLOAT * (shape.weights - layers)} if residents.shards > 1 else {}
+    """Of weights that are cut over devices, in float32, what is in no layer and stays."""
+    return {"gathered weights": FLOAT * shape.outside_layers} if residents.shards > 1 else {}
 
 
 def activations(shape: Shape, micro: Micro, training: Training, sharded: bool = False) -> Activations:

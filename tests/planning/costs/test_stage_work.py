@@ -122,7 +122,7 @@ def test_network_bytes():
     assert ddp_update_bytes(1000, updates=3, ranks=4) == 3 * 2 * 4000 * 3 / 4
     assert ddp_update_bytes(1000, updates=3, ranks=1) == 0
     learned = _learned(updates=2, scores=1)  # two micro-batches, one in each update
-    gathered = 2 * 4 * (2 * 3400 - 800)  # twice, but the head once
+    gathered = 2 * 4 * (2 * 3400 - (3400 - 5 * 500))  # twice, but what is in no layer once
     scoring = 2 * 4 * 3400
     assert fsdp_update_bytes(SHAPE, 3400, learned, ranks=4) == (gathered + 2 * 4 * 3400 + scoring) * 3 / 4
     adapted = replace(SHAPE, adapters={"language_model": 50})

@@ -15,6 +15,8 @@ from visplay.planning.settings import VLLMPlan
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 WEIGHTS, HEAD = 3_754_622_976, 151_936 * 2048
+MERGER = 1280 + 5120 * 5120 + 5120 + 5120 * 2048 + 2048
+OUTSIDE_LAYERS = HEAD + 2048 + MERGER + 1176 * 1280  # the last norm, and the embedding of patches
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_cut_weights_are_gathered_in_every_micro_batch(settings):
     costs = on(settings, 64, sharded=True)
     update, load = (costs.step(settings.roles[1])[name] for name in ("update", "load"))
     # four updates of two prompts a rank, a micro-batch each; reference and policy score eight prompts in three
-    passes = 4 * 4 * (2 * WEIGHTS - HEAD + WEIGHTS) + 2 * 3 * 4 * WEIGHTS
+    passes = 4 * 4 * (2 * WEIGHTS - OUTSIDE_LAYERS + WEIGHTS) + 2 * 3 * 4 * WEIGHTS
     assert update.network_bytes == pytest.approx(passes * 63 / 64)
     assert load.network_bytes == 4 * WEIGHTS * 63 / 64
 

@@ -42,13 +42,12 @@ def ddp_update_bytes(trained: int, updates: int, ranks: int) -> float:
 def fsdp_update_bytes(shape: Shape, trained: int, learned: Learned, ranks: int) -> float:
     """Each micro-batch gathers the weights twice, forward and back, and scatters the sums of gradients, in float32.
 
-    Embedding and head stay between the two. Scoring gathers once. All ranks take part in every micro-batch of any. Of
+    What is in no layer stays between the two. Scoring gathers once. All ranks take part in every micro-batch of any. Of
     adapters, which are whole on each rank, gradients are summed once in an update.
     """
-    root = shape.head if shape.tied else 2 * shape.head
     micro = learned.updates * learned.micro_batches(learned.prompts / learned.updates)
     scoring = learned.scores * learned.micro_batches(learned.prompts)
-    weights = micro * (2 * shape.weights - root) + scoring * shape.weights
+    weights = micro * (2 * shape.weights - shape.outside_layers) + scoring * shape.weights
     if shape.adapters:
         return gathered(FLOAT * weights, ranks) + ddp_update_bytes(trained, learned.updates, ranks)
     return gathered(FLOAT * (weights + micro * trained), ranks)

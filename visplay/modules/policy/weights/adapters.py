@@ -316,7 +316,7 @@ class Adaptable(Family):
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """Undo ``state_dict``; every rank has whole weights, and a sharded policy takes its parts of them."""
+        """Undo ``state_dict``; a frozen copy that has shards takes its parts of whole weights."""
         if self.shards is not None:
             for name, shard in self.shards.items():
                 shard.copy_(sharding.like(state_dict[f"model.{name}"], shard))
