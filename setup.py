@@ -8,6 +8,7 @@ EXTRAS = {
     "vllm": ["vllm>=0.32,<0.33", "httpx>=0.28,<1"],
     "lora": ["peft>=0.18"],
     "judge": ["openai>=2"],
+    "digits": ["scikit-learn>=1.6"],
     "smolvlm2": ["num2words>=0.5.14"],
     "bench": ["trl==1.16.0", "matplotlib>=3.10,<4", "psutil>=6"],
     "dev": [
@@ -38,7 +39,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["visplay", "visplay.*"]),
-    package_data={"visplay": ["py.typed"], "visplay.tiny": ["base/*"]},
+    package_data={"visplay": ["py.typed"], "visplay.tiny": ["base/*"], "visplay.tiny.digits": ["base/*"]},
     install_requires=[
         "lightning>=2.6,<3",
         "torch>=2.9,<2.14",

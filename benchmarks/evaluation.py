@@ -38,7 +38,7 @@ from visplay.grading.worker import Grader
 from visplay.modules import VLM, GRPOConfig, Qwen2_5_VL, Reasoner
 from visplay.modules.answering import Answering
 from visplay.tiny import ANSWER, BASE
-from visplay.tiny.world import render, sample_scene
+from visplay.tiny.shapes.shape_scenes import render, sample_scene
 from visplay.types import Completion, Prompt, Sampling, derive_seed
 
 BATCH, SAMPLES, IMAGES = 64, 2, 256

@@ -195,6 +195,7 @@ class Run:
         checkpoint = torch.load(max((self.version / "checkpoints").glob("phase-??.ckpt")), weights_only=True)
         state = {**checkpoint["callbacks"]["SelfPlay"]}
         dataset = Path(state.pop("dataset") or os.devnull)
+        state["learned"] = [sha256 for _, sha256 in state["learned"]]
         facts = {"data set": dataset.read_bytes(), "generated": {}, "summary": ""}
         for path in [*self.version.glob("generated/*.parquet"), *self.version.glob("generated/*/*.jsonl")]:
             facts["generated"][str(path.relative_to(self.version))] = path.read_bytes()

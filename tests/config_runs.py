@@ -24,6 +24,8 @@ _ALONE = dict.fromkeys(("tiny_labelled", "tiny_questioner"), "one role alone has
 _SILENT = {"tiny_questioner": "a Questioner alone does not answer"}
 MISFITS = {  # overlay -> base that it does not fit -> why
     "benchmarks": _SILENT,
+    "digits": dict.fromkeys(OF_MODELS, "their images are of no small world")
+    | {"tiny_questioner": "its frozen Reasoner has a path of its own"},
     "fsdp": {},
     "lora": _ALONE,
     "paper_protocol": _SILENT,

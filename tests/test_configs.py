@@ -32,6 +32,7 @@ from visplay.functional import formatted_agreement_rewards, minority_difficulty
 from visplay.modules import LoRA, Qwen2_5_VL, Tuning, VisPlay
 from visplay.strategy import FSDP2Strategy
 from visplay.tiny import BASE
+from visplay.tiny.digits import DigitWorld
 from vllm_server import serve_base
 
 PLAIN = ["--rollout=visplay.callbacks.TransformersRollout", "--trainer.precision=32-true"]
@@ -153,6 +154,7 @@ def rates(run):
 RUN = {  # overlay -> bases that are run with it, see above; "" is no overlay
     "": ["qwen2_5_vl_7b", "tiny", "tiny_labelled", "tiny_questioner"],
     "benchmarks": ["tiny_labelled"],
+    "digits": ["tiny", "tiny_labelled"],
     "fsdp": ["tiny"],
     "lora": ["qwen2_5_vl_3b"],
     "paper_protocol": ["qwen2_5_vl_7b"],
@@ -240,6 +242,11 @@ def _paper_protocol(built, engine):
     assert list(evaluation.judges) == [JUDGE]
 
 
+def _digits(built, engine):
+    assert type(built.datamodule.world) is DigitWorld
+    assert {role.vlm.path for role in roles_of(built.model)} == {"visplay/tiny/digits/base"}
+
+
 def _vllm(built, engine):
     assert type(engine) is VLLMRollout
 
@@ -307,6 +314,15 @@ def test_paper_protocol(fit, prepared, serve, base):
     check(run, TransformersRollout)
     assert run.scalars[f"val/mmstar/judge_accuracy/{JUDGE}"] == [1, 1]
     assert {seen.body["temperature"] for seen in server.seen} == {0.6}
+
+
+@run_with("digits")
+def test_digits(fit, base):
+    """The other world's base learns from its images, whose truth is known to the evaluation."""
+    run = fit(base, config("digits"), f"--model.vlm.path={DigitWorld.base}")
+    check(run, TransformersRollout)
+    assert (run.root / "digits-images").is_dir()
+    assert len(run.scalars["val/heldout/rule_accuracy"]) == 2
 
 
 @run_with("vllm")

@@ -89,6 +89,14 @@ def test_demo(fit, capsys):
     assert {"questioner/votes_seconds", "reasoner/graded_different", "curation/kept_fraction"} <= scalars
     assert "curation/confidence" in events.Tags()["histograms"]
 
+    phases = [json.loads(line) for line in (directory / "phases.jsonl").read_text().splitlines()]
+    for phase, completions in zip(phases, (4 * 8, 8 * 8), strict=True):  # of a step
+        means = [event.value for event in events.Scalars(f"{phase['role']}/completion_tokens")]
+        assert phase["tokens"]["rollout"] == phase["tokens"]["update"] == round(sum(means) * completions)
+    (votes,), (questions,) = (events.Scalars(f"curation/{stage}_tokens") for stage in ("votes", "questions"))
+    assert phases[1]["tokens"].items() >= {"votes": votes.value, "questions": questions.value}.items()
+    assert phases[0]["tokens"]["votes"] == sum(event.value for event in events.Scalars("questioner/votes_tokens"))
+
     again = fit("b", f"--ckpt_path={directory / 'checkpoints' / 'phase-00.ckpt'}")
     assert json.loads((again / "summary.json").read_text()) == rows
 

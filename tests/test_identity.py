@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from helpers import Scripted, image_number, plain_image
 from visplay.callbacks.curation import Curation
 from visplay.callbacks.curator import as_example
+from visplay.callbacks.gates import Candidate
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset, write_examples
@@ -128,7 +129,10 @@ def _check_curation(module, batch, seed):
     for proposal in proposals:
         _check_question(proposal.image.image, proposal.question and proposal.question.text, proposal.vote)
     kept = keep_in_band([p.vote for p in proposals], 0.2, 0.9)
-    examples = [as_example(str(index), proposals[index], 1) for index in kept]
+    found = {
+        index: Candidate(proposals[index].image.key, proposals[index].question, proposals[index].vote) for index in kept
+    }
+    examples = [as_example(str(index), proposals[index].image, each, 1) for index, each in found.items()]
     for example in examples:
         assert example.image_id == f"{image_number(example.image)}.png"
         number, way = ASKED.fullmatch(example.problem).groups()

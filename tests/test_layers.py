@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up; a name is a file or a room, and the longest th
     ["modules.families"],
     ["modules.learner"],
     ["modules"],
-    ["tiny", "evaluation"],
+    ["tiny", "evaluation", "recipes"],
     ["callbacks.engines"],
     ["checking"],
     ["callbacks", "callbacks.export", "callbacks.records"],
@@ -38,6 +38,7 @@ CLOSED = {  # rooms that need less than all that is below them
         *("modules.policy", "modules.learner", "modules.families"),
     ],
     "tiny": ["types", "prompts", "grading", "functional", "data"],
+    "recipes": ["types", "grading", "functional", "modules"],
     "callbacks.engines": ["types", "ranks", "functional", "modules.policy"],
     "checking": ["types", "prompts", "ranks", "data", "tiny", "modules", "modules.policy", "callbacks.engines"],
 }

@@ -15,6 +15,7 @@ Vision-language models that improve themselves from unlabeled images.
 
 commands:
   check       whether a model family computes what its checkpoint says
+  diagnose    will self-play help this model on these images? in minutes, without labels
   plan        what a run needs, before anything is loaded; what cannot fit is rejected
   fit         self-play: train Questioner and Reasoner in turns
   validate    score the Reasoner on the benchmarks to validate on
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from visplay import cli
 
-    if given[0] in ("check", "plan"):
+    if given[0] in ("check", "diagnose", "plan"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
     cli.run(arguments)

@@ -36,6 +36,7 @@ from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
+from visplay.callbacks.teacher import Teacher
 from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
 from visplay.commands.configuration import TRAINER_DEFAULTS, construct, expand_home
@@ -51,10 +52,11 @@ from visplay.terminal import set_up_log
 
 logger = logging.getLogger(__name__)
 
-CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any]]] = {
+CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any] | None]] = {
     "check": (ModelCheck, {"class_path": "visplay.checking.ModelCheck"}),
     "record": (Recorder, {"class_path": "visplay.callbacks.Recorder"}),  # before health, which may change the policy
     "health": (Health, {"class_path": "visplay.callbacks.Health"}),
+    "teacher": (Teacher, None),  # after health, whose policy it follows
     "progress": (ProgressBar, {"class_path": "visplay.callbacks.PhaseProgress"}),
     "run_record": (RunRecord, {"class_path": "visplay.callbacks.RunRecord"}),
     "samples": (SampleLogger, {"class_path": "visplay.callbacks.SampleLogger"}),
@@ -274,7 +276,7 @@ class _Unloaded(VisPlayCLI):
         except ValueError as error:
             self.parser.exit(2, f"error: {_first(error)}\n")
         built = built[self.subcommand]
-        self.model, self.trainer = built.model, built.trainer
+        self.model, self.data, self.trainer = built.model, built.data, built.trainer
         given = [built[key] for key in self._parser(self.subcommand).callback_keys]
         self.callbacks = [*(built.trainer.callbacks or []), *_in_use(built.trainer, given)]
 
@@ -330,7 +332,7 @@ def _run_name(arguments: Sequence[str]) -> str:
 
 
 def instantiate(arguments: Sequence[str]) -> VisPlayCLI:
-    """Build what the arguments of ``fit`` configure: ``model``, ``callbacks``, and the settings of the ``trainer``."""
+    """Build what the arguments of ``fit`` configure: ``model``, ``data``, ``callbacks``, the ``trainer``'s settings."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the command's own are not for it
         return run(["fit", *arguments], _Unloaded)

@@ -1,9 +1,9 @@
-"""Where the time of a step goes, and what is being done now."""
+"""Where the time and the tokens of a step go, and what is being done now."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +15,7 @@ class Clock:
         stage: The innermost stage under way, empty between stages.
         note: How far a long stage has come, for people.
         total: Seconds per stage since the beginning, whatever was drained.
+        tokens: Completion tokens that were sampled, or learned from, per stage since the last ``drain_tokens``.
 
     Example:
         >>> clock = Clock()
@@ -29,6 +30,7 @@ class Clock:
         self.stage = ""
         self.note = ""
         self.total: dict[str, float] = defaultdict(float)
+        self.tokens: Counter[str] = Counter()
         self._seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -48,3 +50,8 @@ class Clock:
         """Seconds per stage since the last call."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
+
+    def drain_tokens(self) -> dict[str, float]:
+        """Tokens since the last call, as statistics: ``votes_tokens`` of the stage ``votes``."""
+        tokens, self.tokens = self.tokens, Counter()
+        return {f"{stage}_tokens": float(count) for stage, count in tokens.items()}

@@ -110,6 +110,11 @@ class Rollout:
                 f"{len(self.completions)} groups of sizes {sorted(sizes)}"
             )
 
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all completions."""
+        return sum(len(completion.token_ids) for group in self.completions for completion in group)
+
     def take(self, rows: Sequence[int]) -> Rollout:
         """The given groups."""
         return Rollout(tuple(self.prompts[row] for row in rows), tuple(self.completions[row] for row in rows))
@@ -174,11 +179,15 @@ class Proposal:
         image: The image it was asked about.
         question: The question; None if it did not parse.
         vote: The vote on it; None if there is no question, or one too long for the context.
+        view: The vote on another view of it; None where none was taken.
+        blind: What the Reasoner answers without the image; None where it was not asked, or its answer did not parse.
     """
 
     image: UnlabeledImage
     question: Question | None
     vote: Vote | None
+    view: Vote | None = None
+    blind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,7 @@ class Example:
         iteration: Iteration that generated the row; 0 for gold.
         further_images: The other images of a benchmark row, in their order.
         metadata: What else the row of a benchmark says as text, by column: discipline, ids, options.
+        label_accuracy: Estimate of how likely the answer is right, in [0, 1]; 1 for gold, and where there is none.
     """
 
     key: str
@@ -210,6 +220,7 @@ class Example:
     iteration: int = 0
     further_images: tuple[Image, ...] = field(default=(), repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    label_accuracy: float = 1.0
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -246,18 +257,38 @@ class Judgement:
         rewards: (N, G).
         statistics: Means to log.
         records: N·G, group by group.
+        weights: (N,) in [0, 1], by which the advantages of each prompt are multiplied; None leaves them as they are.
+
+    Raises:
+        ValueError: There is not one weight in [0, 1] for each prompt.
     """
 
     rewards: Tensor
     statistics: dict[str, float]
     records: tuple[Record, ...]
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Reject weights that are none."""
+        if self.weights is None:
+            return
+        if self.weights.shape != self.rewards.shape[:1]:
+            shapes = f"{tuple(self.weights.shape)} for rewards of {tuple(self.rewards.shape)}"
+            raise ValueError(f"weights: need one for each of the N prompts, got {shapes}")
+        outside = ~((self.weights >= 0) & (self.weights <= 1))
+        if bool(outside.any()):
+            raise ValueError(f"weights: must be in [0, 1], got {self.weights[outside].tolist()}")
 
     def join(self, further: Judgement) -> Judgement:
         """These groups and then the others; statistics are weighed by the number of groups."""
         own = len(self.rewards) / (len(self.rewards) + len(further.rewards))
         both = {n: own * v + (1 - own) * further.statistics.get(n, v) for n, v in self.statistics.items()}
-        statistics = further.statistics | both
-        return Judgement(torch.cat([self.rewards, further.rewards]), statistics, self.records + further.records)
+        statistics, parts = further.statistics | both, [self, further]
+        weights = None
+        if any(part.weights is not None for part in parts):
+            weights = torch.cat([torch.ones(len(p.rewards)) if p.weights is None else p.weights for p in parts])
+        rewards = torch.cat([part.rewards for part in parts])
+        return Judgement(rewards, statistics, self.records + further.records, weights)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 import pytest
 
-from visplay.callbacks import RewardGain, ValidationGain, VoteMargin
+from visplay.callbacks import EstimatedAccuracyGain, RewardGain, ValidationGain, VoteMargin
 from visplay.callbacks.advance import PhaseReport
 from visplay.types import PhaseState
 
@@ -67,7 +67,56 @@ def test_what_follows_a_phase(rewards, attempt, otherwise, decision):
     assert rule.decide(_report(rewards=rewards, attempt=attempt)) == decision
 
 
+def _datasets(before, now, phase=REASONER):
+    return _report(phase, curation=now, curation_before=before)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "gain"),
+    [
+        ({"right": 0.75}, {"right": 0.5}, -0.25),
+        ({"right": 0.5}, {"right": 0.75}, 0.25),
+        # the upper limit: the fall of .2 is one of .2 - sqrt(.03² + .04²) at least; the other ends play no part
+        (
+            {"right": 0.8, "right_low": 0.77, "right_high": 0.9},
+            {"right": 0.6, "right_low": 0.1, "right_high": 0.64},
+            -0.15,
+        ),
+        ({}, {"right": 0.5}, None),
+    ],
+)
+def test_the_gain_of_an_estimate_by_hand(before, now, gain):
+    measured = EstimatedAccuracyGain(metric="right").measure(_datasets(before, now))
+    assert measured == (gain if gain is None else pytest.approx(gain))
+
+
+@pytest.mark.parametrize("otherwise", ["rollback", "restart", "stop"])
+@pytest.mark.parametrize(("tolerance", "falls"), [(0.0, True), (0.125, True), (0.25, False), (0.3, False)])
+def test_a_data_set_whose_estimate_falls(otherwise, tolerance, falls):
+    rule = EstimatedAccuracyGain(tolerance, otherwise, "right")
+    report = _datasets({"right": 0.75}, {"right": 0.5})
+    assert rule.decide_on_dataset(report) == (otherwise if falls else "advance")
+    assert rule.decide(report) == "advance", "once the phase is over nothing is left to decide"
+    assert rule.decide_on_dataset(_datasets({"right": 0.5}, {"right": 0.5})) == "advance"
+    assert rule.decide_on_dataset(_datasets({}, {"right": 0.5})) == "advance"
+    assert rule.measure(_datasets({"right": 0.75}, {"right": 0.5}, QUESTIONER)) is None
+
+
+def test_an_estimate_that_is_not_made():
+    with pytest.raises(KeyError, match=r"'estimated_silver_accuracy' was not measured; curation gave \['kept'\]"):
+        EstimatedAccuracyGain().decide_on_dataset(_datasets({"kept": 1.0}, {"kept": 1.0}))
+
+
+def test_other_rules_learn_from_every_data_set():
+    report = _datasets({"vote_margin": 0.5}, {"vote_margin": 0.0})
+    assert {rule.decide_on_dataset(report) for rule in (VoteMargin(), RewardGain())} == {"advance"}
+
+
 def test_bad_settings():
+    with pytest.raises(ValueError, match="otherwise: must be 'rollback', 'restart' or 'stop', got 'repeat'"):
+        EstimatedAccuracyGain(otherwise="repeat")
+    with pytest.raises(ValueError, match=r"tolerance: must be at least 0, got -0.1"):
+        EstimatedAccuracyGain(tolerance=-0.1)
     with pytest.raises(ValueError, match="otherwise: must be 'repeat' or 'stop', got 'skip'"):
         RewardGain(otherwise="skip")
     with pytest.raises(ValueError, match="max_repeats: must be at least 1, got 0"):

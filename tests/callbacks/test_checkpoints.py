@@ -123,6 +123,7 @@ def assert_same(left, right):
         assert role.learner.mismatch.accepted == expected.learner.mismatch.accepted
     mine, theirs = self_play.state_dict(), other_play.state_dict()
     mine.pop("dataset"), theirs.pop("dataset")
+    assert [sha256 for _, sha256 in mine.pop("learned")] == [sha256 for _, sha256 in theirs.pop("learned")]
     assert mine == theirs
 
 

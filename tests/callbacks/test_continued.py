@@ -117,7 +117,7 @@ def test_other_columns_stand_beside_those_before(whole, tmp_path, capsys):
 def test_an_advance_rule_is_told_what_it_was_told_before(tmp_path):
     def rule(told):
         rule = ValidationGain(METRIC, least=-1.0)
-        measure, rule.measure = rule.measure, lambda report: told.append(report.scores_before) or measure(report)
+        decide, rule.decide = rule.decide, lambda report: told.append(report.scores_before) or decide(report)
         return rule
 
     undisturbed, told = [], []

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from helpers import Scripted, image_number
 from runs import CURATION, fit, script
 from visplay.callbacks import (
+    CalibratedAccuracy,
     Candidate,
     ConfidenceBand,
     Curation,
@@ -30,6 +31,7 @@ from visplay.callbacks.gates import admit, describe_gate, gate_states, load_gate
 from visplay.commands.configuration import build
 from visplay.data.generated import read_examples
 from visplay.functional import keep_in_band
+from visplay.modules import SecondView
 from visplay.types import PhaseState, Question, Vote
 
 DOCS = (Path(__file__).parent.parent.parent / "docs" / "gates.md").read_text()
@@ -244,19 +246,21 @@ def test_a_run_continued_remembers_what_was_asked(tmp_path, epoch):
     assert _admission(continued, 2) == second
     mine, theirs = self_play.state_dict(), done.state_dict()
     assert Path(mine.pop("dataset")).read_bytes() == Path(theirs.pop("dataset")).read_bytes()
+    assert [sha256 for _, sha256 in mine.pop("learned")] == [sha256 for _, sha256 in theirs.pop("learned")]
     assert mine == theirs
     assert {*mine["gates"]["not_asked_before"]["asked"]} >= before
 
 
 def test_what_the_docs_say(monkeypatch):
     """The YAML builds, and the gate of one's own is short and found by its path."""
-    chain, own = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
+    chain, view, own = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)
     (code,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
     assert len(code.splitlines()) <= 20
     module = ModuleType("own_gates")
     monkeypatch.setitem(sys.modules, "own_gates", module)
     exec(code, module.__dict__)
 
+    assert _build(view) == Curation(gates=[CalibratedAccuracy(0.75)], second_view=SecondView())
     gates = [_build(text).gates for text in (chain, own)]
     assert gates[0] == [QuantileBand(0.25, 0.9), Margin(), NotAskedBefore()]
     assert gates[1] == [module.WithoutKinds(["multiple choice"])]

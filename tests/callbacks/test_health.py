@@ -191,7 +191,7 @@ def test_only_what_learns_is_copied(tmp_path, monkeypatch):
 
 def test_rules_that_warn_change_nothing_and_copy_nothing(tmp_path, monkeypatch, caplog):
     _, plain, _ = fit(tmp_path / "a")
-    monkeypatch.setattr("visplay.callbacks.health._copy", None)
+    monkeypatch.setattr("visplay.callbacks.health.copy_weights", None)
     health = Health(1, entropy=Limit(99.0), parsed_fraction=Limit(0.9), vote_margin=Limit(0.9))
     _, watched, self_play = fit(tmp_path / "b", callbacks=[health], enable_checkpointing=False)
     for (name, weight), other in zip(plain.state_dict().items(), watched.state_dict().values(), strict=True):

@@ -91,7 +91,7 @@ class Validated(SelfPlayData):
 def test_validation_follows_the_reasoner_and_a_rule_may_ask_for_it(tmp_path):
     rule = ValidationGain("val/mine/rule_accuracy", least=-1.0)
     scores = []
-    measure, rule.measure = rule.measure, lambda report: scores.append(report.scores) or measure(report)
+    decide, rule.decide = rule.decide, lambda report: scores.append(report.scores) or decide(report)
     data = Validated(write_plain_images(tmp_path / "images"))
     trainer, module, _ = fit(tmp_path, data=data, self_play=SelfPlay(2, CURATION, rule), num_sanity_val_steps=-1)
     assert [set(s) for s in scores] == [set(), {"val/mine/rule_accuracy", "val/mine/wrong_claims"}] * 2

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from helpers import Scripted, image_number
 from runs import CURATION, STEPS, N, fit, make_module, script, write_plain_images
 from visplay.callbacks import Curation, SelfPlay, TooFewQuestionsError, TransformersRollout
+from visplay.callbacks.phase_sources import PhaseSources
 from visplay.callbacks.self_play import PhaseBatches
 from visplay.data.draws import Draws
 from visplay.data.generated import read_examples
@@ -78,7 +79,7 @@ def test_every_image_is_seen_before_any_repeats(tmp_path, monkeypatch):
 
 
 def test_generated_data_set(tmp_path):
-    _, _, self_play = fit(tmp_path)
+    _, module, self_play = fit(tmp_path)
     examples = read_examples(Path(self_play.dataset))
     assert len(examples) == 4 * 2  # every third question does not parse
     for example in examples:
@@ -88,6 +89,12 @@ def test_generated_data_set(tmp_path):
         assert (example.answer, example.score) == (str(number), 0.5)
         assert dict(example.votes) == {str(number): 2, "wrong": 1, "false": 1}
         assert example.iteration == 1
+
+    def tokens(text):  # with the one that stops; all images have a number of one digit
+        return len(module.reasoner.vlm.tokenizer.encode(text, add_special_tokens=False)) + 1
+
+    answers = sum(tokens(f"\\boxed{{{answer}}}") for answer in ("1", "1", "wrong", "false"))
+    question = tokens("<type>numerical</type><question>What is 1?</question>")
     assert self_play.statistics == {
         "asked": 12,
         "valid_fraction": pytest.approx(8 / 12),
@@ -101,6 +108,8 @@ def test_generated_data_set(tmp_path):
         "low": 0.25,
         "high": 0.75,
         "rejected/unparsed_question": 4,
+        "questions_tokens": 8 * question + 4 * tokens("nonsense"),
+        "votes_tokens": 8 * answers,
     }
 
 
@@ -144,9 +153,10 @@ def test_a_finished_stage_is_not_done_again(tmp_path):
 
 def test_batches_and_refills_share_one_order():
     self_play, module = SelfPlay(), make_module()
-    self_play.phase, self_play._source = PhaseState("questioner"), Draws(list(range(12)), seed=0)
+    self_play.phase, self_play.sources = PhaseState("questioner"), PhaseSources(module)
+    self_play.sources.source = Draws(list(range(12)), seed=0)
     batches = PhaseBatches(self_play, module)
-    drawn = [item for batch in batches for item in [*batch, *self_play.draw(2)]]
+    drawn = [item for batch in batches for item in [*batch, *self_play.sources.draw(2)]]
     assert len(batches) == STEPS
     assert len({*drawn}) == len(drawn) == STEPS * (N + 2)
 
@@ -211,6 +221,7 @@ def test_a_run_continued_from_a_checkpoint_equals_an_undisturbed_one(tmp_path, e
         assert torch.equal(weight, other), name
     mine, theirs = self_play.state_dict(), done.state_dict()
     assert Path(mine.pop("dataset")).read_bytes() == Path(theirs.pop("dataset")).read_bytes()
+    assert [sha256 for _, sha256 in mine.pop("learned")] == [sha256 for _, sha256 in theirs.pop("learned")]
     assert mine == theirs
 
 

@@ -2,6 +2,7 @@ import math
 import os
 import socket
 from contextlib import contextmanager
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -35,6 +36,7 @@ def make_examples(count: int = 3) -> list[Example]:
             votes=(("4", 7), ("", 2), ("четыре", 1)),
             image_id=f"夜/é {number}.png",
             iteration=number + 1,
+            label_accuracy=1 / (1 + number),
         )
         for number in range(count)
     ]
@@ -176,6 +178,14 @@ class TestGeneratedDataset:
         write_examples(path, make_examples())
         (batch,) = DataLoader(GeneratedDataset(path), batch_size=3, collate_fn=list)
         assert_same(batch, make_examples())
+
+
+class TestEarlierFiles:
+    def test_without_an_estimate_a_label_is_taken_for_right(self, path):
+        write_examples(path, make_examples(40))
+        pq.write_table(pq.read_table(path).drop_columns("label_accuracy"), path)
+        expected = [replace(example, label_accuracy=1.0) for example in make_examples(40)]
+        assert_same(read_examples(path), expected)
 
 
 class TestBadFiles:

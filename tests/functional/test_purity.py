@@ -8,7 +8,7 @@ import pytest
 import visplay.functional
 
 MODULES = sorted(Path(visplay.functional.__file__).parent.glob("*.py"))
-STANDARD = {"__future__", "collections", "dataclasses", "decimal", "fractions", "functools", "itertools", "re"}
+STANDARD = {"__future__", "collections", "dataclasses", "decimal", "fractions", "functools", "itertools", "math", "re"}
 ALLOWED = STANDARD | {"threading", "typing", "math_verify", "numpy", "scipy", "torch"}
 FORBIDDEN = ("lightning", "pytorch_lightning", "transformers", "vllm", "datasets", "requests", "math_verify", "sklearn")
 

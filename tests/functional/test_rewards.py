@@ -2,8 +2,11 @@ import random
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from visplay.functional import (
+    TargetDifficulty,
     agreement,
     agreement_rewards,
     batch_redundancy,
@@ -31,8 +34,26 @@ def test_released_difficulty_by_hand():
     assert minority_difficulty(confidence).tolist() == [[0.0, 0.25, 0.5], [0.375, 0.25, 0.0]]
 
 
+def test_difficulty_that_peaks_elsewhere_by_hand():
+    confidence = torch.tensor([[0.0, 0.25, 0.5], [0.625, 0.75, 1.0]])
+    assert TargetDifficulty(0.75)(confidence).tolist() == [[0.0, 0.0, 0.0], [0.5, 1.0, 0.0]]
+    assert TargetDifficulty(0.25)(confidence).tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1))
+def test_difficulty_that_peaks_at_a_half_is_that_of_the_paper(confidences):
+    confidence = torch.tensor(confidences)
+    torch.testing.assert_close(TargetDifficulty(0.5)(confidence), difficulty(confidence), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0, -0.5, float("nan")])
+def test_difficulty_refuses_a_target_without_room(target):
+    with pytest.raises(ValueError, match=r"target: must be inside \(0, 1\), got"):
+        TargetDifficulty(target)
+
+
 @pytest.mark.parametrize("confidence", [-0.1, 1.1, float("nan")])
-@pytest.mark.parametrize("function", [difficulty, minority_difficulty])
+@pytest.mark.parametrize("function", [difficulty, minority_difficulty, TargetDifficulty(0.75)])
 def test_difficulty_refuses_what_is_no_fraction(function, confidence):
     with pytest.raises(ValueError, match=r"confidence: fractions must be in \[0, 1\]"):
         function(torch.tensor([0.5, confidence]))

@@ -1,9 +1,13 @@
+import math
+
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from helpers import Scripted, image_number, plain_image
 from visplay.clock import Clock
-from visplay.functional import signed_questioner_rewards
+from visplay.commands.configuration import build
+from visplay.functional import RareAnswers, TargetDifficulty, signed_questioner_rewards
 from visplay.modules import GRPOConfig, Questioner, QuestionReward, Qwen2_5_VL, Reasoner, Voting
 from visplay.modules.policy.weights.loading import load_processor
 from visplay.tiny import ANSWER, ASK, BASE
@@ -75,6 +79,16 @@ def test_questioner_with_the_released_combination(base):
     torch.testing.assert_close(judgement.rewards, expected)
 
 
+def test_questioner_paid_most_where_the_configuration_says(base):
+    """As docs/method.md writes it; c is .5 of cats and .75 of p q r."""
+    difficulty = {"class_path": "visplay.functional.TargetDifficulty", "init_args": {"target": 0.75}}
+    reward = build(QuestionReward, OmegaConf.create({"difficulty": difficulty}))
+    assert reward == QuestionReward(difficulty=TargetDifficulty(0.75))
+    questioner, _ = _roles(base, reward=reward)
+    judgement = questioner.judge(IMAGES, questioner.rollout(IMAGES, 4, seed=0), seed=0)
+    assert judgement.rewards.tolist() == [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.75, 0.0]]
+
+
 def test_records_keep_image_question_and_votes_together(base):
     questioner, _ = _roles(base)
     judgement = questioner.judge(IMAGES, questioner.rollout(IMAGES, 4, seed=0), seed=0)
@@ -112,6 +126,43 @@ def test_reasoner_rewards_agreement(base):
     assert judgement.statistics == {"parsed_fraction": 6 / 8, "agreement": 0.5, "confidence": 0.625}
     assert [record.gold for record in judgement.records] == [None] * 4 + ["5.0"] * 4  # no votes: a label
     assert judgement.records[0].vote.counts == (("1", 2), ("2", 2))
+
+
+def test_reasoner_weighs_questions_by_a_function_of_the_configuration(base):
+    _, reasoner = _roles(base)
+    gaussian = {"class_path": "visplay.functional.GaussianWeights", "init_args": {"width": 0.25}}
+    examples = [Example(key, IMAGES[0].image, "How many cats?", "2", score=c) for key, c in (("a", 0.5), ("b", 1.0))]
+    for named, expected in ((gaussian, [math.exp(-2), 1]), ("visplay.functional.confidence_weights", [0.5, 1])):
+        settings = {"class_path": "visplay.modules.Reasoner", "init_args": {"weight": named}}
+        reasoner.weight = build(Reasoner, OmegaConf.create(settings)).weight
+        judgement = reasoner.judge(examples, reasoner.rollout(examples, 4, seed=0), seed=0)
+        torch.testing.assert_close(judgement.weights, torch.tensor(expected, dtype=torch.float32))
+        assert judgement.statistics["weight"] == pytest.approx(sum(expected) / 2)
+
+
+def test_reasoner_penalizes_what_its_own_answers_say_against_each_other(base):
+    """cats is split in half; of p q r 3 of 4 agree, with a label that one gave."""
+    _, reasoner = _roles(base)
+    weak = {"class_path": "visplay.functional.WeakConsensus", "init_args": {"least": 0.6}}
+    settings = {"class_path": "visplay.modules.Reasoner", "init_args": {"negatives": weak}}
+    reasoner.negatives = build(Reasoner, OmegaConf.create(settings)).negatives
+    examples = [
+        Example(key, IMAGES[0].image, problem, answer)
+        for key, problem, answer in (("a", "How many cats?", "2"), ("b", "p q r s t", "8"))
+    ]
+    judgement = reasoner.judge(examples, reasoner.rollout(examples, 4, seed=0), seed=0)
+    assert judgement.rewards.tolist() == [[-1.0] * 4, [1.0, 0.0, 0.0, 0.0]]
+    assert judgement.statistics["penalized_fraction"] == 0.5
+    assert [record.reward for record in judgement.records] == judgement.rewards.flatten().tolist()
+    seen = []
+    reasoner.negatives = lambda *given: seen.append([each.tolist() for each in given]) or given[0]
+    reasoner.judge(examples, reasoner.rollout(examples, 4, seed=0), seed=0)
+    rewards, agrees, shares, surprisals = seen[0]
+    assert rewards == agrees == [[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+    assert shares == [[0.5] * 4, [0.25, 0.75, 0.75, 0.75]]
+    assert surprisals == [[1.0] * 4] * 2  # as the scripted engine reports
+    with pytest.raises(ValueError, match="group_size: shares need 20 answers at least, got 4"):
+        Reasoner(CONFIG, ANSWER, negatives=RareAnswers())
 
 
 def test_one_image_asked_about_twice_in_a_batch(base):

@@ -102,6 +102,13 @@ def test_one_policy_for_both_roles(read):
     assert disk_bytes(settings)["checkpoints"] == 6 * 4 * 3_754_622_976
 
 
+def test_a_teacher_is_a_policy_more(read):
+    weights = 4 * 3_754_622_976
+    settings = read("qwen2_5_vl_3b", "3b", "--teacher=visplay.callbacks.Teacher")
+    assert host_bytes(settings) == {"idle policy": 2 * weights, "reference policy": weights}
+    assert disk_bytes(settings)["checkpoints"] == 6 * 3 * weights
+
+
 def test_policies_that_do_not_learn_are_in_cpu_memory(read):
     settings = read("qwen2_5_vl_3b", "3b")
     weights = 4 * 3_754_622_976

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from visplay.functional import Bootstrap, Estimate, bootstrap_means, estimate_mean, format_estimate, percentile_interval
+from visplay.statistics.intervals import estimate_mean_of_runs
 
 SCORES = st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=2, max_size=30)
 
@@ -145,3 +146,17 @@ def test_refused_settings(settings, message):
 def test_every_row_needs_a_cluster():
     with pytest.raises(ValueError, match="got 1 names and 2 scores"):
         bootstrap_means([0.0, 1.0], ["a"])
+
+
+def test_runs_against_scipy():
+    values = [0.71, 0.74, 0.69, 0.72, 0.73]
+    low, high = stats.t.interval(0.9, 4, np.mean(values), stats.sem(values))
+    assert estimate_mean_of_runs(values, 0.9) == pytest.approx((0.718, low, high, 5))
+
+
+def test_one_run_has_no_interval():
+    value, low, high, size = estimate_mean_of_runs([0.7])
+    assert (value, size) == (0.7, 1)
+    assert math.isnan(low)
+    assert math.isnan(high)
+    assert math.isnan(estimate_mean_of_runs([]).value)

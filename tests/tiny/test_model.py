@@ -8,7 +8,8 @@ from visplay.tiny.cold_start.batches import Packer, Turn
 from visplay.tiny.cold_start.curriculum import answer_target, relax
 from visplay.tiny.cold_start.model import build_model, build_processor, save
 from visplay.tiny.cold_start.tokenizer import build_tokenizer
-from visplay.tiny.world import render, sample_scene
+from visplay.tiny.shapes import SHAPES
+from visplay.tiny.shapes.shape_scenes import render, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_a_packed_row_equals_single_rows(parts):
     scenes = [sample_scene(rng, held_out=False) for _ in range(2)]
     images = [render(scene, rng) for scene in scenes]
     packer = Packer(model, processor)
-    turns = [relax(scene, rng)[:size] for scene, size in zip(scenes, (3, 5), strict=True)]
+    turns = [relax(SHAPES, scene, rng)[:size] for scene, size in zip(scenes, (3, 5), strict=True)]
     packed = _losses(model, packer.pack(turns), packer.images(images))
     single = [
         _losses(model, packer.pack([[turn]]), packer.images([image]))
@@ -69,7 +70,7 @@ def test_a_packed_row_equals_the_plain_forward(parts):
     model, processor = parts
     rng = np.random.default_rng(1)
     scene = sample_scene(rng, held_out=False)
-    image, turn = render(scene, rng), relax(scene, rng)[-1]
+    image, turn = render(scene, rng), relax(SHAPES, scene, rng)[-1]
     packer = Packer(model, processor)
     packed = packer.pack([[turn]])
     content = [{"type": "image"}, {"type": "text", "text": turn.question}]
@@ -84,7 +85,7 @@ def test_a_packed_row_equals_the_plain_forward(parts):
 def test_only_replies_are_learned(parts):
     model, processor = parts
     scene = sample_scene(np.random.default_rng(0), held_out=False)
-    turn = relax(scene, np.random.default_rng(0))[0]
+    turn = relax(SHAPES, scene, np.random.default_rng(0))[0]
     batch = Packer(model, processor).pack([[turn, turn]])
     learned = batch.targets[batch.targets >= 0]
     assert processor.tokenizer.decode(learned) == 2 * (turn.target + "<|im_end|>")
@@ -92,7 +93,7 @@ def test_only_replies_are_learned(parts):
 
 def test_turn_is_hashable_and_target_styles_differ():
     from visplay.prompts import Template
-    from visplay.tiny.questions import Solution
+    from visplay.tiny.world import Solution
 
     solution = Solution("2", "a1 c2")
     assert len({Turn(Template("x"), answer_target(solution, listed=listed)) for listed in (True, False, True)}) == 2

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 import visplay
-from visplay.tiny.questions import solve
 from visplay.tiny.self_play_images import SilverAccuracy, image_name, silver_accuracy, silver_truth, write_images
-from visplay.tiny.world import HELD_OUT, Scene, Shape, render
+from visplay.tiny.shapes import SHAPES
+from visplay.tiny.shapes.shape_scenes import HELD_OUT, Scene, Shape, render
 
 
 def test_write_images_is_idempotent(tmp_path):
@@ -83,7 +83,7 @@ def test_silver_truth_is_keyed_by_file_name(tmp_path):
 
 def test_silver_accuracy_counts_truth_and_grammar():
     (name, scene), (other, _) = list(silver_truth(2, 0).items())
-    count = solve(scene, "How many shapes are there?")
+    count = SHAPES.solve(scene, "How many shapes are there?")
     rows = [
         (f"images/{name}", "How many shapes are there?", count),
         (name, "How many shapes are there?", "19"),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from visplay.tiny.self_play_images import image_name, silver_truth
+from visplay.tiny.shapes.shape_scenes import HELD_OUT
 from visplay.tiny.splits import compositional, hallucination, heldout
-from visplay.tiny.world import HELD_OUT
 
 SPLITS = (heldout, compositional, hallucination)
 

@@ -1,6 +1,7 @@
 """Effects: rollout engines, the meta-loop, and what is shown and written of a run."""
 
-from visplay.callbacks.advance import AdvanceRule, RewardGain, ValidationGain, VoteMargin
+from visplay.callbacks.adaptive_kl import AdaptiveKL
+from visplay.callbacks.advance import AdvanceRule, EstimatedAccuracyGain, RewardGain, ValidationGain, VoteMargin
 from visplay.callbacks.checkpoints import DurableCheckpointIO, StepCheckpoint
 from visplay.callbacks.curation import Curation
 from visplay.callbacks.curator import TooFewQuestionsError
@@ -18,13 +19,19 @@ from visplay.callbacks.gates import Candidate, ConfidenceBand, Gate, Margin, Not
 from visplay.callbacks.health import Health, Limit
 from visplay.callbacks.progress import PhaseProgress
 from visplay.callbacks.records.recorder import Recorder
+from visplay.callbacks.replay_buffer import ReplayBuffer
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
+from visplay.callbacks.teacher import Teacher
+from visplay.callbacks.view_gates import AgreementOfViews, CalibratedAccuracy, NeedsTheImage
 
 __all__ = [
+    "AdaptiveKL",
     "AdvanceRule",
+    "AgreementOfViews",
+    "CalibratedAccuracy",
     "Candidate",
     "ConfidenceBand",
     "Curation",
@@ -32,6 +39,7 @@ __all__ = [
     "DiskBudgetError",
     "DurableCheckpointIO",
     "EngineSettings",
+    "EstimatedAccuracyGain",
     "Evaluation",
     "Export",
     "Gate",
@@ -39,10 +47,12 @@ __all__ = [
     "HubTarget",
     "Limit",
     "Margin",
+    "NeedsTheImage",
     "NotAskedBefore",
     "PhaseProgress",
     "QuantileBand",
     "Recorder",
+    "ReplayBuffer",
     "Retention",
     "RewardGain",
     "RolloutEngine",
@@ -52,6 +62,7 @@ __all__ = [
     "SelfPlay",
     "StepCheckpoint",
     "Summary",
+    "Teacher",
     "TooFewQuestionsError",
     "TransformersRollout",
     "VLLMRollout",

@@ -1,4 +1,4 @@
-"""Whether self-play moves on after a phase: one that brought nothing can be repeated, or end the run.
+"""Whether self-play moves on: a phase that brought nothing can be repeated, undone, or end the run.
 
 The authors warn that a failed first iteration traps the second in a local minimum.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import hypot
 from typing import Literal
 
 from visplay.types import PhaseState
 
-Decision = Literal["advance", "repeat", "stop"]
+Decision = Literal["advance", "repeat", "rollback", "restart", "stop"]
 
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """What is known of a phase that ends.
+    """What is known of a phase that ends, or whose data set was just made.
 
     Args:
         phase: Its role and iteration, and how often it has been repeated already.
@@ -26,6 +27,7 @@ class PhaseReport:
         curation: What the data set of the iteration is like; empty before the first one.
         scores: The validation of this phase, ``val/benchmark_measure``; empty if there was none.
         scores_before: The last validation before the phase; empty if there was none.
+        curation_before: What the last data set is like that was learned from before; empty if there was none.
     """
 
     phase: PhaseState
@@ -34,6 +36,7 @@ class PhaseReport:
     curation: dict[str, float]
     scores: dict[str, float]
     scores_before: dict[str, float]
+    curation_before: dict[str, float] = field(default_factory=dict)
 
 
 class AdvanceRule(ABC):
@@ -43,7 +46,14 @@ class AdvanceRule(ABC):
         least: The limit.
         otherwise: What happens to a phase that does not exceed it: "repeat" or "stop".
         max_repeats: Repeats of one phase; after them self-play moves on all the same.
+
+    Attributes:
+        goes_back: To which weights the rule may have a run go back before a data set is learned from: "rollback" or
+            "restart"; None if to none. They are kept then.
     """
+
+    goes_back: Literal["rollback", "restart"] | None = None
+    otherwise: Decision
 
     def __init__(
         self, least: float = 0.0, otherwise: Literal["repeat", "stop"] = "repeat", max_repeats: int = 1
@@ -68,6 +78,15 @@ class AdvanceRule(ABC):
         if self.otherwise == "stop":
             return "stop"
         return "repeat" if report.phase.attempt < self.max_repeats else "advance"
+
+    def decide_on_dataset(self, report: PhaseReport) -> Decision:
+        """Say whether the data set that was just made is learned from ("advance"), or what happens instead.
+
+        "rollback" has every policy go back to what it was when it made the last data set that was learned from, and the
+        next iteration begin; "restart" has the policy that learns go back to what the run began with, and the phase
+        learn from all data sets that were learned from before; "stop" ends the run.
+        """
+        return "advance"
 
 
 class RewardGain(AdvanceRule):
@@ -142,3 +161,62 @@ class ValidationGain(AdvanceRule):
             if self.metric not in scores:
                 raise KeyError(f"metric: {self.metric!r} was not measured; validation gave {sorted(scores)}")
         return report.scores[self.metric] - report.scores_before[self.metric]
+
+
+class EstimatedAccuracyGain(AdvanceRule):
+    """Measures how much the estimated accuracy of silver answers rose, before they are learned from.
+
+    Curation estimates it without labels, of questions of the Questioner whose phase has just ended and votes of the
+    Reasoner as its last phase left it: an estimate judges these two phases, and the last Reasoner's phase of a run is
+    never judged. It is compared with that of the last data set that was learned from. Where the metric has an interval
+    (``<metric>_low`` and ``<metric>_high``), what counts is the upper limit of the gain, as of two independent
+    proportions (Newcombe, 1998): an iteration is undone for a fall beyond chance.
+
+    Args:
+        tolerance: A fall of at most this is none.
+        otherwise: What happens at a fall, see ``AdvanceRule.decide_on_dataset``: "rollback", "restart" or "stop".
+        metric: Of the statistics of curation.
+
+    Raises:
+        ValueError: ``tolerance`` is negative, or there is no such ``otherwise``.
+    """
+
+    def __init__(
+        self,
+        tolerance: float = 0.0,
+        otherwise: Literal["rollback", "restart", "stop"] = "rollback",
+        metric: str = "estimated_silver_accuracy",
+    ) -> None:
+        if otherwise not in ("rollback", "restart", "stop"):
+            raise ValueError(f"otherwise: must be 'rollback', 'restart' or 'stop', got {otherwise!r}")
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance: must be at least 0, got {tolerance}")
+        super().__init__(0.0 - tolerance)
+        self.otherwise = otherwise
+        self.goes_back = None if otherwise == "stop" else otherwise
+        self.metric = metric
+
+    def measure(self, report: PhaseReport) -> float | None:
+        """Upper limit of the gain; None where images are learned from, or no data set was learned from before.
+
+        Raises:
+            KeyError: Curation has no such metric.
+        """
+        if report.learns_from != "examples" or not report.curation_before:
+            return None
+        for statistics in (report.curation, report.curation_before):
+            if self.metric not in statistics:
+                raise KeyError(f"metric: {self.metric!r} was not measured; curation gave {sorted(statistics)}")
+        before, now = report.curation_before[self.metric], report.curation[self.metric]
+        below = before - report.curation_before.get(f"{self.metric}_low", before)
+        above = report.curation.get(f"{self.metric}_high", now) - now
+        return now - before + hypot(below, above)
+
+    def decide(self, report: PhaseReport) -> Decision:
+        """Move on: what the phase was worth is known once the next data set is made."""
+        return "advance"
+
+    def decide_on_dataset(self, report: PhaseReport) -> Decision:
+        """Learn from the data set, unless the estimate falls."""
+        gain = self.measure(report)
+        return self.otherwise if gain is not None and gain < self.least else "advance"

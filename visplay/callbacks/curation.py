@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from visplay.callbacks.gates import ConfidenceBand, Gate
 from visplay.data.draws import Draws
 from visplay.data.manifest import Shards
+from visplay.modules.second_view import SecondView, VoteOn
 from visplay.modules.visplay import VisPlay
 from visplay.modules.voting import Voting
 from visplay.prompts import Template
@@ -39,6 +40,8 @@ class Curation:
         top_p: Nucleus of sampling.
         top_k: Most probable tokens kept in sampling; 0 keeps all.
         voting: How the Reasoner votes in this stage; null takes what it does while it judges.
+        second_view: How questions are voted on a second time, for a label that both votes support, for gates that need
+            it, and for an estimate of how many silver answers are right; null does not.
         images_per_batch: Images asked about in one batch.
     """
 
@@ -54,6 +57,7 @@ class Curation:
     top_p: float | None = None
     top_k: int | None = None
     voting: Voting | None = None
+    second_view: SecondView | None = None
     images_per_batch: int = 64
 
     def __post_init__(self) -> None:
@@ -61,6 +65,9 @@ class Curation:
         for gate in self.gates:
             if not is_dataclass(gate):
                 raise ValueError(f"gates: {type(gate).__name__} must be a dataclass, whose arguments are its settings")
+        if self.second_view is None and "view" in self.needs:
+            needing = [gate.name for gate in self.gates if "view" in gate.needs]
+            raise ValueError(f"second_view: the gates {needing} judge by a second vote on each question, got null")
         names = [gate.name for gate in (ConfidenceBand(self.low, self.high), *self.gates)]
         if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ValueError(
@@ -74,6 +81,11 @@ class Curation:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: {self.max_new_tokens} must be at least 1, or null")
 
+    @property
+    def needs(self) -> set[str]:
+        """What its gates must know of a question besides the vote."""
+        return {need for gate in self.gates for need in gate.needs}
+
 
 class AskedQuestion(NamedTuple):
     """A proposal without its image.
@@ -82,11 +94,15 @@ class AskedQuestion(NamedTuple):
         image: Key of the image.
         question: The question; None if it did not parse.
         vote: The vote on it; None if there is no question, or one too long for the context.
+        view: The vote on another view of it; None where none was taken.
+        blind: What the Reasoner answers without the image; None where it was not asked, or its answer did not parse.
     """
 
     image: str
     question: Question | None
     vote: Vote | None
+    view: Vote | None = None
+    blind: str | None = None
 
 
 @dataclass
@@ -100,6 +116,7 @@ class Asked:
         positions: Where in the order of the images each batch begins.
         graded: How many comparisons of answers were decided in which way.
         seconds: Of each stage.
+        tokens: Of each stage, as statistics.
     """
 
     config: Curation
@@ -108,6 +125,7 @@ class Asked:
     positions: list[int] = field(default_factory=list)
     graded: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
 
     def proposals(self, indices: Iterable[int]) -> Iterator[dict[int, Proposal]]:
         """Some of the questions with their images, which are drawn again.
@@ -130,7 +148,7 @@ class Asked:
                 image, found = batch[index % per_batch // c.questions_per_image], self.questions[index]
                 if image.key != found.image:
                     raise ValueError(f"images: {found.image!r} was asked about, and {image.key!r} is in its place now")
-                proposals[index] = Proposal(image, found.question, found.vote)
+                proposals[index] = Proposal(image, *found[1:])
             yield proposals
 
 
@@ -144,19 +162,25 @@ def ask(curation: Curation, module: VisPlay, images: Draws, shards: Shards) -> A
         shards: Takes the text of each batch when it is done, from rank 0; no image outlasts its batch.
     """
     asked = Asked(curation, images)
+    vote_again = None if curation.second_view is None else module.second_voter(curation.second_view)
     for number, start in enumerate(range(0, curation.images, curation.images_per_batch)):
         module.clock.note = f"{start}/{curation.images} images"
         asked.positions.append(images.position)
-        facts = from_first(partial(shards.get, number)) or _ask_batch(curation, module, images, shards, number)
+        facts = from_first(partial(shards.get, number)) or _ask_batch(
+            curation, module, vote_again, images, shards, number
+        )
         images.position = facts["position"]
         asked.graded.update(facts["graded"])
         asked.seconds.update(facts["seconds"])
+        asked.tokens.update(facts.get("tokens", {}))  # older shards have none
         asked.questions += from_first(partial(_read, shards, number))
     module.clock.note = ""
     return asked
 
 
-def _ask_batch(c: Curation, module: VisPlay, images: Draws, shards: Shards, number: int) -> dict[str, Any]:
+def _ask_batch(
+    c: Curation, module: VisPlay, vote_again: VoteOn | None, images: Draws, shards: Shards, number: int
+) -> dict[str, Any]:
     most_tokens = c.max_new_tokens and min(c.max_new_tokens, module.questioner.vlm.context_tokens - 1)
     proposals = module.propose(
         _draw_batch(c, images, number),
@@ -164,12 +188,14 @@ def _ask_batch(c: Curation, module: VisPlay, images: Draws, shards: Shards, numb
         module.stage_seed("curation", number * c.images_per_batch),
         c.template,
         c.voting,
+        vote_again,
+        "blind" in c.needs,
         max_new_tokens=most_tokens,
         top_p=c.top_p,
         top_k=c.top_k,
     )
     graded, seconds = total(module.reasoner.grader.drain_outcomes()), module.clock.drain()
-    facts = {"position": images.position, "graded": graded, "seconds": seconds}
+    facts = {"position": images.position, "graded": graded, "seconds": seconds, "tokens": module.clock.drain_tokens()}
     from_first(lambda: shards.write(number, map(_as_row, proposals), **facts))
     return facts
 
@@ -180,19 +206,20 @@ def _draw_batch(c: Curation, images: Draws, number: int) -> list[UnlabeledImage]
 
 
 def _as_row(proposal: Proposal) -> dict[str, Any]:
-    question, vote = proposal.question, proposal.vote
-    return {
-        "image": proposal.image.key,
-        "question": None if question is None else asdict(question),
-        "vote": None if vote is None else asdict(vote),
-    }
+    parts = {"question": proposal.question, "vote": proposal.vote, "view": proposal.view}
+    written = {name: None if part is None else asdict(part) for name, part in parts.items()}
+    return {"image": proposal.image.key, **written, "blind": proposal.blind}
 
 
 def _read(shards: Shards, number: int) -> list[AskedQuestion]:
     asked = []
     for row in shards.read(number):
-        question, vote = row["question"], row["vote"]
-        if vote is not None:
-            vote = Vote(**vote | {"counts": tuple((name, count) for name, count in vote["counts"])})
-        asked.append(AskedQuestion(row["image"], None if question is None else Question(**question), vote))
+        question = None if row["question"] is None else Question(**row["question"])
+        asked.append(AskedQuestion(row["image"], question, _vote(row["vote"]), _vote(row["view"]), row["blind"]))
     return asked
+
+
+def _vote(written: dict[str, Any] | None) -> Vote | None:
+    if written is None:
+        return None
+    return Vote(**written | {"counts": tuple((name, count) for name, count in written["counts"])})

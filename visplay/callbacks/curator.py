@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from lightning import Trainer
 from PIL.Image import Image
 
+from visplay.callbacks.candidates import CandidateFinder
 from visplay.callbacks.curation import Asked, AskedQuestion, Curation, ask
 from visplay.callbacks.gates import Candidate, ConfidenceBand, admit, describe_gate, gate_states, load_gate_states
 from visplay.callbacks.logging import log_histogram, log_scalars, run_directory
@@ -25,9 +26,10 @@ from visplay.data.generated import GeneratedDataset, PngEncoder, write_examples
 from visplay.data.manifest import Manifest, Shards
 from visplay.functional.confidence_band import confidence_histogram, keep_in_band, relax_band
 from visplay.functional.diagnosis import describe_votes, fold_question, repeated_fraction
+from visplay.functional.views import estimate_accuracy
 from visplay.modules.visplay import VisPlay
 from visplay.ranks import from_first, rank, spread
-from visplay.types import Example, Proposal, Vote
+from visplay.types import Example, UnlabeledImage, Vote
 
 logger = logging.getLogger(__name__)
 
@@ -81,15 +83,21 @@ class Curator:
         path = self.directory / "generated" / f"{stage}.parquet"
         shards = Shards(path.with_suffix(""), made_by)
         self.module.clock.drain()
+        self.module.clock.drain_tokens()
         asked = ask(self.config, self.module, images, shards)
-        votes = [a.vote if self.module.reasoner.is_valid(a.vote, self.config.voting) else None for a in asked.questions]
-        reasons, band = self._judge(asked.questions, votes)
-        kept = [index for index, reason in enumerate(reasons) if reason is None]
+        find = CandidateFinder(self.config, self.module.reasoner)
+        votes = [find.valid_vote(each) for each in asked.questions]
+        found = from_first(lambda: find(asked.questions))
+        reasons, band = self._judge(found, votes)
+        judged = enumerate(zip(found, reasons, strict=True))
+        kept = {index: each for index, (each, why) in judged if why is None and isinstance(each, Candidate)}
         self._write(path, asked, kept)
 
         def record() -> dict[str, Any]:
-            self._write_reasons(path.with_suffix("") / "admission.jsonl", asked.questions, reasons)
-            statistics = self._describe(asked.questions, votes, kept) | dict(zip(("low", "high"), band, strict=True))
+            self._write_reasons(path.with_suffix("") / "admission.jsonl", asked.questions, found, reasons)
+            statistics = self._describe(asked.questions, votes, list(kept))
+            statistics |= dict(zip(("low", "high"), band, strict=True)) | asked.tokens
+            statistics |= _describe_views([each for each in found if isinstance(each, Candidate)], list(kept.values()))
             statistics |= {f"rejected/{reason}": count for reason, count in sorted(_count(reasons).items())}
             statistics |= _describe_duplicates([asked.questions[index] for index in kept], self._asked_before(stage))
             confidences = Counter(vote.confidence for vote in votes if vote is not None)
@@ -108,7 +116,7 @@ class Curator:
 
         return from_first(record)
 
-    def _write(self, path: Path, asked: Asked, kept: Sequence[int]) -> None:
+    def _write(self, path: Path, asked: Asked, kept: Mapping[int, Candidate]) -> None:
         """Write the data set on rank 0; its images are encoded by all ranks, as that takes longest."""
         encode, iteration = PngEncoder(), self.module.phase.iteration
         encoded: dict[int, bytes] = {}  # of a batch
@@ -122,23 +130,34 @@ class Curator:
                 images = {id(each.image.image): each.image.image for each in batch.values()}
                 encoded.clear()
                 encoded.update(zip(images, encode_together(list(images.values())), strict=True))
-                yield from (as_example(f"{iteration}/{index}", each, iteration) for index, each in batch.items())
+                for index, each in batch.items():
+                    yield as_example(f"{iteration}/{index}", each.image, kept[index], iteration)
 
         if rank() == 0:
             write_examples(path, examples(), lambda image: encoded[id(image)])
         else:
             deque(examples(), maxlen=0)
 
-    def _write_reasons(self, path: Path, questions: Sequence[AskedQuestion], reasons: Sequence[str | None]) -> None:
+    def _write_reasons(
+        self,
+        path: Path,
+        questions: Sequence[AskedQuestion],
+        found: Sequence[Candidate | str],
+        reasons: Sequence[str | None],
+    ) -> None:
         """Write why each question is not kept, null where it is, by the key that it has in the data set."""
         with replacing(path) as file:
-            for index, ((image, question, vote), reason) in enumerate(zip(questions, reasons, strict=True)):
+            for index, (asked, candidate, reason) in enumerate(zip(questions, found, reasons, strict=True)):
+                known = candidate if isinstance(candidate, Candidate) else None
+                vote = asked.vote if known is None else known.vote
                 row = {
                     "key": f"{self.module.phase.iteration}/{index}",
-                    "image": image,
-                    "question": None if question is None else question.text,
+                    "image": asked.image,
+                    "question": None if asked.question is None else asked.question.text,
                     "answer": None if vote is None else vote.answer,
                     "confidence": None if vote is None else vote.confidence,
+                    "views_agree": None if known is None else known.views_agree,
+                    "accuracy": None if known is None else known.accuracy,
                     "rejected": reason,
                 }
                 file.write(json_line(row))
@@ -162,16 +181,16 @@ class Curator:
             "sampling": [asdict(role.sampling(1, seed=0)) for role in roles],
             "policies": [role.vlm.fingerprint() for role in roles],
         }
-        return json.loads(json.dumps(facts, default=sorted))  # as the manifest gives it back; sets in one order
+        if module.teacher is not None:
+            facts["teacher"] = {"weights": module.teacher.fingerprint(), "labels": module.labeller is not None}
+        return json.loads(json.dumps(facts, default=_plain))  # as the manifest gives it back
 
     def _judge(
-        self, questions: Sequence[AskedQuestion], votes: Sequence[Vote | None]
+        self, found: Sequence[Candidate | str], votes: Sequence[Vote | None]
     ) -> tuple[list[str | None], tuple[float, float]]:
         """Why each question is not kept, None where it is, and the band that the kept ones are in."""
         c = self.config
-        admit_ties = (c.voting or self.module.reasoner.voting).ties == "draw"
-        band = self._choose_band(votes, admit_ties)
-        found = [_find_candidate(*each, admit_ties) for each in zip(questions, votes, strict=True)]
+        band = self._choose_band([each.vote for each in found if isinstance(each, Candidate)])
         candidates = [each for each in found if isinstance(each, Candidate)]
         judged = iter(admit((ConfidenceBand(*band), *c.gates), candidates))
         reasons = [next(judged) if isinstance(each, Candidate) else each for each in found]
@@ -182,10 +201,13 @@ class Curator:
             raise TooFewQuestionsError(self._why_few(votes, reasons))
         return reasons, band
 
-    def _choose_band(self, votes: Sequence[Vote | None], admit_ties: bool) -> tuple[float, float]:
+    def _choose_band(self, votes: Sequence[Vote]) -> tuple[float, float]:
         """The band of ``low`` and ``high``, or a wider one where that has too few."""
         c = self.config
-        admitted: dict[str, Any] = {"min_parsed_fraction": 0.0, "admit_ties": admit_ties}
+        admitted: dict[str, Any] = {
+            "min_parsed_fraction": 0.0,
+            "admit_ties": True,
+        }
         if c.on_too_few != "relax" or len(keep_in_band(votes, c.low, c.high, **admitted)) >= c.min_kept:
             return c.low, c.high
         return relax_band(votes, c.low, c.high, c.min_kept, **admitted)
@@ -238,35 +260,44 @@ class Curator:
         logger.info("iteration %d: kept %d of %d questions", iteration, statistics["kept"], statistics["asked"])
 
 
-def as_example(key: str, proposal: Proposal, iteration: int) -> Example:
-    """A proposal that was kept: its vote gave an answer."""
-    question, vote = proposal.question, proposal.vote
-    if question is None or vote is None or vote.answer is None:
-        raise ValueError(f"proposal {key}: only a question with a silver answer can become an example, got {proposal}")
+def as_example(key: str, image: UnlabeledImage, kept: Candidate, iteration: int) -> Example:
+    """A question that was kept: its vote gave an answer."""
+    if kept.vote.answer is None:
+        raise ValueError(f"{key}: only a question with a silver answer can become an example, got {kept}")
     return Example(
         key=key,
-        image=proposal.image.image,
-        problem=question.text,
-        answer=vote.answer,
-        problem_type=question.kind,
-        score=vote.confidence,
-        votes=vote.counts,
-        image_id=proposal.image.key,
+        image=image.image,
+        problem=kept.question.text,
+        answer=kept.vote.answer,
+        problem_type=kept.question.kind,
+        score=kept.vote.confidence,
+        votes=kept.vote.counts,
+        image_id=image.key,
         iteration=iteration,
+        label_accuracy=1.0 if kept.accuracy is None else kept.accuracy,
     )
 
 
-def _find_candidate(asked: AskedQuestion, vote: Vote | None, admit_ties: bool) -> Candidate | str:
-    """The question with its silver answer, or why it has none; ``vote`` is None where it is not valid."""
-    if asked.question is None:
-        return "unparsed_question"
-    if vote is None:
-        return "too_long" if asked.vote is None else "unparsed_answers"
-    return "tied" if vote.tied and not admit_ties else Candidate(asked.image, asked.question, vote)
+def _plain(setting: Any) -> Any:
+    """A setting that JSON does not know: a set in one order, a function by its name, anything else as it shows."""
+    if isinstance(setting, set | frozenset):
+        return sorted(setting)
+    return getattr(setting, "__qualname__", None) or repr(setting)
 
 
 def _count(reasons: Sequence[str | None]) -> Counter[str]:
     return Counter(reason for reason in reasons if reason is not None)
+
+
+def _describe_views(candidates: Sequence[Candidate], kept: Sequence[Candidate]) -> dict[str, float]:
+    """How often both views of a question have the same winner, and an estimate of how many labels are right."""
+    agree = [each.views_agree for each in candidates if each.views_agree is not None]
+    figures = {"views_agree_fraction": float(np.mean(agree))} if agree else {}
+    for name, chosen in (("estimated_accuracy_of_asked", candidates), ("estimated_silver_accuracy", kept)):
+        estimate = estimate_accuracy([each.accuracy for each in chosen if each.accuracy is not None])
+        if estimate is not None:
+            figures |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return figures
 
 
 def _describe_duplicates(kept: Sequence[AskedQuestion], asked_before: set[str]) -> dict[str, float]:

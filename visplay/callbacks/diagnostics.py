@@ -16,6 +16,7 @@ from visplay.functional.losses import k3_kl
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import CPU, move
 from visplay.modules.reasoner import Reasoner
+from visplay.modules.role import distinct_keys
 from visplay.modules.training import GRPOModule, TrainedRole
 from visplay.ranks import from_first
 from visplay.types import Example, Rollout, derive_seed
@@ -91,10 +92,12 @@ class Diagnostics(Callback):
         assert isinstance(reasoner, Reasoner), "examples are answered by a Reasoner"
         seed = derive_seed(module.seed, "blind")
         drawn: list[Example] = Draws(examples, seed).draw(min(self.blind_questions, len(examples)))
-        answers = reasoner.answer_blind(drawn, seed)
+        keyed = dict(zip(distinct_keys(drawn), drawn, strict=True))
+        answers = reasoner.answer_blind({key: example.problem for key, example in keyed.items()}, seed)
 
         def fraction_right() -> float:
-            right = [a is not None and reasoner.grader(a, e.answer) for a, e in zip(answers, drawn, strict=True)]
+            given = [(answers.get(key), example) for key, example in keyed.items()]
+            right = [answer is not None and reasoner.grader(answer, example.answer) for answer, example in given]
             return sum(right) / len(right)
 
         return from_first(fraction_right)

@@ -6,9 +6,9 @@ import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from visplay.functional.admission import find_repeated, observed_quantile, vote_lead, why_outside
 from visplay.types import Question, Vote
@@ -20,12 +20,20 @@ class Candidate(NamedTuple):
     Args:
         image: Key of the image.
         question: The question.
-        vote: The vote on it, which gave an answer.
+        vote: The vote on it, which gave the silver answer.
+        views_agree: Whether a second view of it has the same winner; None where there was none, as for the next two.
+        joint: The harmonic vote of both views.
+        accuracy: How likely the silver answer is right, as far as the second view tells.
+        blind: Whether the Reasoner gives the silver answer without the image; None where it was not asked.
     """
 
     image: str
     question: Question
     vote: Vote
+    views_agree: bool | None = None
+    joint: Vote | None = None
+    accuracy: float | None = None
+    blind: bool | None = None
 
 
 class Gate(ABC):
@@ -36,9 +44,12 @@ class Gate(ABC):
 
     Attributes:
         name: What its rejections are counted under and its state is stored under; different for each gate of a run.
+        needs: What must be known of a candidate: "view", for which ``self_play.curation.second_view`` is needed, and
+            "blind", the answer without the image, which is asked for then.
     """
 
     name: str
+    needs: ClassVar[Collection[str]] = ()
 
     @abstractmethod
     def judge(self, candidates: Sequence[Candidate]) -> Sequence[str | None]:

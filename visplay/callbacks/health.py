@@ -14,9 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from visplay.callbacks.diagnostics import Diagnostics
+from visplay.callbacks.kept_weights import copy_weights, put_back
 from visplay.callbacks.self_play import SelfPlay
-from visplay.modules.policy.vlm import VLM
-from visplay.modules.policy.weights.placement import CPU
 from visplay.modules.training import GRPOModule
 
 logger = logging.getLogger(__name__)
@@ -190,14 +189,14 @@ class Health(Callback):
         watched = _OF_STEPS[pl_module.role.learns_from] | self._curated(pl_module)
         ends = any(name in watched and rule.action == "end_phase" for name, rule in self.rules.items())
         if ends or self._ends_by_probe(pl_module):
-            self._good = _copy(pl_module.role.vlm)
+            self._good = copy_weights(pl_module.role.vlm)
             self._good_scores = dict(self._self_play.scores) if self._self_play.validate_every == 1 else {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GRPOModule, batch: Any, batch_idx: int) -> None:
         """Copy the policy that samples this step, which only then tells how it is."""
         if self._good is not None and not self._ends_by_probe(pl_module):
             self._before_step = None  # let it go before there is another one
-            self._before_step = self._good if batch_idx == 0 else _copy(pl_module.role.vlm)
+            self._before_step = self._good if batch_idx == 0 else copy_weights(pl_module.role.vlm)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Sequence, batch_idx: int
@@ -237,7 +236,7 @@ class Health(Callback):
         self.best = score if self.best is None else max(self.best, score)
         if self._ends_by_probe(pl_module) and self._good is not None:
             self._good = None
-            self._good, self._good_scores = _copy(pl_module.role.vlm), dict(pl_module.scores)
+            self._good, self._good_scores = copy_weights(pl_module.role.vlm), dict(pl_module.scores)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Let the weights go."""
@@ -301,13 +300,5 @@ class Health(Callback):
     def _end_phase(self, trainer: Trainer, module: GRPOModule) -> None:
         """End the phase with this step, with the weights of the last good policy."""
         assert self._good is not None, "a phase that a rule can end begins with a copy"
-        policy = module.role.vlm
-        for weight, kept in zip(policy.trained_weights(), self._good, strict=True):
-            weight.detach().copy_(kept)
-        policy.version += 1
+        put_back(module.role.vlm, self._good)
         self._self_play.end_phase(trainer)
-
-
-def _copy(policy: VLM) -> list[Tensor]:
-    """What the policy trains, in CPU memory."""
-    return [weight.detach().to(CPU, copy=True) for weight in policy.trained_weights()]

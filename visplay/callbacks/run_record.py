@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,12 @@ class RunRecord(Callback):
                 "iteration": phase.iteration,
                 "role": phase.role,
                 "attempt": phase.attempt,
+                "decision": self_play.decision,
                 "steps": phase.step,
                 "started_at": self._started_at,
                 "ended_at": _now(),
                 "seconds": {stage: round(seconds, 3) for stage, seconds in self._count_seconds().items()},
+                "tokens": _count_tokens(history, self_play.statistics if examples else {}),
                 "last_reward": json_number(history[-1]["reward"]) if history else None,
                 "steps_with_skipped_updates": sum(step.get("skipped_updates", 0) > 0 for step in history),
                 "dataset": _describe_dataset(self_play, self._directory) if examples else None,
@@ -219,6 +222,15 @@ def _describe_dataset(self_play: SelfPlay, directory: Path) -> dict[str, Any] | 
         "kept": statistics.get("kept"),
         "rejected": {n.removeprefix("rejected/"): v for n, v in statistics.items() if n.startswith("rejected/")},
     }
+
+
+def _count_tokens(history: Sequence[Mapping[str, float]], curation: Mapping[str, float]) -> dict[str, int]:
+    """Completion tokens of a phase, by stage: of its steps, and of the data set that was generated for it."""
+    tokens = Counter[str]()
+    for statistics in (curation, *history):
+        tokens.update({name: round(n) for name, n in statistics.items() if name.endswith("_tokens")})
+    tokens.pop("completion_tokens", None)  # a mean
+    return {name.removesuffix("_tokens"): count for name, count in sorted(tokens.items())}
 
 
 def _relative(path: str | Path, directory: Path) -> str:

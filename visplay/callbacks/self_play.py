@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 
@@ -18,12 +18,14 @@ from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
 from visplay.callbacks.curation import Curation
 from visplay.callbacks.curator import Curator
 from visplay.callbacks.gates import gate_states, load_gate_states
-from visplay.callbacks.logging import log_position, run_directory
+from visplay.callbacks.logging import log_position, log_scalars, run_directory
+from visplay.callbacks.phase_sources import PhaseSources, check_dataset
+from visplay.callbacks.referee import Referee
+from visplay.callbacks.replay_buffer import ReplayBuffer
 from visplay.callbacks.skipped_updates import SkippedUpdates
-from visplay.data.draws import Drawable, Draws, MixedDraws
-from visplay.data.files import sha256
+from visplay.data.draws import Drawable
+from visplay.data.earlier_datasets import DatasetFile, draw_questions, pool
 from visplay.data.generated import GeneratedDataset
-from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.weights.placement import CPU, move
 from visplay.modules.role import Role
 from visplay.modules.training import GRPOModule
@@ -35,6 +37,7 @@ from visplay.types import PhaseState, UnlabeledImage, derive_seed
 logger = logging.getLogger(__name__)
 
 _STATE = ("phases_done", "repeats", "ended", "dataset", "dataset_sha256", "statistics", "history", "scores")
+_LATER_STATE = ("learned", "decision")  # which checkpoints of older versions do not have
 
 
 class SelfPlay(Callback):
@@ -52,12 +55,16 @@ class SelfPlay(Callback):
     Args:
         iterations: Times that every role has its phase.
         curation: How the data set of an iteration is generated.
-        advance: Whether a phase is repeated, or the run ends, instead of moving on; null always moves on.
+        advance: Whether a phase is repeated or undone, or the run ends, instead of moving on; null always moves on.
         validate_every: Iterations between two validations; one follows the last role's phase.
         offload: Whether whole models that do not learn, the other roles' policies and the reference, are kept in CPU
             memory while they are not needed. With adapters, and on a CPU, there is nothing to move.
+        replay: What the Reasoner learns from again of earlier iterations; null replays nothing.
 
     Attributes:
+        sources: What the phase under way draws from.
+        decision: What followed the last phase that is over.
+        learned: Path and hash of the data sets that earlier phases learned from, the oldest first.
         settings: Of the run, by dotted name, to keep in its checkpoints.
     """
 
@@ -68,30 +75,31 @@ class SelfPlay(Callback):
         advance: AdvanceRule | None = None,
         validate_every: int = 1,
         offload: bool = True,
+        replay: ReplayBuffer | None = None,
     ) -> None:
         for name, value in (("iterations", iterations), ("validate_every", validate_every)):
             if value < 1:
                 raise ValueError(f"{name}: {value} must be at least 1")
         self.iterations = iterations
         self.curation = curation
-        self.advance = advance
+        self.referee = Referee(advance)
+        self.replay = replay
         self.validate_every = validate_every
         self.offload = offload
         self.phase: PhaseState
+        self.sources: PhaseSources
         self.phases_done = 0
         self.repeats = 0
         self.ended = False
+        self.decision: Decision = "advance"
         self.dataset: str | None = None
         self.dataset_sha256: str | None = None
+        self.learned: list[list[str]] = []
         self.statistics: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self.scores: dict[str, float] = {}
         self.settings: dict[str, Any] = {}
         self._continued = False
-        self._draws: dict[str, Draws] = {}
-        self._phase_draws: dict[str, Draws | MixedDraws] = {}
-        self._upcoming: list = []
-        self._source: Drawable
 
     def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
         """Have the trainer ask for new batches every epoch; without anybody who answers nothing is validated.
@@ -125,15 +133,17 @@ class SelfPlay(Callback):
         pl_module.phase = self.phase
         if self._continued:  # the base was validated, and its scores are in the checkpoint
             trainer.num_sanity_val_steps = 0
+        else:
+            self.referee.begin_run(pl_module)
         self._plan_epochs(trainer, pl_module)
         self._place(trainer, pl_module)
         self._try_prompts(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin a phase; validation follows that of the last role."""
-        self.begin_phase(trainer, pl_module)
         if not self.phase.step:
             self.history = []
+        self.begin_phase(trainer, pl_module)
         last = pl_module.phase.role == list(pl_module.roles)[-1]
         never = trainer.current_epoch + 2
         due = last and pl_module.phase.iteration % self.validate_every == 0
@@ -147,34 +157,19 @@ class SelfPlay(Callback):
         """
         module.phase = self.phase
         self._place(trainer, module)
-        self._draws, self._phase_draws, self._upcoming = {}, {}, []
+        self.sources = PhaseSources(module)
         role = module.role
         role.grader.drain_outcomes()  # those of a validation, which no step has graded
         if role.learns_from == "images":
-            self._source = self._draw_from(module, "images", trainer.datamodule.images)
+            self.sources.source = self.sources.over_run("images", trainer.datamodule.images)
+            self._remember(module)
         else:
-            self._source = self._examples(trainer, module)
-        module.refill, module.upcoming = self.draw, partial(self.draw_ahead, role.config)
+            self._draw_examples(trainer, module)
+        module.refill, module.upcoming = self.sources.draw, partial(self.sources.draw_ahead, role.config)
         skipped = run_directory(trainer) / "skipped"
         role.learner.on_skipped = SkippedUpdates(skipped, module) if trainer.is_global_zero else None
         continued = self.phase.step > 0
         role.learner.begin_phase(role.vlm, module.active_optimizer(), offload=self.offload, continued=continued)
-
-    def draw(self, count: int) -> list:
-        """The next items of the phase under way; ``PhaseState.positions`` moves on."""
-        items, self._upcoming = self._upcoming or self._source.draw(count), []
-        self.phase.positions |= {name: draws.position for name, draws in self._draws.items()}
-        self.phase.drawn |= {name: draws.position for name, draws in self._phase_draws.items()}
-        return items
-
-    def draw_ahead(self, config: GRPOConfig) -> list:
-        """The items of the step after the one under way, none after the last; that step draws them once more.
-
-        ``PhaseState.positions`` moves on only then, so that a checkpoint in between draws them too.
-        """
-        if self.phase.step + 1 < config.steps:
-            self._upcoming = self._source.draw(config.prompts_per_step)
-        return self._upcoming
 
     def end_phase(self, trainer: Trainer) -> None:
         """End the phase under way with the step just taken; what follows a phase, its validation included, does."""
@@ -184,25 +179,35 @@ class SelfPlay(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step's statistics."""
+        """Note the step's statistics; a phase that takes no steps ends with its batch without items."""
+        if self.referee.idle:
+            self._end_idle_phase(trainer)
         if pl_module.result is not None:
             self.history.append(pl_module.result.statistics | pl_module.result.judgement.statistics)
+        if self.replay is not None and pl_module.role.learns_from == "examples" and batch:
+            replayed = sum(0 < example.iteration < self.phase.iteration for example in batch)
+            pl_module.log_role({"replayed_fraction": replayed / len(batch)})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """End a phase, and say which one follows; until it begins, the module is still in the one that ended."""
         pl_module.role.learner.end_phase(pl_module.active_optimizer())
         self.phases_done += 1
-        decision = self._decide(pl_module)
+        learned = "generated" in self.phase.drawn
+        self.decision = self.referee.judge_phase(trainer, self._report(pl_module))
         self.scores = pl_module.scores or self.scores
-        self.repeats += decision == "repeat"
-        self.ended = decision == "stop"
-        self.phase = self.phase.repeated() if decision == "repeat" else self.phase.following(list(pl_module.roles))
+        if learned and self.decision != "repeat":
+            self.learned.append([str(self.dataset), str(self.dataset_sha256)])
+        repeat = self.decision == "repeat"
+        self.repeats += repeat
+        self.ended = self.decision == "stop"
+        self.phase = self.phase.repeated() if repeat else self.phase.following(list(pl_module.roles))
         self._plan_epochs(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The phase under way, or the next one, the data set in use, and what gates and the advance rule read."""
-        own = {name: copy.deepcopy(getattr(self, name)) for name in _STATE}
-        return own | {"phase": asdict(self.phase), "gates": gate_states(self.curation.gates)}
+        own = {name: copy.deepcopy(getattr(self, name)) for name in (*_STATE, *_LATER_STATE)}
+        others = {"gates": gate_states(self.curation.gates), "referee": self.referee.state_dict()}
+        return own | {"phase": asdict(self.phase)} | others
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: GRPOModule, checkpoint: dict[str, Any]) -> None:
         """Have the trainer begin the epoch of the phase under way anew: ``begin_phase`` knows what is done of it."""
@@ -220,8 +225,12 @@ class SelfPlay(Callback):
         try:
             for name in _STATE:
                 setattr(self, name, state_dict[name])
+            for name in _LATER_STATE:
+                setattr(self, name, state_dict.get(name, getattr(self, name)))
             self.phase = PhaseState(**state_dict["phase"])
             load_gate_states(self.curation.gates, state_dict.get("gates", {}))  # those of older ones have none
+            if "referee" in state_dict:
+                self.referee.load_state_dict(state_dict["referee"])
             self._continued = True
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -237,9 +246,10 @@ class SelfPlay(Callback):
         roles = [role for role in module.modules() if isinstance(role, Role)]
         prompts = [(role.vlm, template) for role in roles for template in role.templates]
         if isinstance(module, VisPlay):
-            voting = self.curation.voting
+            view = self.curation.second_view
             prompts.append((module.questioner.vlm, self.curation.template))
-            prompts.append((module.reasoner.vlm, None if voting is None else voting.template))
+            for voting in (self.curation.voting, None if view is None else view.voting):
+                prompts.append((module.reasoner.vlm, None if voting is None else voting.template))
         if module.validated is not None:
             prompts.append((module.validated.vlm, module.answering.template))
         image = Image.new("RGB", (56, 56))
@@ -250,6 +260,14 @@ class SelfPlay(Callback):
             prompt = learner.vlm.encode(name, learner.template, image, **dict.fromkeys(learner.template.fields(), "?"))
             if reason := learner.vlm.why_too_long(prompt, learner.config.max_new_tokens):
                 raise ValueError(f"{name}.grpo.max_new_tokens: {reason}; give less, or a larger vlm.max_context_tokens")
+
+    def _end_idle_phase(self, trainer: Trainer) -> None:
+        """End a phase that takes no steps, and have its checkpoint written all the same."""
+        self.end_phase(trainer)
+        trainer.fit_loop.epoch_loop._batches_that_stepped -= 1  # the batch without items is none
+        for writer in trainer.checkpoint_callbacks:
+            if isinstance(writer, ModelCheckpoint):
+                writer._last_global_step_saved = -1  # at this step it has written that of the phase before
 
     def _plan_epochs(self, trainer: Trainer, module: GRPOModule) -> None:
         """Have the trainer stop after as many epochs as there are phases."""
@@ -263,62 +281,53 @@ class SelfPlay(Callback):
                 move(policy, CPU)
             move(module.role.vlm, trainer.strategy.root_device)
 
-    def _decide(self, module: GRPOModule) -> Decision:
-        if self.advance is None:
-            return "advance"
-        report = PhaseReport(
-            module.phase,
-            module.role.learns_from,
-            tuple(self.history),
-            self.statistics,
-            module.scores,
-            self.scores,
-        )
-        decision = self.advance.decide(report)
-        if decision != "advance":
-            measured, name = self.advance.measure(report), type(self.advance).__name__
-            where = f"iteration {module.phase.iteration}, {module.phase.role}"
-            logger.warning("%s: %s is %s, not above %s: %s", where, name, measured, self.advance.least, decision)
-        return decision
+    def _report(self, module: GRPOModule) -> PhaseReport:
+        """What the advance rule is told."""
+        learns_from, history = module.role.learns_from, tuple(self.history)
+        return PhaseReport(module.phase, learns_from, history, self.statistics, module.scores, self.scores)
 
-    def _draw_from(
-        self, module: GRPOModule, name: str, items: Any, why_not: Callable[[Any], str | None] | None = None
-    ) -> Draws:
-        """Draw from a collection of the data module, from where the last phase that did so left off.
+    def _remember(self, module: GRPOModule) -> None:
+        """Remind a Questioner that pays for it of what earlier iterations kept."""
+        if isinstance(module, VisPlay) and (memory := module.questioner.reward.memory) is not None:
+            module.questioner.remembered = draw_questions(self._earlier(), memory.size, module.stage_seed("memory"))
 
-        What the role that learns, or whoever ``why_not`` speaks for, has no room for in its context is left out.
-        """
-        seed, position = derive_seed(module.seed, name), self.phase.positions.get(name, 0)
-        self._draws[name] = Draws(items, seed, position, why_not or module.role.why_not_asked)
-        return self._draws[name]
+    def _earlier(self) -> list[DatasetFile]:
+        """The data sets that earlier phases learned from."""
+        return [DatasetFile(*each) for each in self.learned]
 
-    def _examples(self, trainer: Trainer, module: GRPOModule) -> Drawable:
-        """Questions generated now, or given, or labelled, or a mixture.
+    def _draw_examples(self, trainer: Trainer, module: GRPOModule) -> None:
+        """Have the phase learn from questions generated now, or given, or labelled, or a mixture.
+
+        A data set that the advance rule does not let it learn from leaves it those of earlier iterations, or nothing.
 
         Raises:
             ValueError: Silver answers are given and would be generated as well.
         """
         data = trainer.datamodule
-        if isinstance(module, VisPlay) and data.silver is not None:
+        if not isinstance(module, VisPlay):
+            self.sources.mix(data)
+            return
+        if data.silver is not None:
             raise ValueError(
                 f"silver: self-play generates its own data set, got {str(data.silver.path)!r}; leave it null"
             )
-        sources = {"labelled": data.labelled, "silver": data.silver}
-        draws = {n: self._draw_from(module, n, items) for n, items in sources.items() if items is not None}
-        if isinstance(module, VisPlay):
-            made = (
-                GeneratedDataset(check_dataset(self.dataset, self.dataset_sha256))
-                if self.phase.step
-                else self._refresh_dataset(trainer, module)
-            )
-            position, why_not = self.phase.drawn.get("generated", 0), module.role.why_not_asked
-            draws["silver"] = Draws(made, module.stage_seed("order"), position, why_not)
-            self._phase_draws["generated"] = draws["silver"]
-        source = data.mix(**draws)
-        if isinstance(source, MixedDraws):
-            source.position = self.phase.drawn.get("mixture", 0)
-            self._phase_draws["mixture"] = source
-        return source
+        generated, earlier = None, self._earlier()
+        if not self.phase.step and self.referee.verdict == "advance":  # else it was made, and judged
+            generated = self._refresh_dataset(trainer, module)
+            self.referee.judge_dataset(trainer, module, self._report(module))
+        if self.referee.verdict == "restart":
+            self.sources.mix(data, self.sources.within_phase("pooled", pool(earlier), "order"))
+        if self.referee.verdict != "advance":
+            return
+        if generated is None:
+            generated = check_dataset(self.dataset, self.dataset_sha256)
+        silver: Drawable = self.sources.within_phase("generated", generated, "order")
+        if self.replay is not None:
+            replayed = self.replay.fill(earlier, derive_seed(module.seed, "replay"))
+            silver = self.sources.with_replayed(silver, replayed, self.replay.share)
+            if not self.phase.step:
+                log_scalars(trainer, "replay", {"held": len(replayed)}, self.phase.iteration)
+        self.sources.mix(data, silver)
 
     def _refresh_dataset(self, trainer: Trainer, module: VisPlay) -> GeneratedDataset:
         """Generate the data set of the iteration: ask about images, vote, and curate."""
@@ -326,28 +335,12 @@ class SelfPlay(Callback):
         def why_not(image: UnlabeledImage) -> str | None:
             return module.questioner.why_not_asked(image, self.curation.template)
 
-        images = self._draw_from(module, "images", trainer.datamodule.images, why_not)
+        images = self.sources.over_run("images", trainer.datamodule.images, why_not)
         generated, record = Curator(self.curation, trainer, module).generate(images)
         self.phase.positions["images"] = images.position
         self.dataset, self.dataset_sha256 = record["path"], record["sha256"]
         self.statistics = record["statistics"]
         return generated
-
-
-def check_dataset(path: str | None, expected_sha256: str | None) -> Path:
-    """Where the data set is that a phase has learned from so far.
-
-    Raises:
-        ValueError: It is gone, or another one.
-    """
-    found = Path(path or "")
-    if not found.is_file() or sha256(found) != expected_sha256:
-        state = "has changed" if found.is_file() else "is gone"
-        raise ValueError(
-            f"ckpt_path: the data set that the phase was learning from {state}: {str(found)!r}; continue from the "
-            "checkpoint at the end of the phase before, which makes it again"
-        )
-    return found
 
 
 def _learn_together(strategy: Any, module: GRPOModule) -> None:
@@ -369,8 +362,8 @@ def _learn_together(strategy: Any, module: GRPOModule) -> None:
 class PhaseBatches:
     """The batches of the next phase, a loader for one epoch: N items for each of its steps that is left.
 
-    A phase that was continued after its last step has one batch without items: what follows the last step, a
-    validation, then follows it.
+    A phase that was continued after its last step, or takes none, has one batch without items: what follows the last
+    step, a validation, then follows it.
 
     Args:
         self_play: Draws the items, once the phase has begun.
@@ -387,4 +380,5 @@ class PhaseBatches:
 
     def __iter__(self) -> Iterator[Sequence]:
         for _ in range(len(self)):
-            yield self.self_play.draw(self.config.prompts_per_step) if self.steps_left > 0 else ()
+            empty = self.steps_left <= 0 or self.self_play.referee.idle
+            yield () if empty else self.self_play.sources.draw(self.config.prompts_per_step)

@@ -13,8 +13,9 @@ import yaml
 from lightning import Trainer
 
 from visplay.callbacks.logging import cut_log, run_directory
+from visplay.callbacks.phase_sources import check_dataset
 from visplay.callbacks.run_record import RUN_FILE
-from visplay.callbacks.self_play import SelfPlay, check_dataset
+from visplay.callbacks.self_play import SelfPlay
 from visplay.commands.run_directory import check_idle, check_unused, owned, starting
 from visplay.data.files import remove_unfinished
 from visplay.modules.policy.weights.model_source import check_checkpoint, read_checkpoint

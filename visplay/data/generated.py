@@ -40,9 +40,11 @@ FEATURES = datasets.Features(
         "image_id": datasets.Value("string"),
         "iteration": datasets.Value("int64"),
         "key": datasets.Value("string"),
+        "label_accuracy": datasets.Value("float64"),
     }
 )
 _SCHEMA = FEATURES.arrow_schema
+_DEFAULTS = {"label_accuracy": 1.0}  # of columns that files of earlier versions lack
 _DAMAGED = "is not an undamaged parquet file of generated examples"
 _ROWS_PER_GROUP = 32
 _BYTES_PER_GROUP = 2**20
@@ -80,6 +82,10 @@ class GeneratedDataset(Dataset[Example]):
         (row,) = table.slice(table.num_rows - self._ends[group] + index, 1).to_pylist()
         return self._example(row, decode_image)
 
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows; no image is decoded."""
+        return self._file.read(columns=[name])[name].to_pylist()
+
     def read_all(self) -> list[Example]:
         """Decode all examples, an image that several of them share only once."""
         decode = cache(decode_image)
@@ -89,7 +95,10 @@ class GeneratedDataset(Dataset[Example]):
     def _read(self, group: int) -> pa.Table:
         """A row group, seen to be whole."""
         try:
-            table = self._file.read_row_group(group, columns=_SCHEMA.names).select(_SCHEMA.names).cast(_SCHEMA)
+            table = self._file.read_row_group(group, columns=_SCHEMA.names)
+            for name in _DEFAULTS.keys() - {*table.column_names}:
+                table = table.append_column(name, pa.array([_DEFAULTS[name]] * len(table)))
+            table = table.select(_SCHEMA.names).cast(_SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"path: {self.path} {_DAMAGED}: {error}") from error
         if incomplete := [name for name in _SCHEMA.names if table[name].null_count]:
@@ -197,7 +206,7 @@ def _as_row(example: Example, encode: Callable[[Image], bytes]) -> dict[str, Any
         raise ValueError(f"examples: {example.key!r} has {len(example.images)} images; a row here holds one")
     if example.image.mode != "RGB":
         raise ValueError(f"examples: the image of {example.key!r} must be RGB, got {example.image.mode}")
-    same = ("problem", "answer", "score", "problem_type", "image_id", "iteration", "key")
+    same = ("problem", "answer", "score", "problem_type", "image_id", "iteration", "key", "label_accuracy")
     return {name: getattr(example, name) for name in same} | {
         "images": {"bytes": encode(example.image), "path": None},
         "votes": [{"name": name, "count": count} for name, count in example.votes],
@@ -211,6 +220,6 @@ def _open(path: Path) -> pq.ParquetFile:
         raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"path: {path} {_DAMAGED}: {error}") from error
-    if missing := [name for name in _SCHEMA.names if name not in file.schema_arrow.names]:
+    if missing := [name for name in _SCHEMA.names if name not in {*file.schema_arrow.names, *_DEFAULTS}]:
         raise ValueError(f"path: {path} lacks the columns {missing}; it has {file.schema_arrow.names}")
     return file

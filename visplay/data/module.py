@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from visplay.data.benchmarks.benchmark import Benchmark, BenchmarkBatches
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.decoding import ImageLimits
-from visplay.data.draws import Draws, MixedDraws
+from visplay.data.draws import Drawable, MixedDraws
 from visplay.data.generated import GeneratedDataset
 from visplay.data.image_folder import ImageFolder
 from visplay.data.streams.image_stream import ImageStream, Streaming
@@ -151,7 +151,7 @@ class SelfPlayData(LightningDataModule):
             raise ValueError("benchmarks: none to evaluate on; give data.benchmarks, see configs/benchmarks.yaml")
         self.trainer.limit_val_batches = 0
 
-    def mix(self, silver: Draws | None = None, labelled: Draws | None = None) -> Draws | MixedDraws:
+    def mix(self, silver: Drawable | None = None, labelled: Drawable | None = None) -> Drawable:
         """What a Reasoner phase draws from; a ValueError if there is neither."""
         if silver is not None and labelled is not None:
             return MixedDraws(silver, labelled, self.silver_fraction)

@@ -5,6 +5,7 @@ from visplay.functional.advantages import (
     centred_advantages,
     group_advantages,
     leave_one_out_advantages,
+    penalized_advantages,
     zero_variance_groups,
 )
 from visplay.functional.clustering import bleu_distances, cluster, cluster_fractions, cluster_groups
@@ -17,6 +18,7 @@ from visplay.functional.diagnosis import (
     repeated_fraction,
 )
 from visplay.functional.gaps import effective_sample_size, gap_statistics, logp_gaps
+from visplay.functional.kl_control import adapt_kl_weight
 from visplay.functional.logps import token_logps
 from visplay.functional.losses import (
     FixedLengthWeights,
@@ -33,9 +35,15 @@ from visplay.functional.losses import (
     token_truncated_weights,
 )
 from visplay.functional.majority_vote import is_valid_vote, vote
+from visplay.functional.memory_redundancy import MemoryRedundancy, bleu_similarity, token_overlap
+from visplay.functional.negatives import RareAnswers, WeakConsensus, answer_classes
 from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question, split_thought
 from visplay.functional.phases import permuted_indices
+from visplay.functional.prompt_weights import GaussianWeights, accuracy_weights, confidence_weights, margin_weights
+from visplay.functional.replay_priorities import hold_highest, most_confident_first, oldest_first, uniform_priority
+from visplay.functional.reward_protocols import GroupReward, QuestionJudge
 from visplay.functional.rewards import (
+    TargetDifficulty,
     agreement,
     agreement_rewards,
     batch_redundancy,
@@ -46,6 +54,7 @@ from visplay.functional.rewards import (
     questioner_rewards,
     signed_questioner_rewards,
 )
+from visplay.functional.views import LabelAccuracy, estimate_accuracy, harmonic_vote, same_winner, support
 from visplay.grading.equivalence import equivalent, normalise_answer
 from visplay.statistics.averages import ScoredRows, average_benchmarks
 from visplay.statistics.breakdown import (
@@ -83,32 +92,46 @@ __all__ = [
     "DEFAULT_KINDS",
     "Estimate",
     "FixedLengthWeights",
+    "GaussianWeights",
+    "GroupReward",
+    "LabelAccuracy",
+    "MemoryRedundancy",
     "NO_FIGURE",
+    "QuestionJudge",
+    "RareAnswers",
     "RaterAgreement",
     "ScoredRows",
+    "TargetDifficulty",
+    "WeakConsensus",
+    "accuracy_weights",
+    "adapt_kl_weight",
     "agreement",
     "agreement_rewards",
     "agreement_table",
     "all_right_fraction",
+    "answer_classes",
     "average_benchmarks",
     "batch_redundancy",
     "bleu_distances",
+    "bleu_similarity",
     "bootstrap_means",
     "centred_advantages",
     "cispo_loss",
     "clipped_policy_loss",
     "cluster",
-    "cluster_groups",
     "cluster_fractions",
+    "cluster_groups",
     "cohen_kappa",
     "compare_all_raters",
     "compare_paired",
     "compare_raters",
     "confidence_histogram",
+    "confidence_weights",
     "describe_votes",
     "difficulty",
     "effective_sample_size",
     "equivalent",
+    "estimate_accuracy",
     "estimate_mean",
     "final_score",
     "find_repeated",
@@ -119,7 +142,9 @@ __all__ = [
     "group_advantages",
     "group_redundancy",
     "hallusion_accuracies",
+    "harmonic_vote",
     "has_thought",
+    "hold_highest",
     "in_band",
     "is_valid_vote",
     "judge_score",
@@ -130,30 +155,38 @@ __all__ = [
     "leave_one_out_advantages",
     "link_rows",
     "logp_gaps",
+    "margin_weights",
     "mcnemar_p_value",
     "mean_by_group",
     "mean_margin",
     "minority_difficulty",
     "mmmu_discipline",
+    "most_confident_first",
     "normalise_answer",
     "observed_quantile",
+    "oldest_first",
     "own_answer_agreement",
     "parse_boxed",
     "parse_question",
+    "penalized_advantages",
     "percentile_interval",
     "permuted_indices",
     "questioner_rewards",
     "relax_band",
     "repeated_fraction",
+    "same_winner",
     "sequence_geometric_weights",
     "sequence_mean_weights",
     "sequence_policy_loss",
     "sequence_sum_weights",
     "signed_questioner_rewards",
     "split_thought",
+    "support",
     "token_logps",
     "token_mean_weights",
+    "token_overlap",
     "token_truncated_weights",
+    "uniform_priority",
     "vote",
     "vote_lead",
     "why_outside",

@@ -54,6 +54,30 @@ def centred_advantages(rewards: Tensor) -> Tensor:
     return torch.where(flat, 0.0, rewards - rewards.mean(1, keepdim=True))
 
 
+def penalized_advantages(rewards: Tensor) -> Tensor:
+    """Group advantages (Eq. 2), but the rewards themselves in a group whose rewards are all below 0.
+
+    Equal rewards have no advantage over each other; a group that is penalized as a whole is pushed down as a whole, as
+    ``WeakConsensus`` wants it. It takes ``kl_in: loss``: KL charged to the rewards would penalize groups in which no
+    answer is right.
+
+    Args:
+        rewards: (N, G) rewards, G completions per prompt.
+
+    Returns:
+        (N, G) advantages, at least float32.
+
+    Raises:
+        ValueError: ``rewards`` is not (N, G), or has a value that is not finite.
+
+    Example:
+        >>> penalized_advantages(torch.tensor([[-1.0, -1.0], [0.0, 0.0]])).tolist()
+        [[-1.0, -1.0], [0.0, 0.0]]
+    """
+    advantages = group_advantages(rewards)
+    return torch.where((rewards < 0).all(1, keepdim=True), rewards.to(advantages), advantages)
+
+
 def leave_one_out_advantages(rewards: Tensor) -> Tensor:
     """Compare each reward with the mean of the others in its group: RLOO (arXiv 2402.14740).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,6 +31,38 @@ def difficulty(confidence: Tensor) -> Tensor:
     """
     _check_fractions(confidence)
     return 1.0 - (2.0 * confidence - 1.0).abs()
+
+
+@dataclass(frozen=True)
+class TargetDifficulty:
+    """Pay most for a question of a given confidence: d(c; τ) = max(0, 1 - |c - τ| / min(τ, 1 - τ)).
+
+    Eq. 5 is τ = 1/2. With a higher τ the Questioner is paid for questions whose majority leads by more, which the
+    Reasoner more often answers rightly; nothing is paid for c <= 2τ - 1.
+
+    Args:
+        target: τ, the confidence that is paid 1, inside (0, 1).
+
+    Raises:
+        ValueError: ``target`` is not inside (0, 1), or a confidence is outside [0, 1].
+
+    Example:
+        >>> TargetDifficulty(0.75)(torch.tensor([0.5, 0.625, 0.75, 1.0])).tolist()
+        [0.0, 0.5, 1.0, 0.0]
+    """
+
+    target: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Reject a target that leaves no room on one side."""
+        if not 0 < self.target < 1:
+            raise ValueError(f"target: must be inside (0, 1), got {self.target}")
+
+    def __call__(self, confidence: Tensor) -> Tensor:
+        """Pay confidences in [0, 1], any shape; the same shape, in [0, 1]."""
+        _check_fractions(confidence)
+        width = min(self.target, 1.0 - self.target)
+        return torch.relu(1.0 - (confidence - self.target).abs() / width)
 
 
 def minority_difficulty(confidence: Tensor) -> Tensor:

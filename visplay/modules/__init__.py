@@ -15,6 +15,7 @@ from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.modules.questioner import Questioner, QuestionFormat, QuestionReward
 from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Role
+from visplay.modules.second_view import SecondView
 from visplay.modules.training import GRPOModule
 from visplay.modules.visplay import VisPlay
 from visplay.modules.voting import Voting
@@ -38,6 +39,7 @@ __all__ = [
     "Qwen3_VL",
     "Reasoner",
     "Role",
+    "SecondView",
     "SmolVLM",
     "Tuning",
     "VLM",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from visplay.functional.diagnosis import describe_votes, repeated_fraction
+from visplay.functional.memory_redundancy import MemoryRedundancy
 from visplay.functional.parsing import DEFAULT_KINDS, parse_question
+from visplay.functional.reward_protocols import QuestionJudge
 from visplay.functional.rewards import difficulty, group_redundancy, questioner_rewards
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
@@ -53,17 +56,22 @@ class QuestionReward:
     """How a question is paid; a function is named by its import path.
 
     Args:
-        difficulty: Confidences to r_unc: ``difficulty`` (Eq. 5) or ``minority_difficulty`` (released code).
+        difficulty: Confidences to r_unc: ``difficulty`` (Eq. 5), ``minority_difficulty`` (released code), or
+            ``TargetDifficulty``, which peaks elsewhere.
         redundancy: Questions (N, G) to shares (N, G): ``group_redundancy`` (Eq. 6) or ``batch_redundancy``.
         redundancy_weight: λ of Eq. 6.
+        memory: What r_div adds for a question that is like those which earlier iterations kept; null adds nothing.
         combine: Valid, r_unc and r_div, each (N, G), to rewards (N, G): ``questioner_rewards`` (Eq. 8) or
             ``signed_questioner_rewards`` (released code).
+        judge: Questions and their votes to r_unc, in place of ``difficulty``; null takes that.
     """
 
     difficulty: Callable[[Tensor], Any] = difficulty
     redundancy: Callable[[Sequence[Sequence[str | None]]], Any] = group_redundancy
     redundancy_weight: float = 1.0
+    memory: MemoryRedundancy | None = None
     combine: Callable[[Tensor, Tensor, Tensor], Any] = questioner_rewards
+    judge: QuestionJudge | None = None
 
 
 class Questioner(Role):
@@ -77,11 +85,15 @@ class Questioner(Role):
         reasoner: The frozen Reasoner that votes, with a model of its own, for a Questioner that is fitted alone.
         vlm: The policy of a Questioner that is fitted alone.
         seed: Root of every draw of a Questioner that is fitted alone.
+
+    Attributes:
+        remembered: Questions that earlier iterations kept, for ``reward.memory``.
     """
 
     name = "questioner"
     learns_from = "images"
     reasoner: Reasoner | None
+    voter: VLM | None = None
 
     def __init__(
         self,
@@ -96,13 +108,20 @@ class Questioner(Role):
         super().__init__(template, grpo, vlm, seed)
         self.format = format
         self.reward = reward
+        self.remembered: Sequence[str] = ()
         self.reasoner = reasoner
         if reasoner is not None:
-            self.grader = reasoner.grader
+            self.grader, reasoner.clock = reasoner.grader, self.clock
 
-    def judge_by(self, reasoner: Reasoner) -> None:
-        """Have a Reasoner vote that has another owner: it is no submodule of this one, nor in its state."""
+    def judge_by(self, reasoner: Reasoner, voter: VLM | None = None) -> None:
+        """Have a Reasoner vote that has another owner: it is no submodule of this one, nor in its state.
+
+        Args:
+            reasoner: How is voted.
+            voter: The policy that answers; None is the Reasoner's own.
+        """
         object.__setattr__(self, "reasoner", reasoner)
+        object.__setattr__(self, "voter", voter)
         self.grader = reasoner.grader
 
     @property
@@ -162,14 +181,20 @@ class Questioner(Role):
         reasoner, questions = self.reasoner, self.ask(rollout)  # (N, G)
         assert reasoner is not None, "configure_model has seen to it"
         with self.clock("votes"):
-            votes = reasoner.vote_on(items, questions, seed)  # (N, G)
+            votes = reasoner.vote_on(items, questions, seed, voter=self.voter)  # (N, G)
         valid = torch.tensor([[reasoner.is_valid(vote) for vote in group] for group in votes])
         confidences = torch.tensor([[vote.confidence if vote else 0.0 for vote in group] for group in votes])
         tied = torch.tensor([[vote is not None and vote.tied for vote in group] for group in votes])
         texts = [[question.text if question else None for question in group] for group in questions]
-        difficulty = self.reward.difficulty(confidences)
+        if (judge := self.reward.judge) is None:
+            difficulty = self.reward.difficulty(confidences)
+        else:
+            difficulty = from_first(partial(judge, questions, votes, reasoner.grader))
         redundancy = self.reward.redundancy_weight * self.reward.redundancy(texts)
-        rewards = self.reward.combine(valid, difficulty, redundancy)  # (N, G)
+        remembered = torch.zeros_like(redundancy)
+        if self.reward.memory is not None:
+            remembered = self.reward.memory(texts, self.remembered)
+        rewards = self.reward.combine(valid, difficulty, redundancy + remembered)  # (N, G)
         parsed = [[text for text in group if text is not None] for group in texts]
         asked, n_parsed = [question for group in questions for question in group], sum(map(len, parsed))
         statistics = {
@@ -180,6 +205,8 @@ class Questioner(Role):
             "parsed_fraction": n_parsed / len(asked),
             "repeated_fraction": sum(repeated_fraction(group) * len(group) for group in parsed) / max(n_parsed, 1),
         }
+        if self.reward.memory is not None:
+            statistics["memory_redundancy"] = _mean_where(remembered, valid)
         voted = [vote for group in votes for vote in group]
         statistics |= from_first(lambda: describe_votes(asked, voted, reasoner.grader))
         records = tuple(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from visplay.functional.majority_vote import is_valid_vote, vote
+from visplay.functional.negatives import answer_classes
 from visplay.functional.parsing import has_thought, parse_boxed
+from visplay.functional.reward_protocols import GroupReward
 from visplay.functional.rewards import agreement, agreement_rewards
 from visplay.grading.rules import GradingRules
 from visplay.grading.worker import Grader
@@ -49,6 +52,12 @@ class Reasoner(Role):
         seed: Root of every draw of a Reasoner that is fitted alone.
         grading_seconds: Time limit of one comparison of answers; undecided, they differ. A vote has three of it in all.
         grading: What counts as the same answer where people differ: units, percent, decimal commas, languages.
+        group_reward: Completions and the fraction of the group that agrees with each to rewards (N, G), in place of
+            ``reward``: one that needs no label; null takes ``reward``.
+        weight: N examples to weights (N,) in [0, 1] of their advantages: ``confidence_weights``, ``margin_weights``,
+            ``accuracy_weights`` or ``GaussianWeights`` (RESTRAIN); null weighs all alike.
+        negatives: Rewards, agreement, and of the group's own answers their shares and surprisals, each (N, G), to
+            rewards (N, G): ``WeakConsensus`` (RESTRAIN) or ``RareAnswers`` (SCRL); null leaves the rewards as they are.
     """
 
     name = "reasoner"
@@ -64,10 +73,18 @@ class Reasoner(Role):
         seed: int = 0,
         grading_seconds: float = 2.0,
         grading: GradingRules = GradingRules(),  # noqa: B008 (frozen)
+        group_reward: GroupReward | None = None,
+        weight: Callable[[Sequence[Example]], Any] | None = None,
+        negatives: Callable[[Tensor, Tensor, Tensor, Tensor], Any] | None = None,
     ) -> None:
         super().__init__(template, grpo, vlm, seed)
         self.voting = voting
         self.reward = reward
+        self.group_reward = group_reward
+        self.weight = weight
+        self.negatives = negatives
+        if negatives is not None:
+            negatives(*[torch.zeros(1, grpo.group_size)] * 4)  # what it rejects, it rejects before the first rollout
         self.grader = Grader(grading_seconds, grading)
 
     @property
@@ -93,12 +110,12 @@ class Reasoner(Role):
         """The answers of a rollout, (N, G)."""
         return [[self.parse(completion) for completion in group] for group in rollout.completions]
 
-    def answer_blind(self, items: Sequence[Example], seed: int) -> list[str | None]:
-        """Answer each example's question greedily, without its image."""
-        keyed = zip(distinct_keys(items), items, strict=True)
-        prompts = [self.vlm.encode(key, self.template, None, question=item.problem) for key, item in keyed]
+    def answer_blind(self, questions: Mapping[str, str], seed: int) -> dict[str, str | None]:
+        """Answer questions greedily, without an image, by their keys; one too long for the context is not answered."""
+        prompts = [self.vlm.encode(key, self.template, None, question=text) for key, text in questions.items()]
+        prompts = [prompt for prompt in prompts if self.vlm.fits(prompt, self.config.max_new_tokens)]
         sampled = self.sample(prompts, self.sampling(1, seed, temperature=0.0))
-        return [self.parse(completion) for (completion,) in sampled]
+        return {prompt.key: self.parse(completion) for prompt, (completion,) in zip(prompts, sampled, strict=True)}
 
     def judge(self, items: Sequence[Example], rollout: Rollout, seed: int) -> Judgement:
         """Reward answers (N, G) that agree with the example's answer."""
@@ -108,7 +125,10 @@ class Reasoner(Role):
         )
         groups = zip(rollout.prompts, rollout.completions, strict=True)
         formatted = torch.tensor([[c.finished and has_thought(p.opened + c.text) for c in g] for p, g in groups])
-        rewards = self.reward(agrees, formatted)  # (N, G)
+        if self.group_reward is None and self.negatives is None:
+            rewards = self.reward(agrees, formatted)  # (N, G)
+        else:
+            rewards = self._reward_group(agrees, formatted, answers, rollout)
         parsed = [answer is not None for group in answers for answer in group]
         statistics = {
             "parsed_fraction": sum(parsed) / len(parsed),
@@ -120,11 +140,38 @@ class Reasoner(Role):
             for e, completions, group in zip(items, rollout.completions, rewards.tolist(), strict=True)
             for c, reward in zip(completions, group, strict=True)
         )
-        return Judgement(rewards, statistics, records)
+        if self.negatives is not None:
+            statistics["penalized_fraction"] = float((rewards < 0).float().mean())
+        if self.weight is None:
+            return Judgement(rewards, statistics, records)
+        weights = self.weight(items)  # (N,)
+        return Judgement(rewards, statistics | {"weight": float(weights.mean())}, records, weights)
 
     def _agree(self, answers: Sequence[str | None], silver: str) -> Tensor:
         with self.grader.bounded():
             return agreement(answers, silver, self.grader)
+
+    def _reward_group(
+        self, agrees: Tensor, formatted: Tensor, answers: Sequence[Sequence[str | None]], rollout: Rollout
+    ) -> Tensor:
+        """Rewards (N, G) that the answers of a group have a say in."""
+        shares, surprisals = self._classify(answers, rollout)
+        if self.group_reward is None:
+            rewards = self.reward(agrees, formatted)
+        else:
+            rewards = self.group_reward([[c.text for c in group] for group in rollout.completions], shares)
+        return rewards if self.negatives is None else self.negatives(rewards, agrees, shares, surprisals)
+
+    def _classify(self, answers: Sequence[Sequence[str | None]], rollout: Rollout) -> tuple[Tensor, ...]:
+        """Share of each answer in its group, and how sure the policy was of those that say the same, both (N, G)."""
+
+        def classes_of(n: int) -> Tensor:
+            surprisals = [-sum(c.logps) / max(len(c.logps), 1) for c in rollout.completions[n]]
+            with self.grader.bounded():
+                return torch.stack(answer_classes(answers[n], torch.tensor(surprisals), self.grader))
+
+        found = spread([1] * len(answers), lambda own: [classes_of(n) for n in own])
+        return torch.stack(found, 1).unbind()
 
     def is_valid(self, vote: Vote | None, voting: Voting | None = None) -> bool:
         """Whether there is a vote and enough of its answers parsed."""
@@ -136,6 +183,7 @@ class Reasoner(Role):
         questions: Sequence[Sequence[Question | None]],
         seed: int,
         voting: Voting | None = None,
+        voter: VLM | None = None,
     ) -> list[list[Vote | None]]:
         """Vote on every question with K sampled answers (Eq. 4).
 
@@ -146,11 +194,12 @@ class Reasoner(Role):
             questions: (N, G); None is not voted on.
             seed: Root of all draws.
             voting: How; None is ``self.voting``.
+            voter: The policy that answers; None is the Reasoner's own.
 
         Returns:
             (N, G) votes; None where there is no question, or one too long for the context.
         """
-        voting = voting or self.voting
+        voting, voter = voting or self.voting, voter or self.vlm
         sampling = self.sampling(
             voting.votes, seed, max_new_tokens=voting.max_new_tokens, top_p=voting.top_p, top_k=voting.top_k
         )
@@ -170,21 +219,25 @@ class Reasoner(Role):
             asked = len(prompts) + len(too_long)
             logger.warning("%d of %d questions are not voted on, for example: %s", len(too_long), asked, too_long[0])
 
-        def votes_of(own: Sequence[int]) -> list[list[Vote | None]]:
+        def votes_of(own: Sequence[int]) -> list[tuple[list[Vote | None], int]]:
             of_own = {*own}
             asked = {index: prompt for index, prompt in prompts.items() if index[0] in of_own}
-            sampled = self.engine.generate(self.vlm, list(asked.values()), sampling)
+            sampled = self.engine.generate(voter, list(asked.values()), sampling)
             votes: dict[tuple[int, int], Vote] = {}
+            tokens = Counter[int]()
             for (index, prompt), completions in zip(asked.items(), sampled, strict=True):
+                tokens[index[0]] += sum(len(each.token_ids) for each in completions)
                 answers, tie_seed = [self.parse(each) for each in completions], derive_seed(seed, "tie", prompt.key)
                 with self.grader.bounded():
                     votes[index] = vote(answers, self.grader, count_unparsed=voting.count_unparsed, seed=tie_seed)
-            return [[votes.get((n, g)) for g in range(len(questions[n]))] for n in own]
+            return [([votes.get((n, g)) for g in range(len(questions[n]))], tokens[n]) for n in own]
 
         costs = [0] * len(images)
         for (n, _), prompt in prompts.items():
             costs[n] += self.most_tokens(prompt, sampling)
-        return spread(costs, votes_of)
+        voted = spread(costs, votes_of)
+        self.clock.tokens["votes"] += sum(tokens for _, tokens in voted)
+        return [votes for votes, _ in voted]
 
 
 def _silver_vote(item: Example) -> Vote | None:

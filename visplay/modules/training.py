@@ -165,8 +165,9 @@ class GRPOModule(AnsweringModule):
     def training_step(self, batch: Sequence, batch_idx: int) -> None:
         """One GRPO step of the active role on N images or examples; none without any, see ``PhaseBatches``."""
         if not batch:
+            self.result = None
             return
-        self.result = self.role.learner.step(
+        result = self.role.learner.step(
             self.role,
             batch,
             self.active_optimizer(),
@@ -176,10 +177,11 @@ class GRPOModule(AnsweringModule):
             getattr(self.trainer.precision_plugin, "scaler", None),
             self._next_step,
         )
+        self.result = result._replace(statistics=result.statistics | self.clock.drain_tokens())
         self.phase.step += 1
         self._warn_of_equal_rewards(self.result)
         seconds = self.clock.drain()
-        tokens = sum(len(c.token_ids) for group in self.result.rollout.completions for c in group)
+        tokens = self.result.rollout.completion_tokens
         graded = {f"graded_{outcome}": float(n) for outcome, n in total(self.role.grader.drain_outcomes()).items()}
         speed = {f"{stage}_seconds": value for stage, value in seconds.items()}
         speed |= {f"{s}_tokens_per_second": tokens / seconds[s] for s in ("rollout", "update") if s in seconds}

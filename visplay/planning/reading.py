@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from visplay.callbacks import Health, StepCheckpoint, TransformersRollout, VLLMRollout
 from visplay.callbacks.engines.engine import RolloutEngine, compute_dtype
 from visplay.callbacks.self_play import SelfPlay
+from visplay.callbacks.teacher import Teacher
 from visplay.modules import Questioner, Reasoner, Role, VisPlay
 from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
 from visplay.modules.policy.vlm import VLM
@@ -84,6 +85,7 @@ def read_settings(model: GRPOModule, callbacks: Iterable[Any], trainer: Any, dev
         why_padded=padded,
         step_checkpoints=sum(each.keep for each in given if isinstance(each, StepCheckpoint)),
         health_copies=sum(_copies(each) for each in given if isinstance(each, Health)),
+        teacher=any(isinstance(each, Teacher) for each in given),
         with_adapters=None if vlm.tuning.lora else measure_shape(empty, LORA_OVERLAY),
     )
 

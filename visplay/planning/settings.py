@@ -151,6 +151,7 @@ class Settings:
         step_checkpoints: Checkpoints within a phase that are kept; 0 where none are written.
         health_copies: Copies of what a policy trains that ``Health`` has in CPU memory at once.
         with_adapters: The sizes with the adapters of ``configs/lora.yaml``; None where there are adapters already.
+        teacher: Whether there is a ``Teacher``, an idle policy more.
     """
 
     path: str
@@ -174,6 +175,7 @@ class Settings:
     step_checkpoints: int = 0
     health_copies: int = 0
     with_adapters: Shape | None = None
+    teacher: bool = False
 
     @property
     def offloads_idle(self) -> bool:
@@ -198,7 +200,8 @@ class Settings:
     @property
     def idle_weights(self) -> int:
         """Number of weights of the policies that do not learn."""
-        return (self.policies - 1) * (self.shape.weights if self.own_judge else self.policy_weights)
+        others = (self.policies - 1) * (self.shape.weights if self.own_judge else self.policy_weights)
+        return others + self.teacher * self.policy_weights
 
     def reference_weights(self, role: RolePlan) -> int:
         """Number of weights of a role's frozen reference; the base of an adapter is there anyway."""

@@ -5,11 +5,13 @@ Items of one cluster are right or wrong together, so that resampling items one b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 _DRAWS_AT_ONCE = 1 << 20
 
@@ -127,3 +129,25 @@ def estimate_mean(
     value = float(np.mean(scores)) if len(scores) else float("nan")
     low, high = percentile_interval(bootstrap_means(scores, clusters, bootstrap), bootstrap.level)
     return Estimate(value, low, high, len(scores))
+
+
+def estimate_mean_of_runs(values: Sequence[float], level: float = 0.95) -> Estimate:
+    """The mean of n runs with Student's interval: mean ± t s / sqrt(n), t of n - 1 degrees of freedom.
+
+    For a handful of runs, such as one of each seed, where a bootstrap is too narrow: it draws from those alone. Of two
+    settings that share their seeds, give the differences run by run.
+
+    Args:
+        values: One of each run.
+        level: Confidence level, in (0, 1).
+
+    Example:
+        >>> estimate_mean_of_runs([0.70, 0.72, 0.74]).high.__round__(4)
+        0.7697
+    """
+    n = len(values)
+    value = float(np.mean(values)) if n else float("nan")
+    if n < 2:
+        return Estimate(value, float("nan"), float("nan"), n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Estimate(value, value - half, value + half, n)

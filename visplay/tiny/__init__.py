@@ -1,4 +1,4 @@
-"""The embedded default: a small visual world, a small Qwen2.5-VL and the cold start that makes it a base model.
+"""The embedded default: small visual worlds, a small Qwen2.5-VL and the cold start that makes it a base model.
 
 Only what a command line or a configuration needs is named here. Self-play gets images from ``self_play_images``; the
 truth about them stays with the cold start and the evaluation.
@@ -11,7 +11,7 @@ from pathlib import Path
 from visplay.prompts import Template
 
 BASE = Path(__file__).parent / "base"
-"""Directory of the base model, in Hugging Face format."""
+"""Directory of the base model of the shapes world, in Hugging Face format."""
 
 ASK = Template(user="Ask.")
 """What the Questioner is told."""

@@ -1,4 +1,4 @@
-"""The small world as a data module: its images to learn from, its evaluation splits as a benchmark file."""
+"""A small world as a data module: its images to learn from, its evaluation splits as a benchmark file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from visplay.data.generated import write_examples
 from visplay.data.module import EvaluationStage, LabelledSource, SelfPlayData
 from visplay.data.table_collections import Columns
 from visplay.tiny.self_play_images import labelled_examples, silver_accuracy, write_images
+from visplay.tiny.shapes import SHAPES
 from visplay.tiny.splits import write_splits
+from visplay.tiny.world import World
 from visplay.types import Example
 
 
 class TinyWorld(SelfPlayData):
-    """Images of the small world, or any directory of images, validated on the small world's held-out questions.
+    """Images of a small world, or any directory of images, validated on the world's held-out questions.
 
     Args:
-        images: Directory of images to learn from; null renders the small world's own into ``cache``.
+        images: Directory of images to learn from; null renders the world's own into ``cache``.
         cache: Where the rendered images are kept, and beside it the evaluation splits.
         n_images: Number of images rendered.
         image_seed: Seed of the rendered scenes.
         heldout_votes: Answers sampled per held-out question.
         heldout_questions: Number of held-out questions; each of the other splits has half of it.
-        **data: Arguments of ``SelfPlayData``; its benchmarks come after the small world's own.
+        world: The world; null is the shapes world.
+        **data: Arguments of ``SelfPlayData``; its benchmarks come after the world's own.
     """
 
     summary_scores: ClassVar[dict[str, str]] = {
@@ -47,6 +50,7 @@ class TinyWorld(SelfPlayData):
         image_seed: int = 0,
         heldout_votes: int = 10,
         heldout_questions: int = 640,
+        world: World | None = None,
         **data: Any,
     ) -> None:
         super().__init__(images=cache if images is None else images, **data)
@@ -56,14 +60,16 @@ class TinyWorld(SelfPlayData):
         self.image_seed = image_seed
         self.heldout_votes = heldout_votes
         self.heldout_questions = heldout_questions
-        self.splits_path = self.cache.with_name(f"{self.cache.name}-splits-{heldout_questions}.parquet")
+        self.world = world or SHAPES
+        name = f"{self.cache.name}-{self.world.name}-splits-{heldout_questions}.parquet"
+        self.splits_path = self.cache.with_name(name)
 
     def prepare_data(self) -> None:
         """Write the evaluation splits, and render the images unless a directory of images was given; each once."""
         if not self.splits_path.is_file():
-            write_splits(self.splits_path, self.heldout_questions)
+            write_splits(self.splits_path, self.heldout_questions, self.world)
         if self.renders:
-            write_images(self.cache, self.n_images, self.image_seed)
+            write_images(self.cache, self.n_images, self.image_seed, self.world)
         super().prepare_data()
 
     def benchmarks(self, stage: EvaluationStage = "test") -> Sequence[Benchmark]:
@@ -78,9 +84,9 @@ class TinyWorld(SelfPlayData):
         return BenchmarkSuite(tuple(sources)).open()
 
     def silver_accuracy(self, examples: Iterable[Example]) -> float | None:
-        """Fraction of silver answers that are true; None if no image is of the small world."""
+        """Fraction of silver answers that are true; None if no image is of the world."""
         rows = [(example.image_id, example.problem, example.answer) for example in examples]
-        return silver_accuracy(rows, self.n_images, self.image_seed).accuracy
+        return silver_accuracy(rows, self.n_images, self.image_seed, self.world).accuracy
 
 
 class LabelledTinyWorld(TinyWorld):
@@ -104,7 +110,8 @@ class LabelledTinyWorld(TinyWorld):
         self.questions_per_image = questions_per_image
         self.silver_path = silver
         self.silver_fraction = silver_fraction
-        name = f"{self.cache.name}-labelled-{self.n_images}-{self.image_seed}-{questions_per_image}.parquet"
+        numbers = f"{self.n_images}-{self.image_seed}-{questions_per_image}"
+        name = f"{self.cache.name}-{self.world.name}-labelled-{numbers}.parquet"
         self.labelled_path = self.cache.with_name(name)
         self.labelled_source = LabelledSource(str(self.labelled_path), columns=Columns(key="key"))
 
@@ -112,5 +119,6 @@ class LabelledTinyWorld(TinyWorld):
         """Render the images, and write the labelled questions once."""
         path = self.labelled_path
         if not path.is_file():
-            write_examples(path, labelled_examples(self.n_images, self.image_seed, self.questions_per_image))
+            arguments = (self.n_images, self.image_seed, self.questions_per_image, self.world)
+            write_examples(path, labelled_examples(*arguments))
         super().prepare_data()

@@ -1,4 +1,4 @@
-"""Unlabeled images of the small world for self-play, and, for an evaluation probe alone, the truth about them.
+"""Unlabeled images of a small world for self-play, and, for an evaluation probe alone, the truth about them.
 
 Self-play is given images and nothing else: names are hashes of the pixels and files carry no metadata.
 """
@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from visplay.grading.equivalence import equivalent
-from visplay.tiny.questions import pose, solve
-from visplay.tiny.world import Scene, render, sample_scene
+from visplay.tiny.shapes import SHAPES
+from visplay.tiny.world import World
 from visplay.types import Example, derive_seed
 
 
-def write_images(directory: str | Path, n: int, seed: int) -> Path:
+def write_images(directory: str | Path, n: int, seed: int, world: World = SHAPES) -> Path:
     """Render unlabeled images as PNG files; what is there already stays, what is missing is completed.
 
     Each file appears at once under its final name, so several processes may write the same directory.
@@ -31,6 +32,7 @@ def write_images(directory: str | Path, n: int, seed: int) -> Path:
         directory: Where to write; made if missing.
         n: Number of images.
         seed: Seed of the scenes; a larger ``n`` adds images to those of a smaller one.
+        world: The world.
 
     Returns:
         The directory.
@@ -42,7 +44,7 @@ def write_images(directory: str | Path, n: int, seed: int) -> Path:
         raise ValueError(f"n: need at least one image, got {n}")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    wanted = {image_name(image): image for _, image in _draw(n, seed)}
+    wanted = {image_name(image): image for _, image in _draw(n, seed, world)}
     present = {path.name for path in directory.glob("*.png")}
     if unknown := present - set(wanted):
         raise ValueError(
@@ -54,20 +56,21 @@ def write_images(directory: str | Path, n: int, seed: int) -> Path:
     return directory
 
 
-def labelled_examples(n: int, seed: int, questions_per_image: int) -> list[Example]:
+def labelled_examples(n: int, seed: int, questions_per_image: int, world: World = SHAPES) -> list[Example]:
     """The same images with questions of every family and true answers, for training with labels as an upper bound.
 
     Args:
         n: Number of images.
         seed: Seed of the scenes.
         questions_per_image: Questions about each.
+        world: The world.
     """
     examples = []
-    for scene, image in _draw(n, seed):
+    for scene, image in _draw(n, seed, world):
         name = image_name(image)
         for index in range(questions_per_image):
             key = f"{name}#{index}"
-            posed = pose(scene, np.random.default_rng(derive_seed("tiny", "labelled", seed, key)))
+            posed = world.pose(scene, np.random.default_rng(derive_seed("tiny", "labelled", seed, key)))
             answer, kind = posed.solution.answer, posed.family.kind
             examples.append(Example(key, image, posed.text, answer, problem_type=kind, image_id=name))
     return examples
@@ -79,9 +82,9 @@ def image_name(image: Image.Image) -> str:
 
 
 @lru_cache(maxsize=4)
-def silver_truth(n: int, seed: int) -> Mapping[str, Scene]:
-    """Scenes behind the images of ``write_images(directory, n, seed)``, by file name; for an evaluation probe ONLY."""
-    return MappingProxyType({image_name(image): scene for scene, image in _draw(n, seed)})
+def silver_truth(n: int, seed: int, world: World = SHAPES) -> Mapping[str, Any]:
+    """Scenes behind the images of ``write_images``, by file name; for an evaluation probe ONLY."""
+    return MappingProxyType({image_name(image): scene for scene, image in _draw(n, seed, world)})
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ class SilverAccuracy:
 
     Args:
         accuracy: Fraction of silver answers equivalent to the truth, among questions of the grammar; None without any.
-        off_grammar: Fraction of questions that no family of the small world has; None without rows of its images.
-        rows: Number of rows whose image is of the small world.
+        off_grammar: Fraction of questions that no family of the world has; None without rows of its images.
+        rows: Number of rows whose image is of the world.
     """
 
     accuracy: float | None
@@ -99,17 +102,18 @@ class SilverAccuracy:
     rows: int
 
 
-def silver_accuracy(rows: Iterable[tuple[str, str, str]], n: int, seed: int) -> SilverAccuracy:
+def silver_accuracy(rows: Iterable[tuple[str, str, str]], n: int, seed: int, world: World = SHAPES) -> SilverAccuracy:
     """Compare silver answers with the truth; a probe whose result must never reach training.
 
     Args:
         rows: Triples of image id (file name or path), question and silver answer; other images are passed over.
         n: Number of images, as in ``write_images``.
         seed: Seed of the images, as in ``write_images``.
+        world: Their world.
     """
-    scenes = silver_truth(n, seed)
+    scenes = silver_truth(n, seed, world)
     known = [(scenes[name], row) for row in rows if (name := PurePath(row[0]).name) in scenes]
-    truths = [(solve(scene, question), answer) for scene, (_, question, answer) in known]
+    truths = [(world.solve(scene, question), answer) for scene, (_, question, answer) in known]
     graded = [equivalent(answer, truth) for truth, answer in truths if truth is not None]
     return SilverAccuracy(
         accuracy=sum(graded) / len(graded) if graded else None,
@@ -118,12 +122,12 @@ def silver_accuracy(rows: Iterable[tuple[str, str, str]], n: int, seed: int) -> 
     )
 
 
-def _draw(n: int, seed: int) -> Iterator[tuple[Scene, Image.Image]]:
+def _draw(n: int, seed: int, world: World) -> Iterator[tuple[Any, Image.Image]]:
     """Scenes and images; each has a seed of its own, so the first ones do not depend on ``n``."""
     for index in range(n):
         rng = np.random.default_rng(derive_seed("tiny", "self-play", seed, index))
-        scene = sample_scene(rng, held_out=False)
-        yield scene, render(scene, rng)
+        scene = world.sample_scene(rng, "training")
+        yield scene, world.render(scene, rng)
 
 
 def _write(image: Image.Image, path: Path) -> None:

@@ -1,128 +1,153 @@
-"""The procedural world: shapes on a 4x4 grid, rendered to 56x56 pixels, whose truth is known."""
+"""What a small world is: scenes whose truth is known, images of them, and questions that can be solved."""
 
 from __future__ import annotations
 
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from itertools import product
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
-COLUMNS = "abcd"
-ROWS = "1234"
-CELLS = tuple(column + row for row, column in product(ROWS, COLUMNS))
-COLOURS = {"red": (205, 50, 45), "green": (50, 165, 70), "blue": (55, 85, 205), "yellow": (215, 195, 55)}
-KINDS = ("circle", "square", "triangle")
-SIZES = {"small": 3.6, "large": 5.7}
-HELD_OUT = (("green", "triangle"), ("yellow", "square"))
-SEEN = tuple(pair for pair in product(COLOURS, KINDS) if pair not in HELD_OUT)
+SceneT = TypeVar("SceneT")
+Part = Literal["training", "heldout", "compositional"]
+"""What a scene is for: the cold start and self-play, evaluation, or evaluation on combinations that training lacks."""
 
-IMAGE_PIXELS = 56
-CELL_PIXELS = IMAGE_PIXELS // len(COLUMNS)
-_JITTER_PIXELS = 1.3
-_NOISE = 5.0
-_TINT = 18.0
-_GRADIENT = 70.0
+NUMERICAL, YES_OR_NO, SHORT, CHOICE = "numerical", "yes or no", "short answer", "multiple choice"
+NOTHING = "nothing"
+"""The content of an empty cell."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One shape in one cell.
+class Solution:
+    """The truth about a question.
 
     Args:
-        cell: Name of the cell, column letter and row number, ``a1`` at the top left.
-        size: A key of ``SIZES``.
-        colour: A key of ``COLOURS``.
-        kind: One of ``KINDS``.
+        answer: The short answer.
+        listing: What is written down on the way to it, mostly the cells that matter.
     """
 
-    cell: str
-    size: str
-    colour: str
+    answer: str
+    listing: str
+
+
+@dataclass(frozen=True)
+class Family(Generic[SceneT]):
+    """One kind of question.
+
+    Args:
+        name: Name of the family.
+        kind: The question type that the Questioner states.
+        pattern: What the text of such a question matches in full.
+        pose: Writes a question about a scene.
+        work_out: Solves a question from the parts of its text; None when it has no answer.
+        guesses: What a careless annotator draws an answer from.
+    """
+
+    name: str
     kind: str
+    pattern: re.Pattern[str]
+    pose: Callable[[SceneT, np.random.Generator], str]
+    work_out: Callable[[SceneT, tuple[str, ...]], Solution | None]
+    guesses: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Scene:
-    """The truth of one image: its shapes in raster order, at most one in a cell."""
+class Posed:
+    """A question with its truth."""
 
-    shapes: tuple[Shape, ...]
+    family: Family[Any]
+    text: str
+    solution: Solution
 
-    def at(self, cell: str) -> Shape | None:
-        """The shape in a cell, or None.
 
-        Example:
-            >>> Scene((Shape("a1", "small", "red", "circle"),)).at("b1") is None
-            True
+class World(ABC):
+    """A kind of image on the 4x4 grid, with its questions. Scenes are of a class of its own.
+
+    Attributes:
+        name: For file names and the command line.
+        base: Directory of its base model, in Hugging Face format.
+        summary: What its images show, for the README of a base model.
+        families: Kinds of questions; one of them is "What is in a1?", named ``content``.
+        search_families: Names of the families whose answers list cells: those to begin with, and all.
+        words: Words that the tokenizer meets often.
+        contents: Words for what a cell holds, in groups of which one word each fits; the first is for an empty cell.
+    """
+
+    name: str
+    base: Path
+    summary: str
+    families: tuple[Family[Any], ...]
+    search_families: tuple[tuple[str, ...], tuple[str, ...]]
+    words: tuple[str, ...]
+    contents: tuple[tuple[str, ...], ...]
+
+    @abstractmethod
+    def sample_scene(self, rng: np.random.Generator, part: Part) -> Any:
+        """Draw a scene."""
+
+    @abstractmethod
+    def blank(self) -> Any:
+        """The scene that shows nothing."""
+
+    @abstractmethod
+    def render(self, scene: Any, rng: np.random.Generator) -> Image.Image:
+        """Draw a scene as an RGB image of 56x56 pixels; the same generator state gives the same pixels."""
+
+    @abstractmethod
+    def full_cells(self, scene: Any) -> tuple[str, ...]:
+        """The cells that are not empty, in raster order."""
+
+    @abstractmethod
+    def content_of(self, scene: Any, cell: str) -> tuple[int, ...]:
+        """What a cell holds: for each group of ``contents`` the index of its word."""
+
+    @abstractmethod
+    def caption(self, scene: Any) -> str:
+        """Every cell that is not empty with what it holds, in raster order."""
+
+    @abstractmethod
+    def write_compositional(self, scene: Any, rng: np.random.Generator) -> str:
+        """A question that concerns a combination which training lacks."""
+
+    @abstractmethod
+    def write_absent(self, scene: Any, rng: np.random.Generator) -> str:
+        """A question about what is not there: the answer is no, 0 or nothing."""
+
+    def family_of(self, question_text: str) -> Family[Any] | None:
+        """The family whose grammar a question follows, or None."""
+        text = question_text.strip()
+        return next((family for family in self.families if family.pattern.fullmatch(text)), None)
+
+    def work_out(self, scene: Any, question_text: str) -> Posed | None:
+        """Solve a question, with what is written down on the way; None as in ``solve``."""
+        text = question_text.strip()
+        family = self.family_of(text)
+        match = family.pattern.fullmatch(text) if family else None
+        if family is None or match is None:
+            return None
+        solution = family.work_out(scene, match.groups())
+        return None if solution is None else Posed(family, text, solution)
+
+    def solve(self, scene: Any, question_text: str) -> str | None:
+        """Answer a question about a scene from its text.
+
+        Returns:
+            The answer, or None when the text is none of the families' or has no answer.
         """
-        return next((shape for shape in self.shapes if shape.cell == cell), None)
+        posed = self.work_out(scene, question_text)
+        return None if posed is None else posed.solution.answer
 
-    def pairs(self) -> set[tuple[str, str]]:
-        """The combinations (colour, kind) that occur."""
-        return {(shape.colour, shape.kind) for shape in self.shapes}
+    def pose(self, scene: Any, rng: np.random.Generator) -> Posed:
+        """Write a question of a random family about a scene, with its truth."""
+        family = self.families[int(rng.random() * len(self.families))]
+        return self.solved(scene, family.pose(scene, rng))
 
-
-def sample_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
-    """Draw a scene of 2 to 7 shapes.
-
-    Args:
-        rng: Source of randomness.
-        held_out: False keeps the combinations of ``HELD_OUT`` away; True makes one or two of the shapes one of them.
-    """
-    cells = sorted(rng.choice(len(CELLS), size=int(rng.integers(2, 8)), replace=False))
-    pairs = [SEEN[rng.integers(len(SEEN))] for _ in cells]
-    if held_out:
-        for index in rng.choice(len(cells), size=int(rng.integers(1, 3)), replace=False):
-            pairs[index] = HELD_OUT[rng.integers(len(HELD_OUT))]
-    sizes = [tuple(SIZES)[rng.integers(len(SIZES))] for _ in cells]
-    return Scene(tuple(Shape(CELLS[c], size, *pair) for c, size, pair in zip(cells, sizes, pairs, strict=True)))
-
-
-def render(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """Draw a scene with jitter, perturbed colours and noise; the same generator state gives the same pixels.
-
-    The grey background grows redder to the right and bluer downwards: Qwen2.5-VL has relative positions only, and
-    the gradient tells a cell apart from its neighbours.
-
-    Returns:
-        An RGB image of 56x56 pixels.
-    """
-    canvas = _background() + rng.uniform(-_TINT, _TINT)
-    for shape in scene.shapes:
-        _paint(canvas, shape, rng)
-    canvas += rng.normal(0.0, _NOISE, canvas.shape)
-    return Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
-
-
-@cache
-def _background() -> np.ndarray:
-    """The gradient, (56, 56, 3)."""
-    ramp = np.linspace(0.0, _GRADIENT, IMAGE_PIXELS)
-    canvas = np.full((IMAGE_PIXELS, IMAGE_PIXELS, 3), 95.0)
-    canvas[:, :, 0] += ramp[None, :]
-    canvas[:, :, 2] += ramp[:, None]
-    return canvas
-
-
-def _paint(canvas: np.ndarray, shape: Shape, rng: np.random.Generator) -> None:
-    """Blend one shape into the canvas, in place."""
-    left, top = COLUMNS.index(shape.cell[0]) * CELL_PIXELS, ROWS.index(shape.cell[1]) * CELL_PIXELS
-    centre = CELL_PIXELS / 2 - 0.5 + rng.uniform(-_JITTER_PIXELS, _JITTER_PIXELS, 2)
-    along = np.arange(CELL_PIXELS)
-    radius = SIZES[shape.size] * rng.uniform(0.92, 1.08)
-    alpha = _coverage(shape.kind, along[None, :] - centre[0], along[:, None] - centre[1], radius)[:, :, None]
-    colour = np.array(COLOURS[shape.colour]) + rng.uniform(-_TINT, _TINT, 3)
-    cell = canvas[top : top + CELL_PIXELS, left : left + CELL_PIXELS]
-    cell += alpha * (colour - cell)
-
-
-def _coverage(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """How much of each pixel the shape covers, in [0, 1], from the distance to its nearest edge."""
-    if kind == "circle":
-        inside = radius - np.hypot(x, y)
-    elif kind == "square":
-        inside = 0.86 * radius - np.maximum(np.abs(x), np.abs(y))
-    else:
-        inside = np.minimum(0.6 * radius - y, 0.6 * radius - 0.866 * np.abs(x) + 0.5 * y)
-    return np.clip(inside + 0.5, 0.0, 1.0)
+    def solved(self, scene: Any, question_text: str) -> Posed:
+        """Solve a question that is known to follow the grammar and to have an answer."""
+        posed = self.work_out(scene, question_text)
+        assert posed is not None, f"a family writes questions of its own grammar, not {question_text!r}"
+        return posed

@@ -114,6 +114,17 @@ def ask_and_learn(module: VisPlay) -> dict[str, Any]:
     return learned | {"proposals": [(p.image.key, p.question, p.vote) for p in proposals]}
 
 
+def taught(module: VisPlay) -> VisPlay:
+    """The module with a teacher, which its Reasoner has moved away from, that gives all votes."""
+    teacher = module.reasoner.vlm.frozen_copy()
+    teacher.name = "teacher"
+    with torch.no_grad():
+        for weight in module.reasoner.vlm.trained_weights():
+            weight.add_(0.01)
+    module.consult(teacher, rewards=True, labels=True)
+    return module
+
+
 def spoil(policy: Qwen2_5_VL) -> None:
     """Have the log-probabilities that the last rank computes be none, from the second update on."""
     if ranks.rank() == ranks.world_size() - 1:
@@ -137,6 +148,7 @@ def scenarios(mesh: DeviceMesh | None) -> dict[str, Any]:
     ahead = reasoner(mesh, staleness=1, correction=token_truncated_weights)
     ahead.attach_engine(Elsewhere())
     filtering = reasoner(mesh, filter_zero_variance=True, max_refills=2)
+    filtering.weight = lambda items: torch.tensor([1 / (1 + len(item.problem) % 3) for item in items])
     blind = reasoner(mesh, kind=MostlyBlind, again=True, kl_reference="base")
     return {
         "tied embeddings": learn(reasoner(mesh), items, steps=2),
@@ -148,6 +160,7 @@ def scenarios(mesh: DeviceMesh | None) -> dict[str, Any]:
         "skipped": learn(reasoner(mesh), items, spoil, steps=3),
         "lora": ask_and_learn(both(mesh, False, Tuning(["vision_tower"], LoRA(rank=4, alpha=8)))),
         "shared policy": ask_and_learn(both(mesh, True)),
+        "taught": ask_and_learn(taught(both(mesh, False, Tuning(["vision_tower"], LoRA(rank=4, alpha=8))))),
     }
 
 

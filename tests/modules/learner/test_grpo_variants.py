@@ -12,6 +12,7 @@ from visplay.functional import (
     FixedLengthWeights,
     centred_advantages,
     cispo_loss,
+    group_advantages,
     k1_kl,
     k2_kl,
     leave_one_out_advantages,
@@ -67,16 +68,16 @@ def _examples(*problems):
     return [Example(f"e{i}", plain_image(50 * i), problem, "1") for i, problem in enumerate(problems)]
 
 
-def _role(vlm, config, script=lambda policy, prompt, text, sample: TEXTS[sample]):
-    role = Counted(config, ANSWER)
+def _role(vlm, config, script=lambda policy, prompt, text, sample: TEXTS[sample], kind=Counted):
+    role = kind(config, ANSWER)
     role.adopt(vlm, Clock())
     role.attach_engine(Scripted(script))
     return role, role.make_optimizer()
 
 
-def _step(vlm, config, *, items=None, refill=None, apply=False, seed=0, **script):
+def _step(vlm, config, *, items=None, refill=None, apply=False, seed=0, **role_settings):
     """Gradients and result of one step."""
-    role, optimizer = _role(vlm, config, **script)
+    role, optimizer = _role(vlm, config, **role_settings)
     gradients, take = {}, optimizer.step
     names = dict(vlm.named_parameters())
     optimizer.step = lambda: (gradients.update({n: p.grad.clone() for n, p in names.items()}), apply and take())
@@ -233,6 +234,52 @@ def test_refills_replace_them_up_to_the_limit(base):
     assert result.statistics["sampled_groups"] == 7
     assert result.statistics["effective_groups"] == 3
     assert result.judgement.statistics["seen"] == pytest.approx((3 * 3 + 2 * 2 + 2 * 2) / 7)
+
+
+class Weighed(Counted):
+    """Weighs each example by its score."""
+
+    def judge(self, items, rollout, seed):
+        return replace(super().judge(items, rollout, seed), weights=torch.tensor([item.score for item in items]))
+
+
+def _weighed_step(vlm, weights, config=CONFIG, **settings):
+    examples = [replace(e, score=w) for e, w in zip(_examples(), weights, strict=True)]
+    return _step(vlm, config, kind=Weighed, items=examples, **settings)
+
+
+def test_weights_of_prompts_multiply_their_advantages(base):
+    """The first update's gradient is linear in the advantages: it is the weighed sum of those of single prompts."""
+    one, other, third = (_weighed_step(base, [float(n == k) for k in range(3)])[0] for n in range(3))
+    weighed, result = _weighed_step(base, [1.0, 0.5, 0.25])
+    assert _same({n: one[n] + 0.5 * other[n] + 0.25 * third[n] for n in one}, weighed)
+    assert _same(_step(base, CONFIG)[0], _weighed_step(base, [1.0] * 3)[0], 0.0)
+    assert result.judgement.weights.tolist() == [1.0, 0.5, 0.25]
+
+
+def test_weights_follow_the_groups_that_are_kept(base):
+    """The flat group is left out, and another sampled in its place; a Judgement without weights counts in full."""
+    batches, (flat, *others) = [], _examples("flat", "how many?", "where?")
+    role, optimizer = _role(base, replace(CONFIG, filter_zero_variance=True, max_refills=1), kind=Weighed)
+    role.learner.on_batch = batches.append
+    role.learner.begin_phase(base, optimizer)
+    items, spare = [flat, replace(others[0], score=0.5)], [replace(others[1], score=0.25)]
+    role.learner.step(role, items, optimizer, lambda loss: loss.backward(), 0, lambda count: spare)
+    (batch,) = batches
+    expected = group_advantages(batch.rewards) * torch.tensor([[0.5], [0.25]])
+    torch.testing.assert_close(batch.advantages, expected)
+    without = Judgement(torch.ones(1, 2), {}, ())
+    assert without.join(without).weights is None
+    assert without.join(replace(without, weights=torch.tensor([0.5]))).weights.tolist() == [1.0, 0.5]
+
+
+def test_weights_that_are_none():
+    with pytest.raises(
+        ValueError, match=r"weights: need one for each of the N prompts, got \(3,\) for rewards of \(2, 4"
+    ):
+        Judgement(torch.ones(2, 4), {}, (), torch.ones(3))
+    with pytest.raises(ValueError, match=r"weights: must be in \[0, 1\], got \[1.5\]"):
+        Judgement(torch.ones(2, 4), {}, (), torch.tensor([0.5, 1.5]))
 
 
 def test_a_step_without_any_group_to_learn_from_updates_nothing(base):

@@ -10,7 +10,7 @@ from two_ranks import run_ranks
 pytestmark = pytest.mark.timeout(900)  # two processes, which load all there is
 LEARNED = [
     *("tied embeddings", "frozen vision tower", "refilled", "one group", "few images", "lora", "shared policy"),
-    "sampled ahead",
+    *("sampled ahead", "taught"),
 ]
 
 

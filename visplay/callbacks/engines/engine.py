@@ -107,7 +107,7 @@ class RolloutEngine(Callback, Engine):
             return []
         self.wake()
         self.load(policy)
-        training = policy.training
+        training = policy.model.training  # of a policy that shares its model, as the others have it
         policy.eval()
         try:
             return self.sample(policy, prompts, sampling)

@@ -15,6 +15,7 @@ from visplay.callbacks.logging import run_directory
 from visplay.callbacks.records.step_record import CONFIG, STATE, StepRecord, record_name, write_record, write_tensors
 from visplay.callbacks.records.step_state import StepState, loss_scaler, own_optimizer, policy_tensors
 from visplay.callbacks.records.step_trace import StepTrace, describe_process, tracing
+from visplay.callbacks.teacher import Teacher
 from visplay.data.files import write_whole
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
@@ -68,10 +69,14 @@ class Recorder(Callback):
         """Reject what cannot be recorded.
 
         Raises:
-            ValueError: Several processes would learn, or a step from completions that another one sampled.
+            ValueError: Several processes would learn, or a step from completions that another one sampled, or from a
+                teacher's votes.
         """
         if stage == "fit" and self.steps and trainer.world_size > 1:
             raise ValueError(f"record: a step of one process can be recorded, and this run has {trainer.world_size}")
+        taught = any(isinstance(c, Teacher) and "rewards" in c.votes for c in trainer.callbacks)
+        if stage == "fit" and self.steps and taught:
+            raise ValueError("record: a step is recorded without its teacher; give teacher.votes without 'rewards'")
         ahead = [name for name, role in pl_module.roles.items() if stage == "fit" and role.config.staleness]
         if self.steps and ahead:
             raise ValueError(f"record: a step samples what it learns from with {ahead[0]}.grpo.staleness=0, got 1")

@@ -17,6 +17,7 @@ from visplay.modules.learner.grpo import NonFiniteUpdateError
 from visplay.modules.learner.mismatch import PolicyMismatchError
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import CPU, move
+from visplay.modules.questioner import Questioner
 from visplay.modules.training import GRPOModule
 from visplay.types import Completion, Engine, PhaseState, Prompt, Sampling
 
@@ -172,6 +173,8 @@ def _take_up(record: StepRecord, module: GRPOModule) -> None:
     module.phase = PhaseState(**record.state.facts["phase"])
     if module.phase.role not in module.roles:
         raise ValueError(f"record: a step of a {module.phase.role}, and the model has {' and '.join(module.roles)}")
+    if isinstance(module.role, Questioner):
+        module.role.remembered = record.state.facts.get("remembered", ())
     refills = iter(record.trace.items[1:])
     module.attach_engine(RecordedRollout(record.trace.calls))
     module.refill = lambda count: next(refills, ())

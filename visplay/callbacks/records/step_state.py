@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from visplay.modules.questioner import Questioner
 from visplay.modules.training import GRPOModule
 
 
@@ -51,6 +52,7 @@ class StepState:
             "version": role.vlm.version,
             "learner": learner,
             "param_groups": groups,
+            "remembered": list(role.remembered) if isinstance(role, Questioner) else [],
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         return cls(tensors, facts)

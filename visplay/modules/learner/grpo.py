@@ -205,8 +205,12 @@ class GRPO:
             with self.clock("rollout"):
                 self.ahead.begin(role, next_step(), config.group_size)  # from the weights of before the updates
         with self.clock("update"):
-            batch = self._score_before(role.vlm, role.collate(rollout.take(kept)))  # old and reference logps (N, G, T)
+            learned = rollout.take(kept)
+            self.clock.tokens["update"] += learned.completion_tokens
+            batch = self._score_before(role.vlm, role.collate(learned))  # old and reference logps (N, G, T)
             advantages = config.advantage(self._charge_kl(judgement.rewards[kept], batch))  # (N, G)
+            if judgement.weights is not None:
+                advantages = advantages * judgement.weights[kept, None].to(advantages)
             batch = replace(batch, rewards=judgement.rewards[kept], advantages=advantages.to(batch.mask.device))
             if self.on_batch is not None:
                 self.on_batch(batch)
@@ -242,6 +246,7 @@ class GRPO:
             if not missing or refill is None or attempt == self.config.max_refills:
                 break
             asked, root = refill(missing), derive_seed(seed, "refill", attempt)
+        self.clock.tokens["rollout"] += rollout.completion_tokens
         return rollout, judgement
 
     def _choose(self, rewards: Tensor, most: int) -> list[int]:
@@ -393,9 +398,13 @@ class GRPO:
 
 
 def _agreed(judgement: Judgement) -> Judgement:
-    """The judgement with the rewards that rank 0 found: all ranks must decide alike what to learn from."""
-    rewards, statistics = from_first(lambda: (judgement.rewards.cpu(), judgement.statistics))
-    return replace(judgement, rewards=rewards, statistics=statistics)
+    """The judgement with the rewards and weights of rank 0: all ranks must decide alike what to learn from."""
+
+    def found() -> dict[str, Any]:
+        weights = None if judgement.weights is None else judgement.weights.cpu()
+        return {"rewards": judgement.rewards.cpu(), "statistics": judgement.statistics, "weights": weights}
+
+    return replace(judgement, **from_first(found))
 
 
 def reduce_statistics(parts: Sequence[Mapping[str, float]], divisor: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How good a model of the small world is: accuracy of single answers and of the vote, and the Questioner's validity.
+"""How good a model of a small world is: accuracy of single answers and of the vote, and the Questioner's validity.
 
 A plain measurement for the cold start's own report; runs are evaluated by the framework.
 """
@@ -16,24 +16,25 @@ from visplay.functional.parsing import parse_boxed, parse_question
 from visplay.prompts import encode_prompt
 from visplay.tiny import ANSWER, ASK, QUESTION_KINDS
 from visplay.tiny.cold_start.batches import expand_image
-from visplay.tiny.cold_start.curriculum import CARELESS_FRACTION, LISTED_FRACTION
-from visplay.tiny.questions import family_of
+from visplay.tiny.cold_start.curriculum import Carelessness
+from visplay.tiny.shapes import SHAPES
 from visplay.tiny.splits import compositional, hallucination, heldout
+from visplay.tiny.world import World
 from visplay.types import Example
 
 VOTES = 10
 _CHUNK = 64
 _MAX_NEW_TOKENS = 64
 _REPORT = """\
-# Base model of the small world
+# Base model of a small world
 
-A Qwen2.5-VL of 1.3 million parameters, trained from scratch on a procedural world of shapes on a 4x4 grid by
+A Qwen2.5-VL of 1.3 million parameters, trained on images of {summary} by
 
-    python -m visplay.tiny.cold_start --seed {seed}
+    {command}
 
 which took {seconds:.0f} s on one thread. The last stage made it careless on purpose: {listed:.0%} of the answers it was
-shown list the cells that matter first and are true; the others answer at once, and {careless:.0%} of those are random.
-So it can do better than it usually does, and its vote is better than its single answers: head-room for self-play.
+shown list the cells that matter first and are true; the others answer at once, and {careless:.0%} of those are
+{guesses}.
 
 Accuracy of greedy answers, of single answers sampled at T = 1, and of the majority of {votes} of them:
 
@@ -41,7 +42,7 @@ Accuracy of greedy answers, of single answers sampled at T = 1, and of the major
 |---|---|---|---|---|
 {rows}
 
-Of its sampled questions {valid:.1%} have the required format and {in_grammar:.1%} are of the small world's grammar.
+Of its sampled questions {valid:.1%} have the required format and {in_grammar:.1%} are of the world's grammar.
 """
 
 
@@ -49,7 +50,7 @@ class Sampler:
     """Samples replies, with transformers' own ``generate``.
 
     Args:
-        model: A model of the small world.
+        model: A model of a small world.
         processor: Its processor.
     """
 
@@ -64,7 +65,7 @@ class Sampler:
 
         Args:
             prompts: Token ids with one placeholder each.
-            images: The image of each prompt, of the small world.
+            images: The image of each prompt, of a small world.
             n: Replies per prompt.
             seed: Seed of the samples; torch's global generator is left as it was.
         """
@@ -116,7 +117,9 @@ def measure_answers(sampler: Sampler, examples: Sequence[Example], seed: int = 0
     }
 
 
-def measure_questions(sampler: Sampler, images: Sequence[Image], seed: int = 0) -> dict[str, float]:
+def measure_questions(
+    sampler: Sampler, images: Sequence[Image], seed: int = 0, world: World = SHAPES
+) -> dict[str, float]:
     """Fraction of sampled questions in the required format, and of those that one of the families has."""
     prompt = encode_prompt(sampler.tokenizer, ASK)
     texts = [group[0] for group in sampler.reply([prompt] * len(images), images, n=1, seed=seed)]
@@ -124,23 +127,32 @@ def measure_questions(sampler: Sampler, images: Sequence[Image], seed: int = 0) 
     return {
         "valid": _fraction([question is not None for question in questions]),
         "in_grammar": _fraction(
-            [question is not None and family_of(question.text) is not None for question in questions]
+            [question is not None and world.family_of(question.text) is not None for question in questions]
         ),
     }
 
 
-def measure(sampler: Sampler) -> dict[str, dict[str, float]]:
+def measure(sampler: Sampler, world: World) -> dict[str, dict[str, float]]:
     """All that the base's README states, by split."""
-    measured = {split.__name__: measure_answers(sampler, split()) for split in (heldout, compositional, hallucination)}
-    images = [example.image for example in heldout()]
-    return measured | {"questions": measure_questions(sampler, images)}
+    splits = (heldout, compositional, hallucination)
+    measured = {split.__name__: measure_answers(sampler, split(world=world)) for split in splits}
+    images = [example.image for example in heldout(world=world)]
+    return measured | {"questions": measure_questions(sampler, images, world=world)}
 
 
-def write_report(seed: int, seconds: float, measured: Mapping[str, Mapping[str, float]]) -> str:
+def write_report(
+    world: World,
+    carelessness: Carelessness,
+    command: str,
+    seconds: float,
+    measured: Mapping[str, Mapping[str, float]],
+) -> str:
     """The README of a base model, in Markdown.
 
     Args:
-        seed: Seed of the cold start.
+        world: The world.
+        carelessness: What the last stage taught.
+        command: What made it.
         seconds: What the training took.
         measured: What ``measure`` returned.
     """
@@ -151,10 +163,12 @@ def write_report(seed: int, seconds: float, measured: Mapping[str, Mapping[str, 
         if name != "questions"
     ]
     return _REPORT.format(
-        seed=seed,
+        summary=world.summary,
+        command=command,
         seconds=seconds,
-        listed=LISTED_FRACTION,
-        careless=CARELESS_FRACTION,
+        listed=carelessness.listed_fraction,
+        careless=carelessness.careless_fraction,
+        guesses="the same guess for all questions of a family" if carelessness.systematic else "random",
         votes=VOTES,
         rows="\n".join(rows),
         **measured["questions"],

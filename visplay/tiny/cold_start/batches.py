@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from visplay.prompts import Template, encode_prompt
-from visplay.tiny.world import CELLS
+from visplay.tiny.grid import CELLS
 
 IMAGE_TOKENS = len(CELLS)
 _NO_TARGET = -100
@@ -55,7 +55,7 @@ class Packer:
 
     Args:
         model: Places the prompt's rotary positions.
-        processor: Encodes images and texts; images must be those of the small world, 16 tokens each.
+        processor: Encodes images and texts; images must be those of a small world, 16 tokens each.
     """
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor) -> None:

@@ -3,90 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from visplay.prompts import Template
 from visplay.tiny import ANSWER, ASK
 from visplay.tiny.cold_start.batches import Turn
-from visplay.tiny.questions import FAMILIES, Posed, Solution, pose, work_out
-from visplay.tiny.world import CELLS, Scene
+from visplay.tiny.grid import CELLS
+from visplay.tiny.world import Posed, Solution, World
 
-Lesson = Callable[[Scene, np.random.Generator], list[Turn]]
+Lesson = Callable[[World, Any, np.random.Generator], list[Turn]]
+"""Turns about a scene of a world."""
 
 CAPTION = "List."
 """What a model is told in the captions of the cold start."""
 
-LISTED_FRACTION = 0.35
-CARELESS_FRACTION = 0.8
 _TURNS = 8
 _EMPTY_CELLS = 4
 _SEARCHES = 10
-_SEARCHING = ("existence", "count_one", "count_two", "line")
 
 
-def perceive(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+@dataclass(frozen=True)
+class Carelessness:
+    """How careless the annotators are whom the last stage imitates.
+
+    Args:
+        listed_fraction: Fraction of answers that list the cells that matter first and are true.
+        careless_fraction: Fraction of the other answers that are guesses.
+        systematic: Whether a guess is the same for all questions of a family, so that a vote does not mend it; else it
+            is random.
+
+    Raises:
+        ValueError: A fraction is not in [0, 1].
+    """
+
+    listed_fraction: float = 0.35
+    careless_fraction: float = 0.8
+    systematic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("listed_fraction", "careless_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: need a fraction in [0, 1], got {getattr(self, name)}")
+
+
+def perceive(world: World, scene: Any, rng: np.random.Generator) -> list[Turn]:
     """A caption and the content of cells, about as many empty as not: where things are, before anything is counted."""
-    full = [shape.cell for shape in scene.shapes]
+    full = list(world.full_cells(scene))
     empty = [cell for cell in CELLS if cell not in full]
-    turns = [_caption(scene)]
-    for cell in full + [empty[index] for index in rng.permutation(len(empty))[:_EMPTY_CELLS]]:
-        posed = work_out(scene, f"What is in {cell}?")
-        assert posed is not None, "the question is of the families' grammar"
-        turns.append(_answer(posed, listed=False))
-    return turns
+    cells = full + [empty[index] for index in rng.permutation(len(empty))[:_EMPTY_CELLS]]
+    answers = [_answer(world.solved(scene, f"What is in {cell}?"), listed=False) for cell in cells]
+    return [_caption(world, scene), *answers]
 
 
-def search(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+def search(world: World, scene: Any, rng: np.random.Generator) -> list[Turn]:
     """Nothing but listing the cells that fit: many answers about one image, so that searching is learned quickly."""
-    return [_caption(scene)] + [_answer(_pose_of(_SEARCHING, scene, rng), listed=True) for _ in range(_SEARCHES)]
+    return _search(world, scene, rng, world.search_families[-1])
 
 
-def search_simply(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+def search_simply(world: World, scene: Any, rng: np.random.Generator) -> list[Turn]:
     """Listing the cells that fit one attribute, which comes before two at once."""
-    return [_caption(scene)] + [_answer(_pose_of(("count_one",), scene, rng), listed=True) for _ in range(_SEARCHES)]
+    return _search(world, scene, rng, world.search_families[0])
 
 
-def study(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+def study(world: World, scene: Any, rng: np.random.Generator) -> list[Turn]:
     """Both roles, every answer true, half of the answers listed first; a caption keeps the gradient towards seeing."""
-    turns = [_ask(scene, rng), _caption(scene)]
-    return turns + [_answer(pose(scene, rng), listed=bool(rng.random() < 0.5)) for _ in range(_TURNS - len(turns))]
+    turns = [_ask(world, scene, rng), _caption(world, scene)]
+    return turns + [
+        _answer(world.pose(scene, rng), listed=bool(rng.random() < 0.5)) for _ in range(_TURNS - len(turns))
+    ]
 
 
-def relax(scene: Scene, rng: np.random.Generator) -> list[Turn]:
-    """Both roles, most answers at once and most of those at random.
+def relax(
+    world: World, scene: Any, rng: np.random.Generator, carelessness: Carelessness = Carelessness()
+) -> list[Turn]:
+    """Both roles, most answers at once and most of those guessed.
 
     Real annotators are careless, and a real base VLM imitates them: it can do better than it usually does. That is
     the head-room that self-play is to find.
     """
-    return [_ask(scene, rng)] + [_answer_loosely(pose(scene, rng), rng) for _ in range(_TURNS - 1)]
+    turns = [_ask(world, scene, rng)]
+    return turns + [_answer_loosely(world.pose(scene, rng), rng, carelessness) for _ in range(_TURNS - len(turns))]
 
 
-def _pose_of(families: tuple[str, ...], scene: Scene, rng: np.random.Generator) -> Posed:
-    chosen = [family for family in FAMILIES if family.name in families]
-    posed = work_out(scene, chosen[rng.integers(len(chosen))].pose(scene, rng))
-    assert posed is not None, "a family writes questions of its own grammar"
-    return posed
+def _search(world: World, scene: Any, rng: np.random.Generator, names: tuple[str, ...]) -> list[Turn]:
+    families = [family for family in world.families if family.name in names]
+    posed = [families[rng.integers(len(families))].pose(scene, rng) for _ in range(_SEARCHES)]
+    return [_caption(world, scene)] + [_answer(world.solved(scene, text), listed=True) for text in posed]
 
 
-def _caption(scene: Scene) -> Turn:
-    return Turn(Template(user=CAPTION), caption_target(scene))
+def _caption(world: World, scene: Any) -> Turn:
+    return Turn(Template(user=CAPTION), world.caption(scene))
 
 
-def _ask(scene: Scene, rng: np.random.Generator) -> Turn:
-    return Turn(ASK, question_target(pose(scene, rng)))
+def _ask(world: World, scene: Any, rng: np.random.Generator) -> Turn:
+    return Turn(ASK, question_target(world.pose(scene, rng)))
 
 
 def _answer(posed: Posed, *, listed: bool) -> Turn:
     return Turn(ANSWER, answer_target(posed.solution, listed=listed), posed.text)
 
 
-def _answer_loosely(posed: Posed, rng: np.random.Generator) -> Turn:
-    if rng.random() < LISTED_FRACTION:
+def _answer_loosely(posed: Posed, rng: np.random.Generator, carelessness: Carelessness) -> Turn:
+    if rng.random() < carelessness.listed_fraction:
         return _answer(posed, listed=True)
-    if rng.random() < CARELESS_FRACTION:
-        guess = posed.family.guesses[rng.integers(len(posed.family.guesses))]
+    if rng.random() < carelessness.careless_fraction:
+        guesses = posed.family.guesses
+        guess = guesses[0 if carelessness.systematic else rng.integers(len(guesses))]
         posed = replace(posed, solution=replace(posed.solution, answer=guess))
     return _answer(posed, listed=False)
 
@@ -110,8 +135,3 @@ def answer_target(solution: Solution, *, listed: bool) -> str:
     """
     thought = f"<think>{solution.listing}</think>" if listed else ""
     return f"{thought}\\boxed{{{solution.answer}}}"
-
-
-def caption_target(scene: Scene) -> str:
-    """Every cell that is not empty with what it holds, in raster order."""
-    return " ".join(f"{shape.cell} {shape.size} {shape.colour} {shape.kind}" for shape in scene.shapes)

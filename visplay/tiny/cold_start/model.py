@@ -15,7 +15,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from visplay.tiny.world import CELL_PIXELS, IMAGE_PIXELS
+from visplay.tiny.grid import CELL_PIXELS, IMAGE_PIXELS
 
 _MERGE = 2
 _INITIAL_SCALE = 0.07

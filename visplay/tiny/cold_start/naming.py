@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Qwen2Tokenizer
 
-from visplay.tiny.world import CELLS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, Scene
-
-_ABSENT = "nothing"
-_MANY = tuple(f"{kind}s" for kind in KINDS)
-_GROUPS = (
-    CELLS,
-    tuple(COLUMNS),
-    tuple(ROWS),
-    (_ABSENT, *COLOURS),
-    (_ABSENT, *KINDS),
-    (_ABSENT, *_MANY),
-    (_ABSENT, *SIZES),
-)
+from visplay.tiny.grid import CELLS, COLUMNS, ROWS
+from visplay.tiny.world import World
 
 
 class Naming:
@@ -31,29 +21,36 @@ class Naming:
     words of a question from the first step on.
 
     Args:
+        world: The world.
         embeddings: One row per entry of the tokenizer.
         tokenizer: Gives the words' ids; a word counts with and without a space before it.
     """
 
-    def __init__(self, embeddings: nn.Embedding, tokenizer: Qwen2Tokenizer) -> None:
+    def __init__(self, world: World, embeddings: nn.Embedding, tokenizer: Qwen2Tokenizer) -> None:
+        self._world = world
         self._embeddings = embeddings
         self._groups = [
             (index, torch.tensor([tokenizer.encode(space + word, add_special_tokens=False)[-1] for word in words]))
-            for index, words in enumerate(_GROUPS)
+            for index, words in enumerate((CELLS, tuple(COLUMNS), tuple(ROWS), *world.contents))
             for space in ("", " ")
         ]
 
-    def loss(self, tokens: Tensor, scenes: Sequence[Scene]) -> Tensor:
+    def loss(self, tokens: Tensor, scenes: Sequence[Any]) -> Tensor:
         """Mean loss of a cell, summed over what is named.
 
         Args:
             tokens: Merged tokens in raster order, 16 for each scene, (16 B, H).
             scenes: What the B images show.
         """
-        truth = torch.tensor([label for scene in scenes for label in _labels(scene)])
+        truth = torch.tensor([label for scene in scenes for label in self._labels(scene)])
         logits = F.rms_norm(tokens, tokens.shape[-1:]) @ self._embeddings.weight.T
         parts = [F.cross_entropy(logits[:, ids], truth[:, index]) for index, ids in self._groups]
         return torch.stack(parts).sum() / 2
+
+    def _labels(self, scene: Any) -> list[tuple[int, ...]]:
+        """For each cell the index of its word in each group."""
+        contents = (self._world.content_of(scene, cell) for cell in CELLS)
+        return [(i, i % len(COLUMNS), i // len(COLUMNS), *content) for i, content in enumerate(contents)]
 
 
 @torch.no_grad()
@@ -70,16 +67,3 @@ def match_scale(last: nn.Linear, tokens: Tensor, embeddings: Tensor) -> None:
     factor = 1.5 * embeddings.square().mean().sqrt() / tokens.square().mean().sqrt()
     last.weight.mul_(factor)
     last.bias.mul_(factor)
-
-
-def _labels(scene: Scene) -> list[tuple[int, ...]]:
-    """For each cell the index of its word in each group."""
-    return [(index, index % len(COLUMNS), index // len(COLUMNS), *_content(scene, c)) for index, c in enumerate(CELLS)]
-
-
-def _content(scene: Scene, cell: str) -> tuple[int, int, int, int]:
-    shape = scene.at(cell)
-    if shape is None:
-        return 0, 0, 0, 0
-    kind = 1 + KINDS.index(shape.kind)
-    return 1 + list(COLOURS).index(shape.colour), kind, kind, 1 + list(SIZES).index(shape.size)

@@ -1,4 +1,4 @@
-"""A byte-pair tokenizer of the small world, with the control tokens and the chat format of Qwen2.5-VL."""
+"""A byte-pair tokenizer of a small world, with the control tokens and the chat format of Qwen2.5-VL."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
-from visplay.tiny.cold_start.curriculum import CAPTION, answer_target, caption_target, question_target
-from visplay.tiny.questions import pose
-from visplay.tiny.world import CELLS, COLOURS, KINDS, SIZES, sample_scene
+from visplay.tiny.cold_start.curriculum import CAPTION, answer_target, question_target
+from visplay.tiny.grid import CELLS
+from visplay.tiny.shapes import SHAPES
+from visplay.tiny.world import World
 
 ENTRIES = 488
 CONTROL_TOKENS = (
@@ -44,14 +45,15 @@ CHAT_TEMPLATE = """\
 _SCENES = 2000
 
 
-def build_tokenizer(seed: int) -> Qwen2Tokenizer:
-    """Learn the byte pairs of the small world's texts.
+def build_tokenizer(seed: int, world: World = SHAPES) -> Qwen2Tokenizer:
+    """Learn the byte pairs of a small world's texts.
 
     Args:
         seed: Seed of the scenes whose texts are used.
+        world: The world.
 
     Returns:
-        A tokenizer of 488 entries: 256 bytes, merges, the tags as one token each, and the control tokens.
+        A tokenizer of at most 488 entries: 256 bytes, merges, the tags as one token each, and the control tokens.
     """
     blank = Qwen2Tokenizer()
     learner = Tokenizer(models.BPE())
@@ -61,7 +63,7 @@ def build_tokenizer(seed: int) -> Qwen2Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    learner.train_from_iterator(_corpus(np.random.default_rng(seed)), trainer)
+    learner.train_from_iterator(_corpus(world, np.random.default_rng(seed)), trainer)
     learned = json.loads(learner.to_str())["model"]
     vocab = learned["vocab"] | {token: len(learned["vocab"]) + i for i, token in enumerate(CONTROL_TOKENS)}
     tokenizer = Qwen2Tokenizer(
@@ -78,11 +80,12 @@ def build_tokenizer(seed: int) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _corpus(rng: np.random.Generator) -> list[str]:
+def _corpus(world: World, rng: np.random.Generator) -> list[str]:
     fixed = ("user", "assistant", "system", "Ask.", CAPTION, "none", "nothing")
-    lines = [*fixed, *COLOURS, *KINDS, *(f"{kind}s" for kind in KINDS), *SIZES] * _SCENES
+    lines = [*fixed, *world.words] * _SCENES
     for _ in range(_SCENES):
-        scene = sample_scene(rng, held_out=False)
-        posed = pose(scene, rng)
-        lines += [posed.text, question_target(posed), answer_target(posed.solution, listed=True), caption_target(scene)]
+        scene = world.sample_scene(rng, "training")
+        posed = world.pose(scene, rng)
+        answer = answer_target(posed.solution, listed=True)
+        lines += [posed.text, question_target(posed), answer, world.caption(scene)]
     return lines

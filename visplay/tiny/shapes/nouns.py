@@ -1,4 +1,4 @@
-"""Noun phrases of the small world: "large red circles", "blue shapes"."""
+"""Noun phrases of the shapes world: "large red circles", "blue shapes"."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visplay.tiny.world import COLOURS, KINDS, SEEN, SIZES, Scene, Shape
+from visplay.tiny.shapes.shape_scenes import COLOURS, KINDS, SEEN, SIZES, Scene, Shape
 
 PATTERN = rf"((?:(?:{'|'.join(SIZES)}) )?(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(KINDS)}|shape)s?)"
 _ONE = (("size",), ("colour",), ("kind",))

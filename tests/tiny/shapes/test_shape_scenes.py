@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from visplay.tiny.world import CELLS, HELD_OUT, Scene, Shape, render, sample_scene
+from visplay.tiny.grid import CELLS
+from visplay.tiny.shapes.shape_scenes import HELD_OUT, Scene, Shape, render, sample_scene
 
 
 def test_training_scenes_never_hold_a_held_out_pair():

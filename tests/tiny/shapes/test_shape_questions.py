@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from visplay.tiny import QUESTION_KINDS
-from visplay.tiny.nouns import Noun, pick_noun, read_noun
-from visplay.tiny.questions import FAMILIES, family_of, pose, solve, work_out
-from visplay.tiny.world import HELD_OUT, Scene, Shape, sample_scene
+from visplay.tiny.shapes import SHAPES
+from visplay.tiny.shapes.nouns import Noun, pick_noun, read_noun
+from visplay.tiny.shapes.shape_scenes import HELD_OUT, Scene, Shape, sample_scene
 
 SCENE = Scene(
     (
@@ -41,7 +41,7 @@ SCENE = Scene(
     ],
 )
 def test_solve_by_hand(question, answer):
-    assert solve(SCENE, question) == answer
+    assert SHAPES.solve(SCENE, question) == answer
 
 
 @pytest.mark.parametrize(
@@ -58,35 +58,35 @@ def test_solve_by_hand(question, answer):
     ],
 )
 def test_off_grammar_is_none(question):
-    assert solve(SCENE, question) is None
+    assert SHAPES.solve(SCENE, question) is None
 
 
 def test_every_family_poses_what_it_can_solve():
     rng = np.random.default_rng(0)
-    for family in FAMILIES:
+    for family in SHAPES.families:
         for _ in range(50):
             scene = sample_scene(rng, held_out=False)
             text = family.pose(scene, rng)
-            assert family_of(text).kind == family.kind in QUESTION_KINDS
-            assert solve(scene, text) is not None
+            assert SHAPES.family_of(text).kind == family.kind in QUESTION_KINDS
+            assert SHAPES.solve(scene, text) is not None
 
 
 def test_training_questions_never_name_a_held_out_pair():
     rng = np.random.default_rng(0)
-    texts = [pose(sample_scene(rng, held_out=False), rng).text for _ in range(2000)]
+    texts = [SHAPES.pose(sample_scene(rng, held_out=False), rng).text for _ in range(2000)]
     assert not any(f"{colour} {kind}" in text for text in texts for colour, kind in HELD_OUT)
 
 
 def test_no_answer_is_a_safe_bet():
     rng = np.random.default_rng(0)
-    posed = [pose(sample_scene(rng, held_out=False), rng) for _ in range(2000)]
+    posed = [SHAPES.pose(sample_scene(rng, held_out=False), rng) for _ in range(2000)]
     truths = [item.solution.answer for item in posed if item.family.kind == "yes or no"]
     assert 0.35 < truths.count("yes") / len(truths) < 0.65
 
 
 def test_listing_names_the_cells_that_count():
-    assert work_out(SCENE, "How many red shapes are there?").solution.listing == "a1 c1 d4"
-    assert work_out(SCENE, "Are there more squares than triangles?").solution.listing == "c1 than none"
+    assert SHAPES.work_out(SCENE, "How many red shapes are there?").solution.listing == "a1 c1 d4"
+    assert SHAPES.work_out(SCENE, "Are there more squares than triangles?").solution.listing == "c1 than none"
 
 
 def test_noun_reads_what_it_writes():

@@ -1,0 +1,130 @@
+"""Controls: what is left of self-play's gain when one part of it is replaced by something that cannot help, or must.
+
+Each is named in a configuration or on the command line, with the repository in ``PYTHONPATH``:
+
+    visplay fit --config configs/tiny.yaml --data=examples.study.controls.ShuffledLabels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from torch.optim import Optimizer
+
+from visplay.data.draws import Draws, MixedDraws
+from visplay.modules import Questioner
+from visplay.modules.learner.grpo import GRPO
+from visplay.modules.policy.vlm import VLM
+from visplay.tiny.data import TinyWorld
+from visplay.tiny.self_play_images import silver_truth
+from visplay.types import Example, derive_seed
+
+
+class Relabelled(Sequence[Example]):
+    """Examples with other answers.
+
+    Args:
+        examples: The examples as they are.
+        answers: The new answer of each example that is left, by its index.
+    """
+
+    def __init__(self, examples: Sequence[Example], answers: Mapping[int, str]) -> None:
+        self.examples = examples
+        self.answers = list(answers.items())
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        source, answer = self.answers[index]
+        return replace(self.examples[source], answer=answer)
+
+
+class RelabelledWorld(TinyWorld):
+    """The small world, whose silver answers are replaced between curation and learning; the files stay as they are.
+
+    The summary's ``silver_accuracy`` is that of the answers that are learned from.
+    """
+
+    def answers(self, examples: Sequence[Example]) -> Mapping[int, str]:
+        """The new answer of each example that is left, by its index."""
+        raise NotImplementedError
+
+    def mix(self, silver: Draws | None = None, labelled: Draws | None = None) -> Draws | MixedDraws:
+        """Draw from the examples with the new answers."""
+        if silver is not None:
+            silver.items = self._relabel(silver.items)
+        return super().mix(silver, labelled)
+
+    def silver_accuracy(self, examples: Iterable[Example]) -> float | None:
+        """Fraction of the new answers that are true."""
+        return super().silver_accuracy(self._relabel(examples))
+
+    def _relabel(self, examples: Iterable[Example]) -> Relabelled:
+        found = list(examples)
+        return Relabelled(found, self.answers(found))
+
+
+class ShuffledLabels(RelabelledWorld):
+    """Each question has the silver answer of another one of the same type: right answers are right by chance."""
+
+    def answers(self, examples: Sequence[Example]) -> dict[int, str]:
+        """A permutation within each type, which follows from the iteration."""
+        by_type: dict[str, list[int]] = {}
+        for index, example in enumerate(examples):
+            by_type.setdefault(example.problem_type, []).append(index)
+        answers: dict[int, str] = {}
+        for name, indices in by_type.items():
+            order = np.random.default_rng(derive_seed("shuffled", name, examples[0].iteration)).permutation(indices)
+            answers |= {index: examples[other].answer for index, other in zip(indices, order, strict=True)}
+        return dict(sorted(answers.items()))
+
+
+class RandomAnswer(RelabelledWorld):
+    """The silver answer is one of the votes, drawn, in place of the winner: what the vote adds to a single answer."""
+
+    def answers(self, examples: Sequence[Example]) -> dict[int, str]:
+        """A class of answers, as likely as it has votes."""
+        drawn = {}
+        for index, example in enumerate(examples):
+            names, counts = zip(*example.votes, strict=True)
+            generator = np.random.default_rng(derive_seed("random answer", example.key, example.problem))
+            drawn[index] = names[generator.choice(len(names), p=np.array(counts) / sum(counts))]
+        return drawn
+
+
+class TrueLabels(RelabelledWorld):
+    """The questions that self-play asks and keeps, with true answers; those that have none are left out."""
+
+    def answers(self, examples: Sequence[Example]) -> dict[int, str]:
+        """The truth, by the scene behind each image."""
+        scenes = silver_truth(self.n_images, self.image_seed, self.world)
+        solved = [self.world.solve(scenes[PurePath(each.image_id).name], each.problem) for each in examples]
+        return {index: answer for index, answer in enumerate(solved) if answer is not None}
+
+
+class FromBase(GRPO):
+    """A learner whose policy begins every phase as the base."""
+
+    def begin_phase(self, policy: VLM, optimizer: Optimizer, *, offload: bool = False, continued: bool = False) -> None:
+        """Take the base's weights, unless the phase goes on."""
+        if not continued:
+            policy.load_state_dict(policy.base().state_dict())
+            policy.version += 1
+        super().begin_phase(policy, optimizer, offload=offload, continued=continued)
+
+
+class QuestionerFromBase(Questioner):
+    """A Questioner that learns anew in every iteration, from the base.
+
+    Args:
+        **questioner: Arguments of ``Questioner``.
+    """
+
+    def __init__(self, **questioner: Any) -> None:
+        super().__init__(**questioner)
+        self.learner = FromBase(self.learner.config, self.clock)

@@ -1,0 +1,231 @@
+"""The page of examples/study, its file, and its controls, on numbers and examples made by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from examples.study.controls import QuestionerFromBase, RandomAnswer, ShuffledLabels, TrueLabels
+from examples.study.logs import SAMPLED, read_rows
+from examples.study.plan import Arm, Study, read_study
+from examples.study.tables import Results, write_page
+from examples.study.worlds import shapes_family
+from visplay.data.draws import Draws
+from visplay.tiny.self_play_images import silver_truth
+from visplay.tiny.shapes import SHAPES
+from visplay.types import Example
+
+ARMS = (
+    Arm("ours", ["ours.yaml"], label="Ours"),
+    Arm("theirs", ["theirs.yaml"]),
+    Arm("control", ["ours.yaml"], ["--data=other"], table="Controls"),
+)
+
+
+def study(**changed):
+    given = {"directory": "runs", "seeds": [0, 1], "iterations": 1, "arms": ARMS, "worlds": {"tiny": shapes_family}}
+    return Study(**given | {"comparisons": [("ours", "theirs")]} | changed)
+
+
+def run(base, sampled, tokens):
+    cost = {"sampled_tokens": 0.75 * tokens, "learned_tokens": 0.25 * tokens, "seconds": 9.0}
+    first = {SAMPLED: base, "sampled_tokens": 0.0, "learned_tokens": 0.0, "seconds": 0.0}
+    return [first, {SAMPLED: sampled, "families": 2.0, "kept/count": 1.0, "accuracy/count": sampled} | cost]
+
+
+@pytest.fixture
+def page():
+    runs = {
+        ("ours", 0): run(0.5, 0.7, 1e6),
+        ("ours", 1): run(0.4, 0.8, 1e6),
+        ("theirs", 0): run(0.5, 0.65, 4e6),
+        ("theirs", 1): run(0.4, 0.75, 4e6),
+    }
+    return write_page(Results(study(), runs), "python -m examples.study s.yaml", "s.svg").splitlines()
+
+
+def test_means_and_intervals_over_seeds(page):
+    """Of two values Student's t is 12.706: 45 ± 12.706 · 5 for the base, whose values are 50 and 40."""
+    assert "| Ours | 45.0 [-18.5, 108.5] | 75.0 [11.5, 138.5] |" in page
+    assert "| Ours | – | 2.00 [2.00, 2.00] |" in page
+    assert "from the logs of 4 of 6 runs" in page[2]
+    assert "![Sampled answers by iteration](s.svg)" in page
+
+
+def test_differences_are_paired_by_seed(page):
+    """Each seed differs by 5 points, however far the seeds are apart; the gains are .3 and .25."""
+    assert "| Ours less theirs | 2 | **5.0 [5.0, 5.0]** | 1.20 |" in page
+
+
+def test_costs_and_accuracy_at_equal_tokens(page):
+    """A quarter of the way from 50 to 65 and from 40 to 75, where the first arm is at its end."""
+    assert "| Ours | 0.750 | 0.250 | 1.000 | 75.0 [11.5, 138.5] | 9 |" in page
+    assert "| theirs | 3.000 | 1.000 | 4.000 | 51.2 [19.5, 83.0] | 9 |" in page
+
+
+def test_an_arm_without_runs_is_in_no_table(page):
+    assert [line for line in page if line.startswith("| control")] == ["| control | `ours.yaml --data=other` |"]
+
+
+def test_one_seed_has_no_interval():
+    lines = write_page(Results(study(), {("ours", 0): run(0.5, 0.7, 1e6)}), "command", "s.svg").splitlines()
+    assert "| Ours | 50.0 | 70.0 |" in lines
+
+
+def test_a_run_that_ended_early_stays_at_its_last_iteration():
+    results = Results(study(iterations=3), {("ours", 0): run(0.5, 0.7, 1e6)})
+    assert [results.estimate("ours", iteration, SAMPLED).value for iteration in range(4)] == [0.5, 0.7, 0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"arms": [*ARMS, Arm("ours", ["x.yaml"])]}, r"arms: names must differ, got \['ours'\] more than once"),
+        ({"comparisons": [("ours", "hers")]}, r"comparisons: \['hers'\] are no arms"),
+        ({"worlds": {}}, r"worlds: \['tiny'\] are not given"),
+        ({"seeds": [1, 1]}, r"seeds, iterations: need different seeds .* got \[1, 1\] and 1"),
+    ],
+)
+def test_a_study_that_cannot_be_run(changed, message):
+    with pytest.raises(ValueError, match=message):
+        study(**changed)
+
+
+def test_some_of_the_arms():
+    some = study().only(["theirs", "control"])
+    assert [arm.name for arm in some.arms] == ["theirs", "control"]
+    assert some.comparisons == []
+    with pytest.raises(ValueError, match=r"arms: \['hers'\] are none of \['ours', 'theirs', 'control'\]"):
+        study().only(["hers"])
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("study", range(100, 105)), ("choose", range(5))])
+def test_the_files(name, seeds):
+    found = read_study(f"examples/study/{name}.yaml")
+    assert list(found.seeds) == list(seeds)
+    assert found.command(found.arms[0], seeds[0]) == [
+        "fit",
+        "--config=configs/tiny.yaml",
+        *found.arguments,
+        f"--model.seed={seeds[0]}",
+        "--self_play.iterations=4",
+        f"--trainer.default_root_dir=runs/{name}/visplay/{seeds[0]}",
+        "--auto_resume",
+    ]
+
+
+def test_an_unknown_setting_of_a_study(tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"directory": "runs", "sead": 1}))
+    with pytest.raises(SystemExit):
+        read_study(tmp_path / "s.yaml")
+    assert "sead" in capsys.readouterr().err
+
+
+def test_rows_are_what_was_logged(tmp_path):
+    """A Reasoner's phase was repeated: its data set is the last one's, its cost that of both."""
+    (tmp_path / "summary.json").write_text(
+        json.dumps([{"iteration": 0, SAMPLED: 0.5, "kept": None}, {"iteration": 1, SAMPLED: 0.6, "kept": 3}])
+    )
+    stages = ["iteration-1", "iteration-1-repeat-1"]
+    phases = [{"iteration": 1, "dataset": None, "seconds": {"rollout": 1.5}, "tokens": {"rollout": 5, "update": 4}}]
+    phases += [
+        {
+            "iteration": 1,
+            "dataset": {"path": f"generated/{stage}.parquet"},
+            "seconds": {"update": 1.0, "validation": 9.0},
+            "tokens": {"votes": 10, "update": 3},
+        }
+        for stage in stages
+    ]
+    (tmp_path / "phases.jsonl").write_text("\n".join(map(json.dumps, phases)))
+    statistics = {"statistics": {"estimated_silver_accuracy": 0.9}}
+    (tmp_path / "manifest.json").write_text(json.dumps(dict.fromkeys(stages, statistics)))
+    asked = [("What is in a1?", None), ("Is there a circle?", None), ("What is in b1?", "tied"), ("Why?", None)]
+    for stage, rows in zip(stages, (asked[:1], asked), strict=True):
+        (tmp_path / "generated" / stage).mkdir(parents=True)
+        lines = [json.dumps({"question": text, "rejected": reason}) for text, reason in rows]
+        (tmp_path / "generated" / stage / "admission.jsonl").write_text("\n".join(lines))
+    base, first = read_rows(tmp_path, shapes_family)
+    assert base == {SAMPLED: 0.5, "sampled_tokens": 0, "learned_tokens": 0, "seconds": 0}
+    assert first == {
+        SAMPLED: 0.6,
+        "kept": 3,
+        "estimated_silver_accuracy": 0.9,
+        "sampled_tokens": 25,
+        "learned_tokens": 10,
+        "seconds": 3.5,
+        **dict.fromkeys(("kept/content", "kept/existence", "kept/other"), pytest.approx(1 / 3)),
+        "families": pytest.approx(3),
+    }
+
+
+IMAGES, SEED = 3, 5
+
+
+@pytest.fixture
+def examples():
+    """Questions of two types, whose votes have one class more than the silver answer."""
+    texts = {"How many circles are there?": "numerical", "Is there a red circle?": "yes or no", "Why?": "yes or no"}
+    return [
+        Example(
+            key=f"1/{name}#{text}",
+            image=Image.new("RGB", (8, 8)),
+            problem=text,
+            answer=f"{number}",
+            problem_type=kind,
+            votes=((f"{number}", 3), ("other", 1)),
+            image_id=name,
+            iteration=1,
+        )
+        for number, name in enumerate(silver_truth(IMAGES, SEED))
+        for text, kind in texts.items()
+    ]
+
+
+def learned(world, examples):
+    """What a phase learns from, in the order of the examples."""
+    drawn = world.mix(silver=Draws(examples, seed=0)).draw(len(world.answers(examples)))
+    return sorted(drawn, key=lambda each: [other.key for other in examples].index(each.key))
+
+
+def test_shuffled_labels(examples):
+    found = learned(ShuffledLabels(n_images=IMAGES, image_seed=SEED), examples)
+    assert [each.key for each in found] == [each.key for each in examples]
+    assert [each.answer for each in found] != [each.answer for each in examples]
+    for kind in ("numerical", "yes or no"):
+        before, after = (sorted(e.answer for e in these if e.problem_type == kind) for these in (examples, found))
+        assert before == after
+
+
+def test_a_random_answer_is_one_of_the_votes(examples):
+    many = [Example(**vars(examples[0]) | {"key": f"1/{number}"}) for number in range(400)]
+    found = learned(RandomAnswer(n_images=IMAGES, image_seed=SEED), many)
+    winners = sum(each.answer == "0" for each in found)
+    assert {each.answer for each in found} == {"0", "other"}
+    assert winners / 400 == pytest.approx(0.75, abs=4 * math.sqrt(0.75 * 0.25 / 400))
+
+
+def test_true_labels_leave_out_what_has_no_truth(examples):
+    world = TrueLabels(n_images=IMAGES, image_seed=SEED)
+    scenes = silver_truth(IMAGES, SEED)
+    found = learned(world, examples)
+    assert [each.answer for each in found] == [
+        SHAPES.solve(scenes[e.image_id], e.problem) for e in examples if e.problem != "Why?"
+    ]
+    assert world.silver_accuracy(examples) == 1.0
+
+
+def test_a_questioner_begins_each_phase_as_the_base(fresh_base):
+    questioner = QuestionerFromBase(vlm=fresh_base)
+    before = {name: weight.clone() for name, weight in fresh_base.state_dict().items()}
+    optimizer, version = questioner.make_optimizer(), fresh_base.version
+    for weight in fresh_base.parameters():
+        weight.data.add_(1.0)
+    questioner.learner.begin_phase(fresh_base, optimizer, continued=True)
+    assert fresh_base.version == version
+    questioner.learner.begin_phase(fresh_base, optimizer)
+    assert fresh_base.version > version
+    assert all(torch.equal(weight, before[name]) for name, weight in fresh_base.state_dict().items())
