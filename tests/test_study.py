@@ -13,7 +13,7 @@ from examples.study.logs import SAMPLED, read_rows
 from examples.study.plan import Arm, Study, read_study
 from examples.study.tables import Results, write_page
 from examples.study.worlds import shapes_family
-from visplay.data.draws import Draws
+from visplay.data.draws import Draws, MixedDraws
 from visplay.tiny.self_play_images import silver_truth
 from visplay.tiny.shapes import SHAPES
 from visplay.types import Example
@@ -216,6 +216,12 @@ def test_true_labels_leave_out_what_has_no_truth(examples):
         SHAPES.solve(scenes[e.image_id], e.problem) for e in examples if e.problem != "Why?"
     ]
     assert world.silver_accuracy(examples) == 1.0
+
+
+def test_labels_of_a_mixture_with_replayed_examples_are_not_replaced(examples):
+    mixture = MixedDraws(Draws(examples, seed=0), Draws(examples, seed=1), share=0.5)
+    with pytest.raises(ValueError, match="replay: .* leave it null"):
+        ShuffledLabels(n_images=IMAGES, image_seed=SEED).mix(mixture)
 
 
 def test_a_questioner_begins_each_phase_as_the_base(fresh_base):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch.optim import Optimizer
 
-from visplay.data.draws import Draws, MixedDraws
+from visplay.data.draws import Drawable, Draws
 from visplay.modules import Questioner
 from visplay.modules.learner.grpo import GRPO
 from visplay.modules.policy.vlm import VLM
@@ -54,9 +54,11 @@ class RelabelledWorld(TinyWorld):
         """The new answer of each example that is left, by its index."""
         raise NotImplementedError
 
-    def mix(self, silver: Draws | None = None, labelled: Draws | None = None) -> Draws | MixedDraws:
-        """Draw from the examples with the new answers."""
+    def mix(self, silver: Drawable | None = None, labelled: Drawable | None = None) -> Drawable:
+        """Draw from the examples with the new answers; a ValueError if earlier ones are replayed among them."""
         if silver is not None:
+            if not isinstance(silver, Draws):
+                raise ValueError("replay: examples of earlier iterations have the answers of then; leave it null")
             silver.items = self._relabel(silver.items)
         return super().mix(silver, labelled)
 

@@ -190,8 +190,8 @@ class Curator:
     ) -> tuple[list[str | None], tuple[float, float]]:
         """Why each question is not kept, None where it is, and the band that the kept ones are in."""
         c = self.config
-        band = self._choose_band([each.vote for each in found if isinstance(each, Candidate)])
         candidates = [each for each in found if isinstance(each, Candidate)]
+        band = self._choose_band([each.vote for each in candidates])
         judged = iter(admit((ConfidenceBand(*band), *c.gates), candidates))
         reasons = [next(judged) if isinstance(each, Candidate) else each for each in found]
         kept = reasons.count(None)
@@ -204,10 +204,7 @@ class Curator:
     def _choose_band(self, votes: Sequence[Vote]) -> tuple[float, float]:
         """The band of ``low`` and ``high``, or a wider one where that has too few."""
         c = self.config
-        admitted: dict[str, Any] = {
-            "min_parsed_fraction": 0.0,
-            "admit_ties": True,
-        }
+        admitted: dict[str, Any] = {"min_parsed_fraction": 0.0, "admit_ties": True}  # all of them are labels
         if c.on_too_few != "relax" or len(keep_in_band(votes, c.low, c.high, **admitted)) >= c.min_kept:
             return c.low, c.high
         return relax_band(votes, c.low, c.high, c.min_kept, **admitted)

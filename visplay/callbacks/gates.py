@@ -143,8 +143,7 @@ class Margin(Gate):
 
     def __post_init__(self) -> None:
         """Reject what is no fraction."""
-        if not 0 <= self.least <= 1:
-            raise ValueError(f"least: must be in [0, 1], got {self.least}")
+        check_least(self.least)
 
     def judge(self, candidates: Sequence[Candidate]) -> list[str | None]:
         """Compare each lead with the least."""
@@ -250,6 +249,12 @@ def describe_gate(gate: Gate) -> dict[str, Any]:
     state = json.dumps(gate.state_dict(), sort_keys=True).encode()
     name = f"{type(gate).__module__}.{type(gate).__qualname__}"
     return {"class": name, "settings": settings, "state": hashlib.sha256(state).hexdigest()}
+
+
+def check_least(least: float) -> None:
+    """Reject a limit of a gate that is no fraction, with a ValueError."""
+    if not 0 <= least <= 1:
+        raise ValueError(f"least: must be in [0, 1], got {least}")
 
 
 def _check_ends(low: float, high: float) -> None:

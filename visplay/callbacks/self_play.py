@@ -23,6 +23,7 @@ from visplay.callbacks.phase_sources import PhaseSources, check_dataset
 from visplay.callbacks.referee import Referee
 from visplay.callbacks.replay_buffer import ReplayBuffer
 from visplay.callbacks.skipped_updates import SkippedUpdates
+from visplay.callbacks.teacher import Teacher
 from visplay.data.draws import Drawable
 from visplay.data.earlier_datasets import DatasetFile, draw_questions, pool
 from visplay.data.generated import GeneratedDataset
@@ -138,6 +139,10 @@ class SelfPlay(Callback):
         self._plan_epochs(trainer, pl_module)
         self._place(trainer, pl_module)
         self._try_prompts(pl_module)
+        if isinstance(pl_module, VisPlay) and (view := self.curation.second_view) is not None:
+            pl_module.check_second_voter(view)
+            if view.voter == "teacher" and not any(isinstance(each, Teacher) for each in trainer.callbacks):
+                raise ValueError("second_view.voter: the teacher is to vote, and there is none; give `teacher`")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin a phase; validation follows that of the last role."""

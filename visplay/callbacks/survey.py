@@ -23,7 +23,7 @@ from visplay.functional.views import Estimate, estimate_accuracy
 from visplay.modules.second_view import SecondView
 from visplay.modules.visplay import VisPlay
 from visplay.ranks import from_first
-from visplay.types import UnlabeledImage, Vote, derive_seed
+from visplay.types import UnlabeledImage, derive_seed
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Survey(Callback):
         view = self.curation.second_view
         assert view is not None, "set above"
         single = [
-            single_answer_accuracy(str(each.vote.answer), again.view or _NO_VOTE, view.accuracy, reasoner.grader)
+            single_answer_accuracy(str(each.vote.answer), again.view, view.accuracy, reasoner.grader)
             for each, again in zip(found, asked.questions, strict=True)
             if isinstance(each, Candidate)
         ]
@@ -130,9 +130,6 @@ class _Unread:
 
     def __iter__(self) -> Iterator[Sequence]:
         return iter([()])
-
-
-_NO_VOTE = Vote(None, 0.0, (), 0, 0)
 
 
 def _mean(values: Sequence[float]) -> float:

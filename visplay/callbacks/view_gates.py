@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visplay.callbacks.gates import Candidate, Gate
+from visplay.callbacks.gates import Candidate, Gate, check_least
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class AgreementOfViews(Gate):
 
     def __post_init__(self) -> None:
         """Reject what is no fraction."""
-        _check_fraction(self.least)
+        check_least(self.least)
 
     def judge(self, candidates: Sequence[Candidate]) -> list[str | None]:
         """Compare the winners, then the harmonic mean with the least."""
@@ -56,7 +56,7 @@ class CalibratedAccuracy(Gate):
 
     def __post_init__(self) -> None:
         """Reject what is no fraction."""
-        _check_fraction(self.least)
+        check_least(self.least)
 
     def judge(self, candidates: Sequence[Candidate]) -> list[str | None]:
         """Compare each probability with the least."""
@@ -65,7 +65,7 @@ class CalibratedAccuracy(Gate):
 
 @dataclass(frozen=True)
 class NeedsTheImage(Gate):
-    """Keeps the questions that are not answered alike without a look at the image, greedily and in the same words.
+    """Keeps the questions whose silver answer the Reasoner does not give, greedily, without a look at the image.
 
     Agreement never forces looking (VISE, arXiv 2606.27373). Reason: "answered_blind".
 
@@ -79,8 +79,3 @@ class NeedsTheImage(Gate):
     def judge(self, candidates: Sequence[Candidate]) -> list[str | None]:
         """Compare the silver answer with the one that was given without the image."""
         return ["answered_blind" if each.blind else None for each in candidates]
-
-
-def _check_fraction(least: float) -> None:
-    if not 0 <= least <= 1:
-        raise ValueError(f"least: must be in [0, 1], got {least}")

@@ -21,6 +21,9 @@ TRAINER_DEFAULTS: Mapping[str, Any] = {
 }
 """Settings of every trainer, which files need not state but may refer to."""
 
+COMPUTING = ("accelerator", "strategy", "devices", "precision", "plugins", "deterministic", "benchmark")
+"""Settings of a run's trainer that numbers depend on, for a trainer that computes likewise and does something else."""
+
 T = TypeVar("T")
 _HOME = re.compile(r"~[\w.-]*(/|\Z)")
 

@@ -18,6 +18,7 @@ from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.records.replaying import SILENT
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.survey import Findings, Survey
+from visplay.commands.configuration import COMPUTING
 from visplay.data.draws import NothingUsableError
 from visplay.functional.prospects import Requirements
 from visplay.modules.visplay import VisPlay
@@ -25,9 +26,6 @@ from visplay.terminal import Terminal
 
 WILL_NOT_HELP = 1
 """Exit code where self-play is not expected to help."""
-
-_TRAINER = ("accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "deterministic", "benchmark")
-"""Settings of a run's trainer that sampling depends on."""
 
 
 def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -> None:
@@ -46,7 +44,7 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
     survey = Survey(self_play.curation, options.images)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*(max_epochs|isinstance.treespec, LeafSpec).*")
-    settings = {name: built.trainer[name] for name in _TRAINER} | dict(SILENT) | {"max_epochs": 0}
+    settings = {name: built.trainer[name] for name in (*COMPUTING, "num_nodes")} | dict(SILENT) | {"max_epochs": 0}
     try:
         trainer = Trainer(**settings, callbacks=[engine, survey])
         trainer.fit(built.model, datamodule=built.data)

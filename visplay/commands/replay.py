@@ -22,12 +22,9 @@ from visplay.callbacks.records.replaying import SILENT, Replay, replay_judging, 
 from visplay.callbacks.records.step_record import CONFIG, FACTS, StepRecord, read_record, record_name
 from visplay.callbacks.records.step_trace import describe_process
 from visplay.callbacks.records.trace_comparison import Comparison, compare_traces
-from visplay.commands.configuration import build, read_config
+from visplay.commands.configuration import COMPUTING, build, read_config
 from visplay.modules.training import GRPOModule
 from visplay.terminal import Terminal, set_up_log
-
-_TRAINER = ("accelerator", "strategy", "devices", "precision", "plugins", "deterministic", "benchmark")
-"""Settings of a run's trainer that numbers depend on."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -93,7 +90,7 @@ def _replay(record: StepRecord, configs: Sequence[str], *, judge_only: bool) -> 
 
 def _build_trainer(settings: Any) -> Trainer:
     """A trainer that computes as the run's did, and shows and writes nothing."""
-    given = {name: settings[name] for name in _TRAINER if name in settings} | dict(SILENT)
+    given = {name: settings[name] for name in COMPUTING if name in settings} | dict(SILENT)
     return build(Trainer, OmegaConf.create({"class_path": "lightning.pytorch.Trainer", "init_args": given}))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from visplay.functional.views import LabelAccuracy, support
@@ -93,7 +93,7 @@ class Requirements:
 
 
 def single_answer_accuracy(
-    label: str, second: Vote, accuracy: LabelAccuracy, equivalence: Callable[[str, str], bool] = equivalent
+    label: str, second: Vote | None, accuracy: LabelAccuracy, equivalence: Callable[[str, str], bool] = equivalent
 ) -> float:
     """How likely a single answer is right: p s + (1 - p) r.
 
@@ -102,7 +102,7 @@ def single_answer_accuracy(
 
     Args:
         label: The silver answer of the first vote.
-        second: A second vote, of other samples.
+        second: A second vote, of other samples; None supports nothing.
         accuracy: Gives p from s.
         equivalence: A symmetric relation between normalised answers.
 
@@ -111,8 +111,9 @@ def single_answer_accuracy(
         >>> round(single_answer_accuracy("2", second, LabelAccuracy(0.0, 0.0)), 3)  # p = .5
         0.4
     """
+    if second is None or not second.parsed:
+        return 0.0
     supported = support(second, label, equivalence)
-    others: Sequence[int] = [n for name, n in second.counts if name != label and not equivalence(name, label)]
+    others = [count for name, count in second.counts if name != label and not equivalence(name, label)]
     probability = accuracy(supported)
-    rest = max(others, default=0) / second.parsed if second.parsed else 0.0
-    return probability * supported + (1 - probability) * rest
+    return probability * supported + (1 - probability) * max(others, default=0) / second.parsed
