@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visplay.functional import vote
-from visplay.functional.rewards import agreement
+from visplay.functional.rewards.rewards import agreement
 from visplay.grading.worker import Grader
 
 SPELLINGS = {

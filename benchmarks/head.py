@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.measure import Spread, memory_mib, peak_mib, run_apart, time_call
 from benchmarks.results import make_parser, parse, publish
 from benchmarks.workload import DTYPES
-from visplay.functional.logps import token_logps
+from visplay.functional.grpo.logps import token_logps
 
 LEAN, FULL = "lean", "full logits"
 

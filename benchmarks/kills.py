@@ -35,7 +35,7 @@ STAGES = {  # what a run does, and the calls during which it does
     "votes": "visplay.modules.reasoner.Reasoner.vote_on",
     "update": "visplay.modules.learner.grpo.GRPO._update",
     "curation": "visplay.modules.visplay.VisPlay.propose",
-    "data set": "visplay.callbacks.curator.write_examples",
+    "data set": "visplay.callbacks.curation.curator.write_examples",
     "validation": "visplay.modules.training.GRPOModule.validation_step",
     "checkpoint": "visplay.callbacks.checkpoints.DurableCheckpointIO.save_checkpoint",
 }

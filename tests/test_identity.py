@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import Scripted, image_number, plain_image
-from visplay.callbacks.curation import Curation
-from visplay.callbacks.curator import as_example
-from visplay.callbacks.gates import Candidate
+from visplay.callbacks.curation.curation import Curation
+from visplay.callbacks.curation.curator import as_example
+from visplay.callbacks.curation.gates import Candidate
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset, write_examples

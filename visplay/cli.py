@@ -26,7 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from visplay.callbacks.checkpoints import StepCheckpoint
-from visplay.callbacks.curator import TooFewQuestionsError
+from visplay.callbacks.curation.curator import TooFewQuestionsError
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health

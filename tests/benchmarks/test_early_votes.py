@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.early_votes import is_rejected, read_answers, sampled_fraction
-from visplay.functional.admission import why_outside
-from visplay.functional.majority_vote import is_valid_vote, vote
+from visplay.functional.votes.admission import why_outside
+from visplay.functional.votes.majority_vote import is_valid_vote, vote
 
 ANSWERS = st.lists(st.sampled_from(["one", "two", "three", None]), min_size=2, max_size=12)
 ENDS = st.tuples(st.sampled_from([0, 0.3, 0.5]), st.sampled_from([0.5, 0.75, 0.8, 1]))

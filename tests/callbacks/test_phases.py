@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from helpers import Scripted, image_number, plain_image
 from runs import CONFIG, CURATION, STEPS, N, fit, make_module, make_trainer, script, write_plain_images
 from visplay.callbacks import RewardGain, SelfPlay, ValidationGain
-from visplay.callbacks.advance import AdvanceRule
+from visplay.callbacks.iterations.advance import AdvanceRule
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.generated import read_examples, write_examples
 from visplay.data.module import SelfPlayData

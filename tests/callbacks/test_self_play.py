@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from helpers import Scripted, image_number
 from runs import CURATION, STEPS, N, fit, make_module, script, write_plain_images
 from visplay.callbacks import Curation, SelfPlay, TooFewQuestionsError, TransformersRollout
-from visplay.callbacks.phase_sources import PhaseSources
+from visplay.callbacks.iterations.phase_sources import PhaseSources
 from visplay.callbacks.self_play import PhaseBatches
 from visplay.data.draws import Draws
 from visplay.data.generated import read_examples

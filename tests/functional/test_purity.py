@@ -7,7 +7,7 @@ import pytest
 
 import visplay.functional
 
-MODULES = sorted(Path(visplay.functional.__file__).parent.glob("*.py"))
+MODULES = sorted(Path(visplay.functional.__file__).parent.rglob("*.py"))
 STANDARD = {"__future__", "collections", "dataclasses", "decimal", "fractions", "functools", "itertools", "math", "re"}
 ALLOWED = STANDARD | {"threading", "typing", "math_verify", "numpy", "scipy", "torch"}
 FORBIDDEN = ("lightning", "pytorch_lightning", "transformers", "vllm", "datasets", "requests", "math_verify", "sklearn")

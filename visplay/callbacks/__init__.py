@@ -1,10 +1,11 @@
 """Effects: rollout engines, the meta-loop, and what is shown and written of a run."""
 
 from visplay.callbacks.adaptive_kl import AdaptiveKL
-from visplay.callbacks.advance import AdvanceRule, EstimatedAccuracyGain, RewardGain, ValidationGain, VoteMargin
 from visplay.callbacks.checkpoints import DurableCheckpointIO, StepCheckpoint
-from visplay.callbacks.curation import Curation
-from visplay.callbacks.curator import TooFewQuestionsError
+from visplay.callbacks.curation.curation import Curation
+from visplay.callbacks.curation.curator import TooFewQuestionsError
+from visplay.callbacks.curation.gates import Candidate, ConfidenceBand, Gate, Margin, NotAskedBefore, QuantileBand
+from visplay.callbacks.curation.view_gates import AgreementOfViews, CalibratedAccuracy, NeedsTheImage
 from visplay.callbacks.diagnostics import Diagnostics
 from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.engines.transformers import TransformersRollout
@@ -15,17 +16,22 @@ from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.export.export_callback import Export
 from visplay.callbacks.export.export_store import DiskBudgetError, Retention
 from visplay.callbacks.export.hub import HubTarget
-from visplay.callbacks.gates import Candidate, ConfidenceBand, Gate, Margin, NotAskedBefore, QuantileBand
 from visplay.callbacks.health import Health, Limit
+from visplay.callbacks.iterations.advance import (
+    AdvanceRule,
+    EstimatedAccuracyGain,
+    RewardGain,
+    ValidationGain,
+    VoteMargin,
+)
+from visplay.callbacks.iterations.replay_buffer import ReplayBuffer
 from visplay.callbacks.progress import PhaseProgress
 from visplay.callbacks.records.recorder import Recorder
-from visplay.callbacks.replay_buffer import ReplayBuffer
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.summary import Summary
 from visplay.callbacks.teacher import Teacher
-from visplay.callbacks.view_gates import AgreementOfViews, CalibratedAccuracy, NeedsTheImage
 
 __all__ = [
     "AdaptiveKL",

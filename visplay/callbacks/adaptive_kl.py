@@ -10,7 +10,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from visplay.callbacks.records.recorder import Recorder
-from visplay.functional.kl_control import adapt_kl_weight
+from visplay.functional.grpo.kl_control import adapt_kl_weight
 from visplay.modules.training import GRPOModule
 
 

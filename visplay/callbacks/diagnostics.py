@@ -12,7 +12,7 @@ from visplay.callbacks.logging import log_scalars
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset
-from visplay.functional.losses import k3_kl
+from visplay.functional.grpo.losses import k3_kl
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import CPU, move
 from visplay.modules.reasoner import Reasoner

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from visplay.callbacks.diagnostics import Diagnostics
-from visplay.callbacks.kept_weights import copy_weights, put_back
+from visplay.callbacks.iterations.kept_weights import copy_weights, put_back
 from visplay.callbacks.self_play import SelfPlay
 from visplay.modules.training import GRPOModule
 

@@ -14,14 +14,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 
-from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
-from visplay.callbacks.curation import Curation
-from visplay.callbacks.curator import Curator
-from visplay.callbacks.gates import gate_states, load_gate_states
+from visplay.callbacks.curation.curation import Curation
+from visplay.callbacks.curation.curator import Curator
+from visplay.callbacks.curation.gates import gate_states, load_gate_states
+from visplay.callbacks.iterations.advance import AdvanceRule, Decision, PhaseReport
+from visplay.callbacks.iterations.phase_sources import PhaseSources, check_dataset
+from visplay.callbacks.iterations.referee import Referee
+from visplay.callbacks.iterations.replay_buffer import ReplayBuffer
 from visplay.callbacks.logging import log_position, log_scalars, run_directory
-from visplay.callbacks.phase_sources import PhaseSources, check_dataset
-from visplay.callbacks.referee import Referee
-from visplay.callbacks.replay_buffer import ReplayBuffer
 from visplay.callbacks.skipped_updates import SkippedUpdates
 from visplay.callbacks.teacher import Teacher
 from visplay.data.draws import Drawable

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from lightning import Trainer
 
+from visplay.callbacks.iterations.phase_sources import check_dataset
 from visplay.callbacks.logging import cut_log, run_directory
-from visplay.callbacks.phase_sources import check_dataset
 from visplay.callbacks.run_record import RUN_FILE
 from visplay.callbacks.self_play import SelfPlay
 from visplay.commands.run_directory import check_idle, check_unused, owned, starting

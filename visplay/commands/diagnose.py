@@ -14,10 +14,10 @@ from typing import Any
 from lightning import Trainer
 from rich.table import Table
 
+from visplay.callbacks.curation.survey import Findings, Survey
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.records.replaying import SILENT
 from visplay.callbacks.self_play import SelfPlay
-from visplay.callbacks.survey import Findings, Survey
 from visplay.commands.configuration import COMPUTING
 from visplay.data.draws import NothingUsableError
 from visplay.functional.prospects import Requirements

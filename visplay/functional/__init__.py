@@ -1,15 +1,5 @@
 """The mathematics of self-play: pure functions of numbers and texts, without state or effects."""
 
-from visplay.functional.admission import find_repeated, observed_quantile, vote_lead, why_outside
-from visplay.functional.advantages import (
-    centred_advantages,
-    group_advantages,
-    leave_one_out_advantages,
-    penalized_advantages,
-    zero_variance_groups,
-)
-from visplay.functional.clustering import bleu_distances, cluster, cluster_fractions, cluster_groups
-from visplay.functional.confidence_band import confidence_histogram, in_band, keep_in_band, relax_band
 from visplay.functional.diagnosis import (
     describe_votes,
     fold_question,
@@ -17,10 +7,17 @@ from visplay.functional.diagnosis import (
     own_answer_agreement,
     repeated_fraction,
 )
-from visplay.functional.gaps import effective_sample_size, gap_statistics, logp_gaps
-from visplay.functional.kl_control import adapt_kl_weight
-from visplay.functional.logps import token_logps
-from visplay.functional.losses import (
+from visplay.functional.grpo.advantages import (
+    centred_advantages,
+    group_advantages,
+    leave_one_out_advantages,
+    penalized_advantages,
+    zero_variance_groups,
+)
+from visplay.functional.grpo.gaps import effective_sample_size, gap_statistics, logp_gaps
+from visplay.functional.grpo.kl_control import adapt_kl_weight
+from visplay.functional.grpo.logps import token_logps
+from visplay.functional.grpo.losses import (
     FixedLengthWeights,
     cispo_loss,
     clipped_policy_loss,
@@ -34,15 +31,20 @@ from visplay.functional.losses import (
     token_mean_weights,
     token_truncated_weights,
 )
-from visplay.functional.majority_vote import is_valid_vote, vote
-from visplay.functional.memory_redundancy import MemoryRedundancy, bleu_similarity, token_overlap
-from visplay.functional.negatives import RareAnswers, WeakConsensus, answer_classes
 from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question, split_thought
 from visplay.functional.phases import permuted_indices
-from visplay.functional.prompt_weights import GaussianWeights, accuracy_weights, confidence_weights, margin_weights
 from visplay.functional.replay_priorities import hold_highest, most_confident_first, oldest_first, uniform_priority
-from visplay.functional.reward_protocols import GroupReward, QuestionJudge
-from visplay.functional.rewards import (
+from visplay.functional.rewards.clustering import bleu_distances, cluster, cluster_fractions, cluster_groups
+from visplay.functional.rewards.memory_redundancy import MemoryRedundancy, bleu_similarity, token_overlap
+from visplay.functional.rewards.negatives import RareAnswers, WeakConsensus, answer_classes
+from visplay.functional.rewards.prompt_weights import (
+    GaussianWeights,
+    accuracy_weights,
+    confidence_weights,
+    margin_weights,
+)
+from visplay.functional.rewards.reward_protocols import GroupReward, QuestionJudge
+from visplay.functional.rewards.rewards import (
     TargetDifficulty,
     agreement,
     agreement_rewards,
@@ -54,7 +56,10 @@ from visplay.functional.rewards import (
     questioner_rewards,
     signed_questioner_rewards,
 )
-from visplay.functional.views import LabelAccuracy, estimate_accuracy, harmonic_vote, same_winner, support
+from visplay.functional.votes.admission import find_repeated, observed_quantile, vote_lead, why_outside
+from visplay.functional.votes.confidence_band import confidence_histogram, in_band, keep_in_band, relax_band
+from visplay.functional.votes.majority_vote import is_valid_vote, vote
+from visplay.functional.votes.views import LabelAccuracy, estimate_accuracy, harmonic_vote, same_winner, support
 from visplay.grading.equivalence import equivalent, normalise_answer
 from visplay.statistics.averages import ScoredRows, average_benchmarks
 from visplay.statistics.breakdown import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from visplay.functional.views import LabelAccuracy, support
+from visplay.functional.votes.views import LabelAccuracy, support
 from visplay.grading.equivalence import equivalent
 from visplay.types import Vote
 

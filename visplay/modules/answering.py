@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from visplay.benchmark_answers import Answer, AnsweredItem, BatchAnswers, BenchmarkBatch
 from visplay.clock import Clock
-from visplay.functional.majority_vote import vote
+from visplay.functional.votes.majority_vote import vote
 from visplay.grading.worker import Grader
 from visplay.metrics import BenchmarkScores, Report, SuiteScores
 from visplay.modules.policy.vlm import VLM

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from visplay.functional.diagnosis import describe_votes, repeated_fraction
-from visplay.functional.memory_redundancy import MemoryRedundancy
 from visplay.functional.parsing import DEFAULT_KINDS, parse_question
-from visplay.functional.reward_protocols import QuestionJudge
-from visplay.functional.rewards import difficulty, group_redundancy, questioner_rewards
+from visplay.functional.rewards.memory_redundancy import MemoryRedundancy
+from visplay.functional.rewards.reward_protocols import QuestionJudge
+from visplay.functional.rewards.rewards import difficulty, group_redundancy, questioner_rewards
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.reasoner import Reasoner

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visplay.functional.majority_vote import is_valid_vote, vote
-from visplay.functional.negatives import answer_classes
 from visplay.functional.parsing import has_thought, parse_boxed
-from visplay.functional.reward_protocols import GroupReward
-from visplay.functional.rewards import agreement, agreement_rewards
+from visplay.functional.rewards.negatives import answer_classes
+from visplay.functional.rewards.reward_protocols import GroupReward
+from visplay.functional.rewards.rewards import agreement, agreement_rewards
+from visplay.functional.votes.majority_vote import is_valid_vote, vote
 from visplay.grading.rules import GradingRules
 from visplay.grading.worker import Grader
 from visplay.modules.learner.grpo_config import GRPOConfig

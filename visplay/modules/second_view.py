@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from PIL.Image import Image
 
-from visplay.functional.views import LabelAccuracy
+from visplay.functional.votes.views import LabelAccuracy
 from visplay.modules.voting import Voting
 from visplay.types import Question, UnlabeledImage, Vote, derive_seed
 

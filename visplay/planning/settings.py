@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from visplay.callbacks.curation import Curation
+from visplay.callbacks.curation.curation import Curation
 from visplay.callbacks.engines.vllm_engine import EngineSettings
 from visplay.modules.families.qwen2_5_vl import most_scaled_tokens
 from visplay.modules.learner.grpo_config import GRPOConfig

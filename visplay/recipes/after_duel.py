@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visplay.functional.views import support
+from visplay.functional.votes.views import support
 from visplay.modules import Questioner, VisPlay
 from visplay.types import Completion, Proposal, Question, Vote, derive_seed
 

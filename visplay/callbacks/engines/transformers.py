@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from visplay.callbacks.engines.engine import RolloutEngine
-from visplay.functional.sampling import draw_tokens, truncate_logits, uniform_stream
+from visplay.functional.grpo.sampling import draw_tokens, truncate_logits, uniform_stream
 from visplay.modules.policy.prefill import group_by_images
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import placed

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from visplay.functional.losses import sequence_mean_weights
+from visplay.functional.grpo.losses import sequence_mean_weights
 from visplay.types import Completion, Prompt, Rollout
 
 MicroBatchIndex = tuple[list[int], slice]

@@ -3,7 +3,7 @@
 Axes: N prompts, G completions per prompt, B = N·G, T tokens of a completion, K votes on a question, V vocabulary.
 Of several ranks all have the whole batch, each computes the groups that it is dealt, and sums go over all of them.
 Source: arXiv 2402.03300 and VisPlay (arXiv 2511.15661, Eq. 2-3). The losses, KL estimators and corrections are in
-``visplay.functional.losses``. Left out on purpose: no critic, no value loss, no learning-rate schedule but a warm-up.
+``visplay.functional.grpo``. Left out on purpose: no critic, no value loss, no learning-rate schedule but a warm-up.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from visplay.clock import Clock
-from visplay.functional.advantages import zero_variance_groups
-from visplay.functional.gaps import gap_statistics, logp_gaps
+from visplay.functional.grpo.advantages import zero_variance_groups
+from visplay.functional.grpo.gaps import gap_statistics, logp_gaps
 from visplay.modules.learner.dealing import dealt_micro_batches
 from visplay.modules.learner.group_batch import GroupBatch
 from visplay.modules.learner.grpo_config import GRPOConfig

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from visplay.functional.advantages import group_advantages
-from visplay.functional.losses import clipped_policy_loss, k3_kl, sequence_mean_weights
+from visplay.functional.grpo.advantages import group_advantages
+from visplay.functional.grpo.losses import clipped_policy_loss, k3_kl, sequence_mean_weights
 from visplay.modules.learner.mismatch import MismatchConfig
 
 

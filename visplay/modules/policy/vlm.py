@@ -20,7 +20,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from visplay.functional.logps import token_logps
+from visplay.functional.grpo.logps import token_logps
 from visplay.modules.policy.attention import GROUPED_SDPA
 from visplay.modules.policy.collation import PromptBatch, collate
 from visplay.modules.policy.hidden_states import target_hidden_states

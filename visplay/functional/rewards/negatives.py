@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visplay.functional.rewards import agreement
+from visplay.functional.rewards.rewards import agreement
 from visplay.grading.equivalence import equivalent
 
 _LEAST_ANSWERS = 20

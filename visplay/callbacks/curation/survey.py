@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from lightning import Callback, Trainer
 
-from visplay.callbacks.candidates import CandidateFinder
-from visplay.callbacks.curation import Asked, Curation, ask
-from visplay.callbacks.gates import Candidate, ConfidenceBand, admit
-from visplay.callbacks.view_gates import NeedsTheImage
+from visplay.callbacks.curation.candidates import CandidateFinder
+from visplay.callbacks.curation.curation import Asked, Curation, ask
+from visplay.callbacks.curation.gates import Candidate, ConfidenceBand, admit
+from visplay.callbacks.curation.view_gates import NeedsTheImage
 from visplay.data.draws import Draws
 from visplay.data.manifest import Shards
-from visplay.functional.confidence_band import confidence_histogram
 from visplay.functional.diagnosis import repeated_fraction
 from visplay.functional.prospects import Prospects, single_answer_accuracy
-from visplay.functional.views import Estimate, estimate_accuracy
+from visplay.functional.votes.confidence_band import confidence_histogram
+from visplay.functional.votes.views import Estimate, estimate_accuracy
 from visplay.modules.second_view import SecondView
 from visplay.modules.visplay import VisPlay
 from visplay.ranks import from_first

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 from helpers import Scripted
 from runs import CONFIG, CURATION, STEPS, fit, script, write_plain_images
 from visplay.callbacks import EstimatedAccuracyGain, ReplayBuffer, RunRecord, SelfPlay, StepCheckpoint
-from visplay.callbacks.curator import Curator
-from visplay.callbacks.kept_weights import KeptWeights
+from visplay.callbacks.curation.curator import Curator
+from visplay.callbacks.iterations.kept_weights import KeptWeights
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.module import SelfPlayData
 from visplay.modules import Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting

@@ -10,8 +10,8 @@ from helpers import Scripted, image_number
 from runs import CURATION, make_module, write_plain_images
 from visplay.__main__ import main
 from visplay.callbacks import Margin
+from visplay.callbacks.curation.survey import Survey
 from visplay.callbacks.records.replaying import SILENT
-from visplay.callbacks.survey import Survey
 from visplay.data.module import SelfPlayData
 from visplay.functional import LabelAccuracy
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
 
-from visplay.functional.admission import find_repeated, observed_quantile, vote_lead, why_outside
+from visplay.functional.votes.admission import find_repeated, observed_quantile, vote_lead, why_outside
 from visplay.types import Question, Vote
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning import Trainer
 
-from visplay.callbacks.advance import AdvanceRule, Decision, PhaseReport
-from visplay.callbacks.kept_weights import KeptWeights
+from visplay.callbacks.iterations.advance import AdvanceRule, Decision, PhaseReport
+from visplay.callbacks.iterations.kept_weights import KeptWeights
 from visplay.callbacks.logging import log_scalars
 from visplay.modules.training import GRPOModule
 

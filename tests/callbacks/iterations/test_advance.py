@@ -1,7 +1,7 @@
 import pytest
 
 from visplay.callbacks import EstimatedAccuracyGain, RewardGain, ValidationGain, VoteMargin
-from visplay.callbacks.advance import PhaseReport
+from visplay.callbacks.iterations.advance import PhaseReport
 from visplay.types import PhaseState
 
 QUESTIONER, REASONER = "questioner", "reasoner"

@@ -16,17 +16,24 @@ import pyarrow.parquet as pq
 from lightning import Trainer
 from PIL.Image import Image
 
-from visplay.callbacks.candidates import CandidateFinder
-from visplay.callbacks.curation import Asked, AskedQuestion, Curation, ask
-from visplay.callbacks.gates import Candidate, ConfidenceBand, admit, describe_gate, gate_states, load_gate_states
+from visplay.callbacks.curation.candidates import CandidateFinder
+from visplay.callbacks.curation.curation import Asked, AskedQuestion, Curation, ask
+from visplay.callbacks.curation.gates import (
+    Candidate,
+    ConfidenceBand,
+    admit,
+    describe_gate,
+    gate_states,
+    load_gate_states,
+)
 from visplay.callbacks.logging import log_histogram, log_scalars, run_directory
 from visplay.data.draws import Draws
 from visplay.data.files import json_line, replacing
 from visplay.data.generated import GeneratedDataset, PngEncoder, write_examples
 from visplay.data.manifest import Manifest, Shards
-from visplay.functional.confidence_band import confidence_histogram, keep_in_band, relax_band
 from visplay.functional.diagnosis import describe_votes, fold_question, repeated_fraction
-from visplay.functional.views import estimate_accuracy
+from visplay.functional.votes.confidence_band import confidence_histogram, keep_in_band, relax_band
+from visplay.functional.votes.views import estimate_accuracy
 from visplay.modules.visplay import VisPlay
 from visplay.ranks import from_first, rank, spread
 from visplay.types import Example, UnlabeledImage, Vote

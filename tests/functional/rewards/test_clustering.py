@@ -9,8 +9,8 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from sklearn.cluster import AgglomerativeClustering
 
 from visplay.functional import bleu_distances, cluster, cluster_fractions
-from visplay.functional import clustering as module
-from visplay.functional.clustering import cluster_groups
+from visplay.functional.rewards import clustering as module
+from visplay.functional.rewards.clustering import cluster_groups
 
 WORDS = ["how", "many", "Red", "blue", "dots", "are", "there", "is", "the", "größer", "İstanbul", "いくつ", "Σ²"]
 TEXT = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join) | st.text(max_size=9)

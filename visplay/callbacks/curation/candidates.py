@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from visplay.callbacks.curation import AskedQuestion, Curation
-from visplay.callbacks.gates import Candidate
-from visplay.functional.views import harmonic_vote, same_winner, support
+from visplay.callbacks.curation.curation import AskedQuestion, Curation
+from visplay.callbacks.curation.gates import Candidate
+from visplay.functional.votes.views import harmonic_vote, same_winner, support
 from visplay.grading.equivalence import canonical_form
 from visplay.modules.reasoner import Reasoner
 from visplay.types import Vote

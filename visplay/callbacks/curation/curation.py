@@ -9,7 +9,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from visplay.callbacks.gates import ConfidenceBand, Gate
+from visplay.callbacks.curation.gates import ConfidenceBand, Gate
 from visplay.data.draws import Draws
 from visplay.data.manifest import Shards
 from visplay.modules.second_view import SecondView, VoteOn

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from visplay.functional.clustering import bleu_distances
+from visplay.functional.rewards.clustering import bleu_distances
 
 _MAX_FREE, _MEAN_FREE = 0.5, 0.25
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from visplay.functional.sampling import draw_tokens, truncate_logits, uniform_stream
+from visplay.functional.grpo.sampling import draw_tokens, truncate_logits, uniform_stream
 
 
 def test_inverts_the_cumulative_distribution_by_hand():

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from visplay.functional import logps as module
 from visplay.functional import token_logps
+from visplay.functional.grpo import logps as module
 
 
 def _inputs(rows: int = 7, width: int = 4, vocabulary: int = 11, dtype: torch.dtype = torch.float64):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visplay.functional.clustering import cluster, cluster_fractions, cluster_groups
+from visplay.functional.rewards.clustering import cluster, cluster_fractions, cluster_groups
 from visplay.grading.equivalence import canonical_form, equivalent
 
 

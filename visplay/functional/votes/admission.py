@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from visplay.functional.clustering import cluster_groups
 from visplay.functional.diagnosis import fold_question
+from visplay.functional.rewards.clustering import cluster_groups
 from visplay.types import Vote
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from helpers import plain_image
 from runs import CONFIG, CURATION, STEPS, N, fit, make_module, write_plain_images
 from visplay.callbacks import ReplayBuffer, SelfPlay, StepCheckpoint
-from visplay.callbacks.advance import AdvanceRule
+from visplay.callbacks.iterations.advance import AdvanceRule
 from visplay.data.draws import Draws
 from visplay.data.earlier_datasets import DatasetFile
 from visplay.data.files import sha256

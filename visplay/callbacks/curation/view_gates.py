@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visplay.callbacks.gates import Candidate, Gate, check_least
+from visplay.callbacks.curation.gates import Candidate, Gate, check_least
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,14 @@ from visplay.callbacks import (
     SelfPlay,
     TooFewQuestionsError,
 )
-from visplay.callbacks.gates import admit, describe_gate, gate_states, load_gate_states
+from visplay.callbacks.curation.gates import admit, describe_gate, gate_states, load_gate_states
 from visplay.commands.configuration import build
 from visplay.data.generated import read_examples
 from visplay.functional import keep_in_band
 from visplay.modules import SecondView
 from visplay.types import PhaseState, Question, Vote
 
-DOCS = (Path(__file__).parent.parent.parent / "docs" / "gates.md").read_text()
+DOCS = (Path(__file__).parents[3] / "docs" / "gates.md").read_text()
 
 
 def _candidate(winner=5, runner_up=0, total=10, text="How many?", image="a.png", kind="numerical"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from visplay.functional.majority_vote import is_valid_vote
+from visplay.functional.votes.majority_vote import is_valid_vote
 from visplay.types import Vote
 
 

@@ -1,0 +1,1 @@
+"""The mathematics of the update: log-probabilities, advantages, losses, KL and corrections."""

@@ -1,0 +1,1 @@
+"""Rewards of both roles, and what weighs them."""

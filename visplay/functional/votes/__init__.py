@@ -1,0 +1,1 @@
+"""Votes on one and on two views, and which questions they admit."""
