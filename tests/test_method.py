@@ -214,7 +214,7 @@ def test_learning_rate_of_a_phase(released, role):
             learner.begin_phase(policy, optimizer)
             rates = []
             for _ in range(3):
-                learner._warm_up(optimizer)
+                learner._set_learning_rate(optimizer)
                 rates.append(optimizer.param_groups[0]["lr"])
             assert rates == expected
 

@@ -4,11 +4,10 @@ import json
 import math
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 
-from examples.study.controls import QuestionerFromBase, RandomAnswer, ShuffledLabels, TrueLabels
+from examples.study.controls import RandomAnswer, ShuffledLabels, TrueLabels
 from examples.study.logs import SAMPLED, read_rows
 from examples.study.plan import Arm, Study, read_study
 from examples.study.tables import Results, write_page
@@ -62,8 +61,8 @@ def test_differences_are_paired_by_seed(page):
 
 def test_costs_and_accuracy_at_equal_tokens(page):
     """A quarter of the way from 50 to 65 and from 40 to 75, where the first arm is at its end."""
-    assert "| Ours | 0.750 | 0.250 | 1.000 | 75.0 [11.5, 138.5] | 9 |" in page
-    assert "| theirs | 3.000 | 1.000 | 4.000 | 51.2 [19.5, 83.0] | 9 |" in page
+    assert "| Ours | 1 | 0.750 | 0.250 | 1.000 | 75.0 [11.5, 138.5] | 9 |" in page
+    assert "| theirs | 1 | 3.000 | 1.000 | 4.000 | 51.2 [19.5, 83.0] | 9 |" in page
 
 
 def test_an_arm_without_runs_is_in_no_table(page):
@@ -80,13 +79,33 @@ def test_a_run_that_ended_early_stays_at_its_last_iteration():
     assert [results.estimate("ours", iteration, SAMPLED).value for iteration in range(4)] == [0.5, 0.7, 0.7, 0.7]
 
 
+def test_an_arm_of_fewer_iterations_ends_there():
+    arms = [*ARMS[:2], Arm("brief", ["ours.yaml"], iterations=1)]
+    base, end = run(0.5, 0.7, 1e6)
+    runs = {("ours", seed): [base, end, {**end, SAMPLED: 0.9}] for seed in (0, 1)}
+    runs |= {("brief", seed): [base, {**end, SAMPLED: 0.6}] for seed in (0, 1)}
+    of_two = study(arms=arms, iterations=2, comparisons=[("ours", "brief")])
+    assert of_two.command(arms[2], 0)[-3] == "--self_play.iterations=1"
+    results = Results(of_two, runs)
+    assert results.estimate("brief", 2, SAMPLED) is None
+    lines = write_page(results, "command", "s.svg").splitlines()
+    assert "| Ours | 50.0 [50.0, 50.0] | 70.0 [70.0, 70.0] | 90.0 [90.0, 90.0] |" in lines
+    assert "| brief | 50.0 [50.0, 50.0] | 60.0 [60.0, 60.0] | – |" in lines
+    assert "| Ours less brief | 2 | **10.0 [10.0, 10.0]** | – | 2.00 |" in lines
+    assert "**Sampled answers by question family, after iteration 1**" in lines, "the last that both have"
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        (
+            {"arms": [*ARMS, Arm("never", ["x.yaml"], iterations=0)]},
+            r"one iteration, got \[0, 1\] and \[0, 1\]",
+        ),
         ({"arms": [*ARMS, Arm("ours", ["x.yaml"])]}, r"arms: names must differ, got \['ours'\] more than once"),
         ({"comparisons": [("ours", "hers")]}, r"comparisons: \['hers'\] are no arms"),
         ({"worlds": {}}, r"worlds: \['tiny'\] are not given"),
-        ({"seeds": [1, 1]}, r"seeds, iterations: need different seeds .* got \[1, 1\] and 1"),
+        ({"seeds": [1, 1]}, r"seeds, iterations: need different seeds .* got \[1, 1\] and \[1\]"),
     ],
 )
 def test_a_study_that_cannot_be_run(changed, message):
@@ -222,16 +241,3 @@ def test_labels_of_a_mixture_with_replayed_examples_are_not_replaced(examples):
     mixture = MixedDraws(Draws(examples, seed=0), Draws(examples, seed=1), share=0.5)
     with pytest.raises(ValueError, match="replay: .* leave it null"):
         ShuffledLabels(n_images=IMAGES, image_seed=SEED).mix(mixture)
-
-
-def test_a_questioner_begins_each_phase_as_the_base(fresh_base):
-    questioner = QuestionerFromBase(vlm=fresh_base)
-    before = {name: weight.clone() for name, weight in fresh_base.state_dict().items()}
-    optimizer, version = questioner.make_optimizer(), fresh_base.version
-    for weight in fresh_base.parameters():
-        weight.data.add_(1.0)
-    questioner.learner.begin_phase(fresh_base, optimizer, continued=True)
-    assert fresh_base.version == version
-    questioner.learner.begin_phase(fresh_base, optimizer)
-    assert fresh_base.version > version
-    assert all(torch.equal(weight, before[name]) for name, weight in fresh_base.state_dict().items())

@@ -10,15 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
-from torch.optim import Optimizer
 
 from visplay.data.draws import Drawable, Draws
-from visplay.modules import Questioner
-from visplay.modules.learner.grpo import GRPO
-from visplay.modules.policy.vlm import VLM
 from visplay.tiny.data import TinyWorld
 from visplay.tiny.self_play_images import silver_truth
 from visplay.types import Example, derive_seed
@@ -107,26 +102,3 @@ class TrueLabels(RelabelledWorld):
         scenes = silver_truth(self.n_images, self.image_seed, self.world)
         solved = [self.world.solve(scenes[PurePath(each.image_id).name], each.problem) for each in examples]
         return {index: answer for index, answer in enumerate(solved) if answer is not None}
-
-
-class FromBase(GRPO):
-    """A learner whose policy begins every phase as the base."""
-
-    def begin_phase(self, policy: VLM, optimizer: Optimizer, *, offload: bool = False, continued: bool = False) -> None:
-        """Take the base's weights, unless the phase goes on."""
-        if not continued:
-            policy.load_state_dict(policy.base().state_dict())
-            policy.version += 1
-        super().begin_phase(policy, optimizer, offload=offload, continued=continued)
-
-
-class QuestionerFromBase(Questioner):
-    """A Questioner that learns anew in every iteration, from the base.
-
-    Args:
-        **questioner: Arguments of ``Questioner``.
-    """
-
-    def __init__(self, **questioner: Any) -> None:
-        super().__init__(**questioner)
-        self.learner = FromBase(self.learner.config, self.clock)

@@ -21,6 +21,7 @@ class Arm:
         label: What the arm is, in tables; empty is its name.
         table: Which tables it stands in; a study's first is the main effect, with every metric.
         world: Which of the study's worlds its images are of.
+        iterations: Of its runs; null is as many as the study's.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Arm:
     label: str = ""
     table: str = "Main effect"
     world: str = "tiny"
+    iterations: int | None = None
 
     @property
     def title(self) -> str:
@@ -43,7 +45,7 @@ class Study:
     Args:
         directory: Where the runs are: ``<directory>/<arm>/<seed>``.
         seeds: Each of them is a run of every arm.
-        iterations: Of every run.
+        iterations: Of every run whose arm does not say otherwise.
         arms: What is compared.
         worlds: By name, the function that says of a question's text which family it is of.
         comparisons: Pairs of arms; the first one less the second one, seed by seed.
@@ -70,15 +72,19 @@ class Study:
             raise ValueError(f"comparisons: {unknown} are no arms; there are {sorted(counts)}")
         if unknown := sorted({arm.world for arm in self.arms} - {*self.worlds}):
             raise ValueError(f"worlds: {unknown} are not given; there are {sorted(self.worlds)}")
-        if len(set(self.seeds)) != len(self.seeds) or not self.seeds or self.iterations < 1:
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds or min(map(self.length, self.arms)) < 1:
             raise ValueError(
                 f"seeds, iterations: need different seeds and at least one iteration, got {list(self.seeds)} and "
-                f"{self.iterations}"
+                f"{sorted({*map(self.length, self.arms)})}"
             )
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def length(self, arm: Arm) -> int:
+        """Iterations of the runs of an arm."""
+        return self.iterations if arm.iterations is None else arm.iterations
 
     def only(self, names: Sequence[str]) -> Study:
         """The study of some of its arms, and of the comparisons between them; a ValueError if one is unknown."""
@@ -106,7 +112,7 @@ class Study:
             *self.arguments,
             *arm.arguments,
             f"--model.seed={seed}",
-            f"--self_play.iterations={self.iterations}",
+            f"--self_play.iterations={self.length(arm)}",
             f"--trainer.default_root_dir={self.root(arm, seed)}",
             "--auto_resume",
         ]

@@ -29,7 +29,7 @@ Runs = Mapping[tuple[str, int], Sequence[Row]]
 
 
 class Results:
-    """What the finished runs of a study say; one that ended early stays at its last iteration.
+    """What the finished runs of a study say; one that ended before its arm's last iteration stays as it was then.
 
     Args:
         study: The study.
@@ -38,16 +38,22 @@ class Results:
 
     def __init__(self, study: Study, runs: Runs) -> None:
         self.study = study
-        length = study.iterations + 1
-        self.runs: Runs = {run: [*rows, *rows[-1:] * (length - len(rows))] for run, rows in runs.items()}
+        lengths = {arm.name: study.length(arm) + 1 for arm in study.arms}
+        self.runs: Runs = {
+            (name, seed): [*rows, *rows[-1:] * (lengths[name] - len(rows))] for (name, seed), rows in runs.items()
+        }
 
     def seeds(self, *arms: str) -> list[int]:
         """The seeds with which all of some arms are finished."""
         return [seed for seed in self.study.seeds if all((arm, seed) in self.runs for arm in arms)]
 
+    def last(self, *arms: str) -> int:
+        """The last iteration that all of some arms have."""
+        return min(self.study.length(self.study.arm(arm)) for arm in arms)
+
     def estimate(self, arm: str, iteration: int, metric: str) -> Estimate | None:
-        """The mean over seeds with its interval; None where no run has the metric."""
-        rows = [self.runs[arm, seed][iteration] for seed in self.seeds(arm)]
+        """The mean over seeds with its interval; None where no run has the metric, or the arm no such iteration."""
+        rows = [run[iteration] for seed in self.seeds(arm) if iteration < len(run := self.runs[arm, seed])]
         none = 0.0 if metric.startswith(KEPT) else None  # of a family
         values = [row.get(metric, none if "families" in row else None) for row in rows]
         known = [value for value in values if value is not None]
@@ -83,8 +89,9 @@ def write_page(results: Results, command: str, picture: str) -> str:
     head = [
         "# Study",
         f"Written by `{command}` from the logs of {len(results.runs)} of {total} runs: seeds "
-        f"{', '.join(map(str, study.seeds))}, {study.iterations} iterations. Fractions are per cent, the mean over "
-        "seeds with Student's 95 % interval in brackets. What each metric means: [metrics.md](metrics.md).",
+        f"{', '.join(map(str, study.seeds))}, {study.iterations} iterations where no other number is said. Fractions "
+        "are per cent, the mean over seeds with Student's 95 % interval in brackets. What each metric means: "
+        "[metrics.md](metrics.md).",
         f"![Sampled answers by iteration]({picture})",
     ]
     parts = [part for name in dict.fromkeys(arm.table for arm in study.arms) for part in _section(results, name)]
@@ -95,12 +102,15 @@ def _section(results: Results, name: str) -> list[str]:
     """The tables of the arms that stand together: the first ones' by iteration and family, the others' in short."""
     study = results.study
     arms = [arm for arm in study.arms if arm.table == name and results.seeds(arm.name)]
-    last, first = study.iterations, name == study.arms[0].table
+    if not arms:
+        return []
+    first, longest = name == study.arms[0].table, max(map(study.length, arms))
+    last = results.last(*(arm.name for arm in arms))
     known = [metric for metric in METRICS if any(results.estimate(arm.name, last, metric) for arm in arms)]
     parts = [f"## {name}"]
     for metric in known if first else known[:1]:
-        lines = [(arm.title, *(_cell(results, arm, i, metric) for i in range(last + 1))) for arm in arms]
-        parts += [f"**{METRICS[metric]}**", _table(["", "base", *map(str, range(1, last + 1))], lines)]
+        lines = [(arm.title, *(_cell(results, arm, i, metric) for i in range(longest + 1))) for arm in arms]
+        parts += [f"**{METRICS[metric]}**", _table(["", "base", *map(str, range(1, longest + 1))], lines)]
     if not first:
         lines = [(arm.title, *(_cell(results, arm, last, metric) for metric in known)) for arm in arms]
         return [*parts, f"**After iteration {last}**", _table(["", *(METRICS[metric] for metric in known)], lines)]
@@ -112,8 +122,8 @@ def _section(results: Results, name: str) -> list[str]:
 
 
 def _by_family(results: Results, arms: Sequence[Arm], prefix: str, title: str) -> list[str]:
-    """The last iteration of some arms, and the base where it has any."""
-    last = results.study.iterations
+    """The last iteration that all of some arms have, and the base where it has any."""
+    last = results.last(*(arm.name for arm in arms))
     rows = [row for arm in arms for seed in results.seeds(arm.name) for row in results.runs[arm.name, seed]]
     metrics = sorted({name for row in rows for name in row if name.startswith(prefix)})
     if not metrics:
@@ -131,9 +141,10 @@ def _comparisons(results: Results) -> list[str]:
     study, lines = results.study, []
     for first, second in study.comparisons:
         if seeds := results.seeds(first, second):
-            differences = [results.difference(first, second, i) for i in range(1, study.iterations + 1)]
-            title = f"{study.arm(first).title} less {study.arm(second).title}"
-            lines.append((title, str(len(seeds)), *map(_clear_of_zero, differences), _of_gain(results, first, second)))
+            last, title = results.last(first, second), f"{study.arm(first).title} less {study.arm(second).title}"
+            cells = [_clear_of_zero(results.difference(first, second, i)) for i in range(1, last + 1)]
+            cells += ["–"] * (study.iterations - last)
+            lines.append((title, str(len(seeds)), *cells, _of_gain(results, first, second)))
     if not lines:
         return []
     heads = ["", "seeds", *map(str, range(1, study.iterations + 1)), "gain, as a fraction of the other's"]
@@ -142,11 +153,11 @@ def _comparisons(results: Results) -> list[str]:
 
 
 def _of_gain(results: Results, first: str, second: str) -> str:
-    """What the first gains over the base in all iterations, as a fraction of what the second does."""
-    seeds, gains = results.seeds(first, second), []
+    """What the first gains over the base in all iterations that both have, as a fraction of what the second does."""
+    seeds, last, gains = results.seeds(first, second), results.last(first, second), []
     for arm in (first, second):
         rows = [results.runs[arm, seed] for seed in seeds]
-        gains.append(float(np.mean([run[results.study.iterations][SAMPLED] - run[0][SAMPLED] for run in rows])))
+        gains.append(float(np.mean([run[last][SAMPLED] - run[0][SAMPLED] for run in rows])))
     return f"{gains[0] / gains[1]:.2f}" if gains[1] > 0 else "–"
 
 
@@ -156,18 +167,17 @@ def _costs(results: Results) -> list[str]:
     arms = [arm for arm in study.arms if results.seeds(arm.name)]
     if not arms:
         return []
-    least = min(total_tokens(run[study.iterations]) for run in results.runs.values())
+    least = min(total_tokens(run[-1]) for run in results.runs.values())
     lines = []
     for arm in arms:
-        found = (
-            results.estimate(arm.name, study.iterations, n) for n in ("sampled_tokens", "learned_tokens", "seconds")
-        )
+        last = study.length(arm)
+        found = (results.estimate(arm.name, last, name) for name in ("sampled_tokens", "learned_tokens", "seconds"))
         sampled, learned, seconds = (math.nan if each is None else each.value for each in found)
         counts = (f"{count / 1e6:.3f}" for count in (sampled, learned, sampled + learned))
-        lines.append((arm.title, *counts, _format(results.at_tokens(arm.name, least)), f"{seconds:.0f}"))
-    heads = ["", "sampled", "learned", "both", f"sampled answers at {least / 1e6:.3f}", "seconds"]
+        lines.append((arm.title, str(last), *counts, _format(results.at_tokens(arm.name, least)), f"{seconds:.0f}"))
+    heads = ["", "iterations", "sampled", "learned", "both", f"sampled answers at {least / 1e6:.3f}", "seconds"]
     note = (
-        f"Means over seeds of {study.iterations} iterations: million tokens of completions, votes and the Questioner's "
+        "Means over seeds of a whole run: million tokens of completions, votes and the Questioner's "
         "included, prompts and validation not; seconds without validation, of one thread. At equal tokens, accuracy is "
         "linear between iterations."
     )

@@ -3,6 +3,7 @@
 import ast
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torchvision.transforms import ColorJitter
 import visplay.recipes
 from config_runs import DIRECTORY, config, shrink
 from visplay.__main__ import main
-from visplay.callbacks import AdaptiveKL, SelfPlay, Teacher
+from visplay.callbacks import AdaptiveKL, CalibratedAccuracy, SelfPlay, Teacher
 from visplay.cli import VisPlayCLI
 from visplay.cli import run as run_command
 from visplay.functional import (
@@ -27,6 +28,7 @@ from visplay.functional import (
     questioner_rewards,
     signed_questioner_rewards,
 )
+from visplay.modules import SecondView
 from visplay.recipes.after_duel import Challenger, Duel, doubt
 from visplay.recipes.evolmm import EntropyBandPass, SoftAgreement
 from visplay.recipes.restrain import WeightedLabels, unchanged
@@ -91,6 +93,27 @@ def test_a_recipe_is_an_overlay_and_at_most_one_short_file():
     assert files.keys() == {"after_duel", "evolmm", "restrain", "v_zero"}
     assert files.keys() < {*RECIPES}
     assert max(files.values()) <= 40
+
+
+def test_holds(build, base):
+    model, curation, callbacks = build(base, "holds")
+    plain, _, _ = build(base)
+    assert model.questioner.config == replace(plain.questioner.config, start_from="base")
+    assert model.reasoner.config == replace(plain.reasoner.config, learning_rate_decay=0.5)
+    assert (curation.low, curation.high, curation.second_view) == (0.0, 1.0, SecondView("base"))
+    assert [*curation.gates] == [CalibratedAccuracy(0.75)]
+    assert _first(callbacks, SelfPlay).replay is None
+
+
+@pytest.mark.parametrize("recipe", sorted({*RECIPES} - {"holds"}))
+def test_a_published_recipe_takes_nothing_of_ours_over(build, base, recipe):
+    model, curation, callbacks = build(base, "holds", recipe)
+    without, expected, _ = build(base, recipe)
+    for name, role in without.roles.items():
+        assert model.roles[name].config == role.config
+    assert (curation.gates, curation.second_view) == (expected.gates, expected.second_view)
+    assert (curation.low, curation.high) == (expected.low, expected.high)
+    assert _first(callbacks, SelfPlay).replay is None
 
 
 def test_v_zero(build, base):

@@ -173,8 +173,13 @@ class SelfPlay(Callback):
         module.refill, module.upcoming = self.sources.draw, partial(self.sources.draw_ahead, role.config)
         skipped = run_directory(trainer) / "skipped"
         role.learner.on_skipped = SkippedUpdates(skipped, module) if trainer.is_global_zero else None
-        continued = self.phase.step > 0
-        role.learner.begin_phase(role.vlm, module.active_optimizer(), offload=self.offload, continued=continued)
+        role.learner.begin_phase(
+            role.vlm,
+            module.active_optimizer(),
+            iteration=self.phase.iteration,
+            offload=self.offload,
+            continued=self.phase.step > 0,
+        )
 
     def end_phase(self, trainer: Trainer) -> None:
         """End the phase under way with the step just taken; what follows a phase, its validation included, does."""

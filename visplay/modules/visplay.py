@@ -48,6 +48,11 @@ class VisPlay(GRPOModule):
         self, vlm: VLM, questioner: Questioner, reasoner: Reasoner, seed: int = 0, shared_policy: bool = False
     ) -> None:
         super().__init__(seed)
+        if shared_policy and "base" in (questioner.config.start_from, reasoner.config.start_from):
+            raise ValueError(
+                "start_from: with shared_policy a phase that starts from 'base' would undo what the other role has "
+                "learned; give 'last_phase', or shared_policy: false"
+            )
         self.questioner = questioner
         self.reasoner = reasoner
         other = copy.deepcopy(vlm) if vlm.tuning.lora is None else vlm.unloaded()

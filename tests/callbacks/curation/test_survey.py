@@ -10,10 +10,9 @@ from helpers import Scripted, image_number
 from runs import CURATION, make_module, write_plain_images
 from visplay.__main__ import main
 from visplay.callbacks import Margin
-from visplay.callbacks.curation.survey import Survey
+from visplay.callbacks.curation.survey import LABEL_ACCURACY, Survey
 from visplay.callbacks.records.replaying import SILENT
 from visplay.data.module import SelfPlayData
-from visplay.functional import LabelAccuracy
 
 
 def _plays(policy, prompt, text, sample):
@@ -37,7 +36,7 @@ def _survey(root, curation, images=10):
 def test_a_survey_by_hand(tmp_path):
     curation = replace(CURATION, questions_per_image=2, low=0.0, high=1.0, gates=[Margin(0.6)])
     found, module = _survey(tmp_path, curation)
-    even, odd = LabelAccuracy()(0.75), LabelAccuracy()(1.0)
+    even, odd = LABEL_ACCURACY(0.75), LABEL_ACCURACY(1.0)
     prospects = found.prospects
     assert (prospects.valid, prospects.repeated, prospects.kept) == (0.5, 0.0, 0.25), "a lead of 3 - 1 of 4 is .5"
     assert prospects.blind == 0.1

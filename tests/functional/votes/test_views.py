@@ -70,7 +70,11 @@ def test_the_curve_of_accuracy():
     curve = LabelAccuracy(-1.0, 2.0)
     assert curve(0.5) == 0.5
     assert curve(1.0) == pytest.approx(1 / (1 + math.exp(-1)))
-    for bad in ({"slope": -1.0}, {"slope": math.nan}, {"intercept": math.inf}):
+    surer = LabelAccuracy(-1.0, 2.0, 4.0)
+    assert surer(0.5) == 0.5, "as sure as of the others"
+    assert surer(0.5, 0.25) == pytest.approx(1 / (1 + math.exp(-1)))
+    assert surer(1.0, -0.25) == 0.5
+    for bad in ({"slope": -1.0}, {"certainty": -1.0}, {"slope": math.nan}, {"intercept": math.inf}):
         with pytest.raises(ValueError, match="intercept, slope"):
             LabelAccuracy(**bad)
 

@@ -132,6 +132,14 @@ def spoil(policy: Qwen2_5_VL) -> None:
         policy.logps = lambda *a, **k: tuple(x * (math.nan if policy.version == 1 else 1) for x in logps(*a, **k))
 
 
+def moved(role: Reasoner) -> Reasoner:
+    """The role with a policy that is no longer the base."""
+    with torch.no_grad():
+        for weight in role.vlm.trained_weights():
+            weight.mul_(1.1)
+    return role
+
+
 class MostlyBlind(Reasoner):
     """A Reasoner who sees the first image alone."""
 
@@ -156,6 +164,7 @@ def scenarios(mesh: DeviceMesh | None) -> dict[str, Any]:
         "refilled": learn(filtering, items, refill=lambda count: [next(further) for _ in range(count)]),
         "sampled ahead": learn(ahead, items, steps=2),
         "one group": learn(reasoner(mesh), items[:1]),
+        "from the base": learn(moved(reasoner(mesh, start_from="base")), items[:1]),
         "few images": learn(blind, items),
         "skipped": learn(reasoner(mesh), items, spoil, steps=3),
         "lora": ask_and_learn(both(mesh, False, Tuning(["vision_tower"], LoRA(rank=4, alpha=8)))),

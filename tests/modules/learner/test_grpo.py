@@ -154,6 +154,39 @@ def test_the_learning_rate_warms_up_in_every_phase(fresh_base):
         assert moved == [False, True, True]
 
 
+def test_the_learning_rate_falls_from_iteration_to_iteration_and_warms_up_in_each(fresh_base):
+    role, optimizer = _role(fresh_base, replace(CONFIG, warmup_steps=2, learning_rate_decay=0.5))
+    for iteration in (1, 2, 3):
+        role.learner.begin_phase(fresh_base, optimizer, iteration=iteration)
+        rates = []
+        for seed in range(3):
+            state = role.learner.state_dict()
+            step = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), seed)
+            rates.append(step.statistics["learning_rate"])
+        assert rates == [0.0, 0.5e-3 * 0.5 ** (iteration - 1), 1e-3 * 0.5 ** (iteration - 1)]
+    again, other = _role(fresh_base, replace(CONFIG, warmup_steps=2, learning_rate_decay=0.5))
+    again.learner.load_state_dict(state | {"reference": None})  # before the last step of iteration 3
+    again.learner.begin_phase(fresh_base, other, iteration=3, continued=True)
+    step = again.learner.step(again, _examples(), other, lambda loss: loss.backward(), 0)
+    assert step.statistics["learning_rate"] == 0.25e-3
+
+
+def test_a_phase_may_start_from_the_base(fresh_base):
+    begun = {name: weight.clone() for name, weight in fresh_base.state_dict().items()}
+    for start_from in ("base", "last_phase"):
+        role, optimizer = _role(fresh_base, replace(CONFIG, start_from=start_from))
+        with torch.no_grad():
+            for weight in fresh_base.parameters():
+                weight.add_(1.0)
+        moved, version = {name: weight.clone() for name, weight in fresh_base.state_dict().items()}, fresh_base.version
+        role.learner.begin_phase(fresh_base, optimizer, continued=True)
+        assert fresh_base.version == version
+        role.learner.begin_phase(fresh_base, optimizer)
+        assert fresh_base.version == version + (start_from == "base"), "or engines would keep the old weights"
+        expected = begun if start_from == "base" else moved
+        assert all(torch.equal(weight, expected[name]) for name, weight in fresh_base.state_dict().items())
+
+
 def test_groups_left_over_are_spread_over_the_mini_batches():
     completions = tuple((Completion((1, 2), (0.0, 0.0), "", True),) * 2 for _ in range(9))
     prompts = tuple(Prompt(str(i), (7,), ()) for i in range(9))
@@ -202,6 +235,8 @@ def test_weights_that_are_not_float32_are_rejected(fresh_base):
         ({"group_size": 1}, "group_size: 1 must be at least 2"),
         ({"steps": 0}, "steps: 0 must be at least 1"),
         ({"warmup_steps": -1}, "warmup_steps: -1 must not be negative"),
+        ({"learning_rate_decay": 0.0}, r"learning_rate_decay: 0.0 must be in \(0, 1\]"),
+        ({"learning_rate_decay": 1.1}, r"learning_rate_decay: 1.1 must be in \(0, 1\]"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
         ({"prompts_per_update": 9}, "prompts_per_update: 9 must be between 1 and prompts_per_step=4"),
     ],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from visplay.callbacks.curation.curation import AskedQuestion, Curation
 from visplay.callbacks.curation.gates import Candidate
-from visplay.functional.votes.views import harmonic_vote, same_winner, support
+from visplay.functional.votes.views import LabelAccuracy, harmonic_vote, same_winner, support
 from visplay.grading.equivalence import canonical_form
 from visplay.modules.reasoner import Reasoner
 from visplay.types import Vote
@@ -28,9 +29,10 @@ class CandidateFinder:
         self._second = reasoner.voting if self.view is None else self.view.voting or reasoner.voting
 
     def __call__(self, asked: Sequence[AskedQuestion]) -> list[Candidate | str]:
-        """Each question as a candidate, or the reason why it is none: one of a few short words."""
+        """Each question of an iteration as a candidate, or the reason why it is none: one of a few short words."""
         with self.reasoner.grader.bounded():
-            return [self._find(each) for each in asked]
+            found = [self._find(each) for each in asked]
+            return found if self.view is None else self._estimate(self.view.accuracy, asked, found)
 
     def valid_vote(self, asked: AskedQuestion) -> Vote | None:
         """The first vote, where it is valid."""
@@ -50,9 +52,23 @@ class CandidateFinder:
         if label.answer is None:
             return "no_common_answer"
         agree = same_winner(first, second, self.reasoner.grader)
-        accuracy = self.view.accuracy(support(second, label.answer, self.reasoner.grader))
-        found = Candidate(asked.image, asked.question, label, agree, joint, accuracy)
-        return self._label(found, asked.blind)
+        return self._label(Candidate(asked.image, asked.question, label, agree, joint), asked.blind)
+
+    def _estimate(
+        self, curve: LabelAccuracy, asked: Sequence[AskedQuestion], found: Sequence[Candidate | str]
+    ) -> list[Candidate | str]:
+        """Give each candidate its accuracy; how sure the first vote is counts against the mean over all of them."""
+        firsts, seconds = dict[int, float](), dict[int, float]()
+        for index, candidate in enumerate(found):
+            if isinstance(candidate, Candidate):
+                silver, view = str(candidate.vote.answer), asked[index].view
+                firsts[index] = support(asked[index].vote, silver, self.reasoner.grader)
+                seconds[index] = support(view if self._counts(view) else None, silver, self.reasoner.grader)
+        mean = fmean(firsts.values()) if firsts else 0.0
+        return [
+            each._replace(accuracy=curve(seconds[index], firsts[index] - mean)) if isinstance(each, Candidate) else each
+            for index, each in enumerate(found)
+        ]
 
     def _counts(self, second: Vote | None) -> bool:
         """Whether a second vote is valid; the Questioner's own answer is."""

@@ -19,11 +19,14 @@ from visplay.data.manifest import Shards
 from visplay.functional.diagnosis import repeated_fraction
 from visplay.functional.prospects import Prospects, single_answer_accuracy
 from visplay.functional.votes.confidence_band import confidence_histogram
-from visplay.functional.votes.views import Estimate, estimate_accuracy
+from visplay.functional.votes.views import Estimate, LabelAccuracy, estimate_accuracy
 from visplay.modules.second_view import SecondView
 from visplay.modules.visplay import VisPlay
 from visplay.ranks import from_first
 from visplay.types import UnlabeledImage, derive_seed
+
+LABEL_ACCURACY = LabelAccuracy(intercept=-1.5, slope=5.2, certainty=0.0)
+"""Of two votes of one policy, where the first says nothing that the second does not."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,13 @@ class Survey(Callback):
     findings: Findings
 
     def __init__(self, curation: Curation, images: int) -> None:
-        accuracy = (curation.second_view or SecondView()).accuracy
         self.gates = (ConfidenceBand(curation.low, curation.high), *curation.gates)
         # nobody has learned yet, so that the Reasoner is the base; the last gate only has it answer without images
         self.curation = replace(
             curation,
             images=images,
             gates=[*curation.gates, NeedsTheImage(name="survey")],
-            second_view=SecondView("reasoner", curation.voting, accuracy=accuracy),
+            second_view=SecondView("reasoner", curation.voting, accuracy=LABEL_ACCURACY),
         )
 
     def setup(self, trainer: Trainer, pl_module: VisPlay, stage: str) -> None:

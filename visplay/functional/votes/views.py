@@ -88,35 +88,45 @@ def _harmonic_mean(p: float, q: float) -> float:
 
 @dataclass(frozen=True)
 class LabelAccuracy:
-    """How likely a silver answer is right, by the fraction of a second vote that supports it; a logistic curve.
+    """How likely a silver answer is right, by what both votes give it; a logistic curve.
 
-    P(right | s) = 1 / (1 + exp(-intercept - slope s)). The independence of two votes would give P(right) from how often
-    they agree without any constant, but their errors are correlated and it comes out too high; so two constants stand
-    for the base's errors. Those here were fitted on the embedded world with the base as second voter (docs/gates.md).
-    They do not depend on what the Reasoner has learned, as the base does not change.
+    P(right | s, d) = 1 / (1 + exp(-intercept - slope s - certainty d)): s is the fraction of the second vote that
+    supports the answer, and d by how much the first vote is surer of it than of the other questions of its iteration:
+    its fraction less the mean of these. As the Reasoner learns it grows sure of right and wrong answers alike, so that
+    the fraction itself would say less in each iteration; the base, as second voter, does not change.
+    The independence of two votes would give P(right) from how often they agree without any constant, but their errors
+    are correlated and it comes out too high. The three constants here were fitted on the embedded world with the base
+    as second voter (docs/gates.md).
 
     Args:
         intercept: Log-odds of an answer that the second vote does not support.
         slope: By which they rise until it supports no other, at least 0.
+        certainty: By which they rise from d = 0 to d = 1, at least 0; 0 leaves the first vote out.
 
     Example:
-        >>> [round(LabelAccuracy(-1.5, 5.2)(s), 2) for s in (0, 0.3, 0.5, 1)]
-        [0.18, 0.51, 0.75, 0.98]
+        >>> curve = LabelAccuracy(-1.1, 4.1, 3.5)
+        >>> [round(curve(s), 2) for s in (0, 0.3, 0.5, 1)]
+        [0.25, 0.53, 0.72, 0.95]
+        >>> [round(curve(0.5, d), 2) for d in (-0.3, 0.15)]
+        [0.48, 0.81]
     """
 
-    intercept: float = -1.5
-    slope: float = 5.2
+    intercept: float = -1.1
+    slope: float = 4.1
+    certainty: float = 3.5
 
     def __post_init__(self) -> None:
         """Reject a curve that falls."""
-        if not (self.slope >= 0 and math.isfinite(self.slope) and math.isfinite(self.intercept)):
+        rises = all(math.isfinite(value) and value >= 0 for value in (self.slope, self.certainty))
+        if not (rises and math.isfinite(self.intercept)):
             raise ValueError(
-                f"intercept, slope: must be finite and slope at least 0, got {self.intercept} and {self.slope}"
+                "intercept, slope, certainty: must be finite, slope and certainty at least 0, got "
+                f"{self.intercept}, {self.slope} and {self.certainty}"
             )
 
-    def __call__(self, supported: float) -> float:
-        """The probability for a fraction in [0, 1]."""
-        return float(expit(self.intercept + self.slope * supported))
+    def __call__(self, supported: float, surer: float = 0.0) -> float:
+        """The probability for a fraction s in [0, 1] and a difference d in [-1, 1]."""
+        return float(expit(self.intercept + self.slope * supported + self.certainty * surer))
 
 
 def estimate_accuracy(probabilities: Sequence[float]) -> Estimate | None:

@@ -3,7 +3,8 @@
 Axes: N prompts, G completions per prompt, B = N·G, T tokens of a completion, K votes on a question, V vocabulary.
 Of several ranks all have the whole batch, each computes the groups that it is dealt, and sums go over all of them.
 Source: arXiv 2402.03300 and VisPlay (arXiv 2511.15661, Eq. 2-3). The losses, KL estimators and corrections are in
-``visplay.functional.grpo``. Left out on purpose: no critic, no value loss, no learning-rate schedule but a warm-up.
+``visplay.functional.grpo``. Left out on purpose: no critic, no value loss; within a phase the learning rate is constant
+but for a warm-up.
 """
 
 from __future__ import annotations
@@ -117,21 +118,26 @@ class GRPO:
         self.on_batch: Callable[[GroupBatch], None] | None = None
         self.on_skipped: Callable[[SkippedUpdate], None] | None = None
         self.skipped = 0
-        self._steps = 0
+        self._iteration, self._steps = 1, 0
         self._kept_reference: dict[str, Tensor] | None = None
 
-    def begin_phase(self, policy: VLM, optimizer: Optimizer, *, offload: bool = False, continued: bool = False) -> None:
-        """Freeze the reference, on the CPU if told to, and reset the optimizer state.
+    def begin_phase(
+        self, policy: VLM, optimizer: Optimizer, *, iteration: int = 1, offload: bool = False, continued: bool = False
+    ) -> None:
+        """Take the weights that a phase starts from, freeze the reference, and reset the optimizer state.
 
         Args:
             policy: What learns.
             optimizer: Of its weights.
+            iteration: Of the run, from 1; the learning rate may fall with it.
             offload: Whether the reference is kept on the CPU.
             continued: Whether the phase goes on where ``load_state_dict`` says: the reference is the one it began with.
         """
         if not continued:
             self.end_phase(optimizer)
-            self._steps = 0
+            self._iteration, self._steps = iteration, 0
+            if self.config.start_from == "base":
+                policy.start_again()
         if self.config.kl_weight and self.config.kl_reference != "old":
             self.reference = policy.base() if self.config.kl_reference == "base" else policy.frozen_copy()
             if continued and self._kept_reference is not None:
@@ -150,6 +156,7 @@ class GRPO:
         """What a step follows from besides the policy and its optimizer; the weights are no copies."""
         kept = None if self.config.kl_reference == "base" else self.reference
         return {
+            "iteration": self._iteration,
             "steps": self._steps,
             "skipped": self.skipped,
             "mismatch": list(self.mismatch.accepted),
@@ -159,7 +166,8 @@ class GRPO:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo ``state_dict``; the reference is taken up by the phase that is continued."""
-        self._steps, self.skipped = state_dict["steps"], state_dict["skipped"]
+        self._iteration, self._steps = state_dict.get("iteration", 1), state_dict["steps"]
+        self.skipped = state_dict["skipped"]
         self.mismatch.accepted.clear()
         self.mismatch.accepted.extend(state_dict["mismatch"])
         self.ahead.load_state_dict(state_dict.get("ahead"))
@@ -193,7 +201,7 @@ class GRPO:
             PolicyMismatchError: The engine does not sample from the policy; the update is not applied.
         """
         config = self.config
-        self._warm_up(optimizer)
+        self._set_learning_rate(optimizer)
         rollout, judgement = self.sample(role, items, seed, refill)  # completions and rewards (N, G)
         kept = self._choose(judgement.rewards, len(items))
         statistics = _describe(rollout, judgement.rewards, len(kept))
@@ -221,12 +229,13 @@ class GRPO:
         spread = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
         return StepResult(rollout, judgement, statistics | spread | reduce_statistics(updates, len(updates)))
 
-    def _warm_up(self, optimizer: Optimizer) -> None:
-        """Set the learning rate of the next step."""
-        if self.config.warmup_steps:
+    def _set_learning_rate(self, optimizer: Optimizer) -> None:
+        """Set the learning rate of the next step, unless it is constant."""
+        warmup, decay = self.config.warmup_steps, self.config.learning_rate_decay
+        if warmup or decay != 1:
+            fraction = decay ** (self._iteration - 1) * (min(1.0, self._steps / warmup) if warmup else 1.0)
             for group in optimizer.param_groups:
-                rate = group.setdefault("initial_lr", group["lr"])
-                group["lr"] = rate * min(1.0, self._steps / self.config.warmup_steps)
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * fraction
         self._steps += 1
 
     def sample(

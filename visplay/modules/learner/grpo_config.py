@@ -20,6 +20,8 @@ class GRPOConfig:
 
     Args:
         steps: Steps of a phase; each samples one rollout batch.
+        start_from: The weights that a phase begins with: those that the last one ended with, or of the checkpoint that
+            the run started from, so that the role learns anew in each iteration.
         prompts_per_step: N, prompts of a rollout batch.
         prompts_per_update: Most prompts of a mini-batch, one optimizer step each; None takes the whole rollout batch.
             What does not divide evenly, as after ``filter_zero_variance``, is spread over the mini-batches.
@@ -28,7 +30,8 @@ class GRPOConfig:
         temperature: Sampling temperature.
         top_p: Nucleus of sampling; below 1 the log-probabilities stay those before truncation.
         top_k: Most probable tokens kept in sampling; 0 keeps all.
-        learning_rate: Learning rate of AdamW, constant after the warm-up.
+        learning_rate: Learning rate of AdamW, constant within a phase after the warm-up.
+        learning_rate_decay: Factor in (0, 1] by which the learning rate falls from one iteration to the next.
         warmup_steps: Steps at the start of a phase over which the learning rate rises: step s, counted from 0, has the
             fraction s / ``warmup_steps`` of it, so that 1 is a first step without learning, as in the released code.
         betas: Momentum terms of AdamW.
@@ -66,6 +69,7 @@ class GRPOConfig:
     """
 
     steps: int = 20
+    start_from: Literal["last_phase", "base"] = "last_phase"
     prompts_per_step: int = 512
     prompts_per_update: int | None = 128
     group_size: int = 8
@@ -74,6 +78,7 @@ class GRPOConfig:
     top_p: float = 1.0
     top_k: int = 0
     learning_rate: float = 1e-6
+    learning_rate_decay: float = 1.0
     warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
@@ -117,6 +122,8 @@ class GRPOConfig:
         for name in ("kl_weight", "entropy_weight", "max_refills", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must not be negative")
+        if not 0 < self.learning_rate_decay <= 1:
+            raise ValueError(f"learning_rate_decay: {self.learning_rate_decay} must be in (0, 1]; 1 is none")
         if not self.correction_cap >= 1.0:
             raise ValueError(f"correction_cap: {self.correction_cap} must be at least 1")
         if self.staleness not in (0, 1):

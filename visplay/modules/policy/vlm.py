@@ -169,6 +169,16 @@ class VLM(Adaptable):
         fresh.model = self._load_model().to(self.device)
         return fresh.requires_grad_(False).eval()
 
+    @torch.no_grad()
+    def start_again(self) -> None:
+        """Give what is trained the values that it began the run with; the version moves on, so that engines load it."""
+        if self.adapters is not None:
+            self.adapters.reset(self.name)
+        else:
+            fresh = self.base().model if self.sharded else self._load_model()
+            self.model.load_state_dict(fresh.state_dict())
+        self.version += 1
+
     @property
     def head_weight(self) -> Tensor:
         """(V, H) weight of the language-model head."""

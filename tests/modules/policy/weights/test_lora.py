@@ -169,6 +169,20 @@ def test_references_do_not_move_and_leave_nothing_behind(base):
     assert (scored(reasoner) - before).abs().max() > 0.1
 
 
+def test_an_adapter_starts_again_as_it_began_and_the_other_stays():
+    _, reasoner, questioner = make_policies(LoRA(rank=4, alpha=8, dropout=0.1))
+    perturb(questioner)
+    begun, other = [[w.clone() for w in policy.trained_weights()] for policy in (reasoner, questioner)]
+    names, version = set(reasoner.adapters.model.state_dict()), reasoner.version
+    perturb(reasoner)
+    reasoner.start_again()
+    assert all(map(torch.equal, reasoner.trained_weights(), begun))
+    assert all(map(torch.equal, questioner.trained_weights(), other))
+    assert all(weight.requires_grad for policy in (reasoner, questioner) for weight in policy.trained_weights())
+    assert set(reasoner.adapters.model.state_dict()) == names, "nothing is left behind"
+    assert reasoner.version == version + 1
+
+
 def test_the_state_is_the_adapter_and_not_the_base():
     module, reasoner, questioner = make_policies()
     perturb(reasoner)
@@ -259,3 +273,7 @@ def test_one_shared_policy():
         assert module.questioner.vlm is module.reasoner.vlm
         first, second = module.configure_optimizers()
         assert [id(w) for w in first.param_groups[0]["params"]] == [id(w) for w in second.param_groups[0]["params"]]
+        anew = GRPOConfig(start_from="base")
+        for configs in ((anew, config), (config, anew)):
+            with pytest.raises(ValueError, match="start_from: with shared_policy .* shared_policy: false"):
+                VisPlay(vlm, Questioner(configs[0], ASK), Reasoner(configs[1], ANSWER), shared_policy=True)

@@ -61,17 +61,30 @@ class Adapters:
             torch.manual_seed(derive_seed(self.lora.seed, name))
             self._inject(name, self.config())
 
+    def reset(self, name: str) -> None:
+        """Give an adapter the values that it was added with."""
+        fresh = f"{name}-{next(self._numbers)}"
+        self._frozen.add(fresh)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.lora.seed, name))
+            self._inject(fresh, self.config())
+        self._copy(fresh, name)
+        self.remove(fresh)
+
     def snapshot(self, name: str) -> str:
         """Copy an adapter as it is now into a frozen one; returns the copy's name."""
         copy = f"{name}-{next(self._numbers)}"
         self._frozen.add(copy)
         with torch.random.fork_rng(devices=[]):
             self._inject(copy, self.config(dropout=0.0))
-        weights = self.weights(copy)
-        with torch.no_grad():
-            for key, weight in self.weights(name).items():
-                weights[key].copy_(weight)
+        self._copy(name, copy)
         return copy
+
+    @torch.no_grad()
+    def _copy(self, source: str, target: str) -> None:
+        weights = self.weights(target)
+        for key, weight in self.weights(source).items():
+            weights[key].copy_(weight)
 
     def remove(self, name: str) -> None:
         """Take an adapter away."""
