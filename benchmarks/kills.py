@@ -49,6 +49,7 @@ SMALL = [
 SMALL_PLAY = (
     *("--self_play.curation.images=8", "--self_play.curation.images_per_batch=4"),
     *("--model.reasoner.voting.votes=4", "--self_play.curation.low=0", "--self_play.curation.high=1"),
+    *("--self_play.curation.gates=[]", "--self_play.curation.second_view=null"),
     *(f"--model.{role}.grpo.prompts_per_step=2" for role in ("questioner", "reasoner")),
     *(f"--model.{role}.grpo.steps=3" for role in ("questioner", "reasoner")),
 )

@@ -33,7 +33,7 @@ STRATEGIES = {
 """Options of ``visplay fit`` for each strategy."""
 SMALL = [
     "--self_play.iterations=1",
-    "--self_play.curation={images: 7, images_per_batch: 4, questions_per_image: 2, low: 0.0, high: 1.0}",
+    "--self_play.curation={images: 7, images_per_batch: 4, questions_per_image: 2, low: 0.0, high: 1.0, gates: []}",
     "--model.questioner.init_args.grpo.steps=2",
     "--model.questioner.init_args.grpo.prompts_per_step=3",
     "--model.reasoner.init_args.grpo.steps=2",

@@ -53,6 +53,7 @@ SMALL = [
     *("--data.n_images=24", "--data.heldout_questions=4", "--data.heldout_votes=2"),
     *("--self_play.curation.images=8", "--self_play.curation.images_per_batch=8"),
     *("--model.reasoner.voting.votes=2", "--self_play.curation.low=0", "--self_play.curation.high=1"),
+    *("--self_play.curation.gates=[]", "--self_play.curation.second_view=null"),
     *("--model.questioner.grpo.max_new_tokens=24", "--model.reasoner.grpo.max_new_tokens=12"),
     *(f"--model.{role}.grpo.prompts_per_step=2" for role in ROLES),
     *(f"--model.{role}.grpo.group_size=2" for role in ROLES),

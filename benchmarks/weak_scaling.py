@@ -41,7 +41,7 @@ def run(directory: Path, cache: Path, ranks: int, options: Sequence[str]) -> Pat
     line = [sys.executable, "-m", "visplay", "fit", f"--config={ROOT / 'configs/tiny.yaml'}"]
     line += [*options, f"--trainer.devices={ranks}", f"--trainer.default_root_dir={directory}"]
     line += ["--self_play.iterations=1", "--trainer.num_sanity_val_steps=0"]
-    line += ["--self_play.curation={images: 32, low: 0.0, high: 1.0}"]
+    line += ["--self_play.curation={images: 32, low: 0.0, high: 1.0, gates: [], second_view: null}"]
     line += ["--data={n_images: 64, heldout_questions: 4, heldout_votes: 2}", f"--data.cache={cache}"]
     for role, prompts in PROMPTS.items():
         grpo = f"--model.{role}.init_args.grpo"

@@ -58,7 +58,8 @@ def shrink(base: str, directory: Path, model: Path | None = None) -> str:
         directory: Where the settings, the stand-in of its model and its images are written.
         model: The model instead, a directory.
     """
-    self_play = {"iterations": 1, "curation": {"images": 3, "questions_per_image": 4}}
+    curation = {"images": 3, "questions_per_image": 4, "gates": [], "second_view": None}  # too few for a gate
+    self_play = {"iterations": 1, "curation": curation}
     file = directory / f"{base}-{'small' if model is None else model.name}.yaml"
     small = {
         "model": {"init_args": _model(base, directory, model)},

@@ -308,7 +308,10 @@ def checkpoint(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
     few = ["--data.n_images=6", "--data.heldout_questions=4", "--data.heldout_votes=2", "--self_play.iterations=1"]
     steps = [f"--model.{role}.grpo={{steps: 1, prompts_per_step: 2}}" for role in ("questioner", "reasoner")]
-    kept = ["--self_play.curation={images: 4, low: 0, high: 1}", "--trainer.num_sanity_val_steps=0"]
+    kept = [
+        "--self_play.curation={images: 4, low: 0, high: 1, gates: [], second_view: null}",
+        "--trainer.num_sanity_val_steps=0",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         patch.setattr(sys, "argv", ["visplay"])

@@ -139,7 +139,7 @@ def test_the_photographs_that_scikit_learn_ships(fit, tmp_path):
     photographs = tmp_path / "photographs"
     shutil.copytree(Path(sklearn.__file__).parent / "datasets" / "images", photographs)
     (photographs / "broken.jpg").write_bytes(b"")
-    directory = fit("c", f"--data.images={photographs}", "--self_play.curation.images=8")
+    directory = fit("c", f"--data.images={photographs}", "--self_play.curation={images: 8, gates: []}")
     rows = json.loads((directory / "summary.json").read_text())
     assert rows[1]["silver_accuracy"] is None
     assert rows[1]["kept"] > 0

@@ -137,7 +137,7 @@ def test_nothing_is_silent_and_nothing_ends_in_a_traceback(tmp_path, photographs
         f"--data.images={directory}",
         f"--data.labelled={table}",
         "--self_play.iterations=1",
-        "--self_play.curation={images: 60, low: 0, high: 1}",
+        "--self_play.curation={images: 60, low: 0, high: 1, gates: [], second_view: null}",
         "--model.questioner.grpo={steps: 2, prompts_per_step: 4}",
         "--model.reasoner.grpo={steps: 2, prompts_per_step: 8}",
         "--trainer.default_root_dir=runs",

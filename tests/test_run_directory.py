@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 OPTIONS = [
     *("--data.n_images=6", "--data.heldout_questions=4", "--data.heldout_votes=2", "--self_play.iterations=1"),
     *(f"--model.{role}.grpo={{steps: 2, prompts_per_step: 2}}" for role in ("questioner", "reasoner")),
-    "--self_play.curation={images: 4, questions_per_image: 2, low: 0, high: 1}",
+    "--self_play.curation={images: 4, questions_per_image: 2, low: 0, high: 1, gates: [], second_view: null}",
     "--step_checkpoint={every_n_steps: 1}",
 ]
 COMMAND = ["fit", f"--config={ROOT / 'configs' / 'tiny.yaml'}", f"--model.vlm.path={BASE}", *OPTIONS]

@@ -26,7 +26,7 @@ ARMS = [
         "configs": ["configs/tiny.yaml"],
         "arguments": [
             *(f"--model.{role}.grpo={json.dumps(SMALL)}" for role in ("questioner", "reasoner")),
-            "--self_play.curation={images: 4, images_per_batch: 4, low: 0, high: 1}",
+            "--self_play.curation={images: 4, images_per_batch: 4, low: 0, high: 1, gates: [], second_view: null}",
             "--data=examples.study.controls.RandomAnswer",
         ],
     },

@@ -51,6 +51,9 @@ class Ahead(Scripted):
         return replace(completion, logps=(-1.0 - policy.version / 8,) * len(completion.token_ids))
 
 
+ANEW = "a Questioner that starts from the base, a learning rate that falls"
+
+
 def make(kind):
     config = replace(CONFIG, steps=3, weight_decay=0.1)
     if kind == "sampled ahead":
@@ -63,8 +66,10 @@ def make(kind):
         return Reasoner(config, ANSWER, Voting(votes=4), vlm=vlm)
     if kind == "KL from the base":
         config = replace(config, kl_reference="base", filter_zero_variance=True, max_refills=1)
-    questioner = Questioner(config, ASK, QuestionFormat(kinds=None))
-    return VisPlay(vlm, questioner, Reasoner(config, ANSWER, Voting(votes=4)), shared_policy="shared" in kind)
+    asks = replace(config, start_from="base") if kind == ANEW else config
+    answers = replace(config, learning_rate_decay=0.5) if kind == ANEW else config
+    questioner = Questioner(asks, ASK, QuestionFormat(kinds=None))
+    return VisPlay(vlm, questioner, Reasoner(answers, ANSWER, Voting(votes=4)), shared_policy="shared" in kind)
 
 
 def make_data(kind, root):
@@ -154,6 +159,23 @@ def test_a_run_goes_on_from_any_step(tmp_path, kind, caplog):
         log = curves(again[0].log_dir)
         for tag, points in log.items():
             assert points == expected[tag][-len(points) :], (path.stem, tag)
+
+
+def test_a_run_goes_on_in_a_later_iteration_that_begins_otherwise_than_the_first(tmp_path):
+    whole = run(ANEW, tmp_path, iterations=2)
+    expected = curves(whole[0].log_dir)
+    for role, last in (("questioner", 1e-3), ("reasoner", 0.5e-3)):
+        rates = [value for _, value in expected[f"{role}/learning_rate"]]
+        assert rates == pytest.approx([1e-3] * 3 + [last] * 3)
+    own = "seen_before_fraction"  # it is of the data sets in a run's own directory
+    whole[2].statistics.pop(own)
+    for stem in ("phase-01-step-0003", "phase-02-step-0001", "phase-03-step-0001"):
+        path = Path(whole[0].log_dir) / "checkpoints" / f"{stem}.ckpt"
+        again = run(ANEW, tmp_path, stem, path, iterations=2)
+        again[2].statistics.pop(own)
+        assert_same(whole, again)
+        for tag, points in curves(again[0].log_dir).items():
+            assert tag.endswith(own) or points == expected[tag][-len(points) :], (stem, tag)
 
 
 @pytest.fixture

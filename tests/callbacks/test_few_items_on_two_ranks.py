@@ -13,6 +13,7 @@ from visplay.tiny.self_play_images import write_images
 pytestmark = pytest.mark.timeout(900)  # five processes, which load all there is
 FEW = [
     "--self_play.curation={images: 1, images_per_batch: 1, questions_per_image: 4, low: 0.0, high: 1.0}",
+    "--self_play.curation.gates=[]",
     "--model.questioner.init_args.grpo.prompts_per_step=1",
     "--model.reasoner.init_args.grpo.prompts_per_step=1",
     "--model.reasoner.init_args.grpo.prompts_per_update=1",

@@ -150,7 +150,10 @@ def test_an_interval_is_a_time():
 def test_a_run_whose_output_is_a_file(tmp_path):
     """Every line has its time and is whole; each stage ends with one, and the summary follows each validation."""
     small = [
-        *("--self_play.iterations=1", "--self_play.curation={images: 4, questions_per_image: 4, low: 0, high: 1}"),
+        *(
+            "--self_play.iterations=1",
+            "--self_play.curation={images: 4, questions_per_image: 4, low: 0, high: 1, gates: [], second_view: null}",
+        ),
         *("--model.questioner.grpo={steps: 1, prompts_per_step: 2}", "--model.reasoner.voting.votes=4"),
         *("--model.reasoner.grpo={steps: 2, prompts_per_step: 2}", "--data.n_images=6"),
         *("--data.heldout_questions=8", "--data.heldout_votes=2", f"--model.vlm.path={BASE}"),

@@ -139,10 +139,9 @@ class SelfPlay(Callback):
         self._plan_epochs(trainer, pl_module)
         self._place(trainer, pl_module)
         self._try_prompts(pl_module)
-        if isinstance(pl_module, VisPlay) and (view := self.curation.second_view) is not None:
-            pl_module.check_second_voter(view)
-            if view.voter == "teacher" and not any(isinstance(each, Teacher) for each in trainer.callbacks):
-                raise ValueError("second_view.voter: the teacher is to vote, and there is none; give `teacher`")
+        view, teachers = self.curation.second_view, [each for each in trainer.callbacks if isinstance(each, Teacher)]
+        if view is not None and view.voter == "teacher" and not teachers:
+            raise ValueError("second_view.voter: the teacher is to vote, and there is none; give `teacher`")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin a phase; validation follows that of the last role."""

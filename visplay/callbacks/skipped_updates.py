@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save
 
 from visplay.data.files import json_number, replacing
-from visplay.modules.learner.grpo import SkippedUpdate
+from visplay.modules.learner.skipped_update import SkippedUpdate
 from visplay.modules.training import GRPOModule
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,10 @@ from visplay.modules.families.llava_onevision import LlavaOnevision
 from visplay.modules.families.qwen2_5_vl import Qwen2_5_VL
 from visplay.modules.families.qwen3_vl import Qwen3_VL
 from visplay.modules.families.smolvlm import SmolVLM
-from visplay.modules.learner.grpo import GRPO, NonFiniteUpdateError
+from visplay.modules.learner.grpo import GRPO
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.learner.mismatch import MismatchConfig, PolicyMismatchError
+from visplay.modules.learner.skipped_update import NonFiniteUpdateError
 from visplay.modules.policy.collation import PromptTooLongError
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.tuning import LoRA, Tuning

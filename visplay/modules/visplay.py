@@ -146,14 +146,13 @@ class VisPlay(GRPOModule):
         It holds the base where that votes.
 
         Raises:
-            ValueError: The teacher would vote, and there is none; or the base, of weights that are sharded.
+            ValueError: The teacher would vote, and there is none.
         """
         reasoner, voter = self.reasoner, None
         if view.voter == "questioner":
             normalise = canonical_form(reasoner.grader)
             return lambda images, questions, seed: own_votes(questions, normalise)
         if view.voter == "base":
-            self.check_second_voter(view)
             voter = reasoner.vlm.base()
             voter.name, voter.version = "base", 0
             move(voter, CPU)
@@ -162,19 +161,6 @@ class VisPlay(GRPOModule):
             if voter is None:
                 raise ValueError("second_view.voter: the teacher is to vote, and there is none; give `teacher`")
         return partial(view.vote, vote_on=partial(reasoner.vote_on, voting=view.voting, voter=voter))
-
-    def check_second_voter(self, view: SecondView) -> None:
-        """See that a copy of the base can be sampled from where it is to vote.
-
-        Raises:
-            ValueError: Whole weights are sharded: a frozen copy of them can score, and an engine would sample from the
-                policy that learns in its place.
-        """
-        policy = self.reasoner.vlm
-        if view.voter == "base" and policy.sharded and policy.adapters is None:
-            raise ValueError(
-                "second_view.voter: the base of sharded weights cannot vote; give vlm.tuning.lora, or strategy: ddp"
-            )
 
     def _answer_blind(
         self, images: Sequence[UnlabeledImage], questions: Questions, seed: int

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
 from helpers import Scripted, image_number
-from runs import CURATION, fit, make_module
+from runs import CURATION, fit
 from visplay.callbacks import (
     AgreementOfViews,
     CalibratedAccuracy,
@@ -24,7 +24,7 @@ from visplay.callbacks import (
 from visplay.commands.configuration import build
 from visplay.data.generated import read_examples
 from visplay.functional import LabelAccuracy
-from visplay.modules import VLM, SecondView, Voting
+from visplay.modules import SecondView, Voting
 from visplay.types import Question, UnlabeledImage, Vote
 
 
@@ -167,15 +167,6 @@ def test_a_teacher_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"second_view.voter: the teacher .* give `teacher`"):
         _run(tmp_path, SecondView("teacher"), engine=asked)
     assert not asked.calls, "before the first question"
-
-
-def test_the_base_of_sharded_weights_is_refused(monkeypatch):
-    """An engine would sample from the policy that learns, which the copy shares its modules with."""
-    module = make_module()
-    monkeypatch.setattr(VLM, "sharded", property(lambda policy: True))
-    with pytest.raises(ValueError, match=r"second_view.voter: the base of sharded weights cannot vote"):
-        module.second_voter(SecondView())
-    module.check_second_voter(SecondView("reasoner"))
 
 
 def test_a_change_that_gives_no_image_is_refused(tmp_path):

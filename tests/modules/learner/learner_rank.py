@@ -15,7 +15,18 @@ from visplay import ranks
 from visplay.callbacks import TransformersRollout
 from visplay.clock import Clock
 from visplay.functional import token_truncated_weights
-from visplay.modules import GRPOConfig, LoRA, Questioner, QuestionFormat, Qwen2_5_VL, Reasoner, Tuning, VisPlay, Voting
+from visplay.modules import (
+    GRPOConfig,
+    LoRA,
+    Questioner,
+    QuestionFormat,
+    Qwen2_5_VL,
+    Reasoner,
+    SecondView,
+    Tuning,
+    VisPlay,
+    Voting,
+)
 from visplay.modules.learner.sampling_ahead import NextStep
 from visplay.modules.policy.weights.sharding import whole
 from visplay.prompts import Template
@@ -106,12 +117,13 @@ def both(mesh: DeviceMesh | None, shared_policy: bool, tuning: Tuning = WHOLE) -
     return module
 
 
-def ask_and_learn(module: VisPlay) -> dict[str, Any]:
+def ask_and_learn(module: VisPlay, view: SecondView | None = None) -> dict[str, Any]:
     """Ask about images and vote as curation does, and let the Questioner learn."""
     images = [UnlabeledImage(e.key, e.image) for e in heldout(3)]
-    proposals = module.propose([images[0], *images], 2, seed=5)
+    second = None if view is None else module.second_voter(view)
+    proposals = [p for seed in (5, 6) for p in module.propose([images[0], *images], 2, seed, vote_again=second)]
     learned = learn(module.questioner, images)
-    return learned | {"proposals": [(p.image.key, p.question, p.vote) for p in proposals]}
+    return learned | {"proposals": [(p.image.key, p.question, p.vote, p.view) for p in proposals]}
 
 
 def taught(module: VisPlay) -> VisPlay:
@@ -132,12 +144,18 @@ def spoil(policy: Qwen2_5_VL) -> None:
         policy.logps = lambda *a, **k: tuple(x * (math.nan if policy.version == 1 else 1) for x in logps(*a, **k))
 
 
-def moved(role: Reasoner) -> Reasoner:
+def moved(role: Reasoner, factor: float = 1.1) -> Reasoner:
     """The role with a policy that is no longer the base."""
     with torch.no_grad():
         for weight in role.vlm.trained_weights():
-            weight.mul_(1.1)
+            weight.mul_(factor)
     return role
+
+
+def in_two_minds(module: VisPlay) -> VisPlay:
+    """The module with a Reasoner that votes otherwise than the base."""
+    moved(module.reasoner, 1.02)
+    return module
 
 
 class MostlyBlind(Reasoner):
@@ -169,6 +187,7 @@ def scenarios(mesh: DeviceMesh | None) -> dict[str, Any]:
         "skipped": learn(reasoner(mesh), items, spoil, steps=3),
         "lora": ask_and_learn(both(mesh, False, Tuning(["vision_tower"], LoRA(rank=4, alpha=8)))),
         "shared policy": ask_and_learn(both(mesh, True)),
+        "second view": ask_and_learn(in_two_minds(both(mesh, False)), SecondView()),
         "taught": ask_and_learn(taught(both(mesh, False, Tuning(["vision_tower"], LoRA(rank=4, alpha=8))))),
     }
 

@@ -10,7 +10,7 @@ from two_ranks import run_ranks
 pytestmark = pytest.mark.timeout(900)  # two processes, which load all there is
 LEARNED = [
     *("tied embeddings", "frozen vision tower", "refilled", "one group", "few images", "lora", "shared policy"),
-    *("sampled ahead", "taught"),
+    *("sampled ahead", "taught", "from the base", "second view"),
 ]
 
 
@@ -47,17 +47,24 @@ def test_samples_votes_and_rewards_are_those_of_one_rank(said, scenario):
     assert any(float(rewards.std()) > 0 for rewards in alone["rewards"])
 
 
-@pytest.mark.parametrize("scenario", ["lora", "shared policy"])
+@pytest.mark.parametrize("scenario", ["lora", "shared policy", "second view"])
 def test_votes_were_taken(said, scenario):
-    votes = [vote for _, _, vote in said[1][scenario]["proposals"]]
-    assert len(votes) == 8
-    assert sum(vote is not None for vote in votes) >= 4
+    votes = [vote for _, _, vote, _ in said[1][scenario]["proposals"]]
+    assert len(votes) == 16
+    assert sum(vote is not None for vote in votes) >= 8
+
+
+def test_the_base_votes_beside_a_reasoner_that_has_moved_away(said):
+    votes = [(vote, view) for _, _, vote, view in said[1]["second view"]["proposals"] if vote is not None]
+    assert all(view is not None for _, view in votes)
+    assert any(vote.counts != view.counts for vote, view in votes)
 
 
 @pytest.mark.parametrize("scenario", LEARNED)
 def test_updates_are_those_of_one_rank(said, scenario):
     alone, together, _ = (each[scenario] for each in said)
-    assert len(alone["gradients"]) == len(together["gradients"]) == alone["version"]
+    assert alone["version"] == together["version"]
+    assert len(alone["gradients"]) == len(together["gradients"]) == alone["version"] - (scenario == "from the base")
     first, other = alone["gradients"][0], together["gradients"][0]
     assert {name for name, each in first.items() if each is None} == {n for n, each in other.items() if each is None}
     for name, gradient in first.items():

@@ -36,12 +36,15 @@ class TransformersRollout(RolloutEngine):
         self._gathered: Any = None
 
     def load(self, policy: Any) -> None:
-        """Gather the policy's weights where they are sharded, and let go of another's."""
+        """Gather the policy's weights where they are sharded, and let go of another's.
+
+        Those of a frozen copy take the place of the policy's while it is sampled from, and no longer.
+        """
         model = policy.model
-        if self._gathered is not model:
+        if self._gathered is not model or policy.shards is not None:
             self.sleep()
         super().load(policy)
-        if policy.sharded:
+        if policy.sharded and policy.shards is None:
             self._gathered = model
             gather(model)
 
@@ -64,7 +67,8 @@ class TransformersRollout(RolloutEngine):
         batches = _cut_batches(policy, prompts, max(1, self.max_sequences // sampling.n))
         results: dict[int, list[Completion]] = {}
         device = self.device_for(policy)
-        with placed(policy, device), self._compute_precision(policy, device.type):
+        copy = nullcontext() if policy.shards is None else policy.gathered()
+        with copy, placed(policy, device), self._compute_precision(policy, device.type):
             for batch in batches:
                 results |= zip(batch, _sample_batch(policy, [prompts[i] for i in batch], sampling), strict=True)
         return [results[index] for index in range(len(prompts))]

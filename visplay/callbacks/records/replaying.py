@@ -13,8 +13,8 @@ from visplay.callbacks.records.step_record import StepRecord
 from visplay.callbacks.records.step_state import loss_scaler, own_optimizer, policy_tensors
 from visplay.callbacks.records.step_trace import Call, StepTrace, tracing
 from visplay.data.module import SelfPlayData
-from visplay.modules.learner.grpo import NonFiniteUpdateError
 from visplay.modules.learner.mismatch import PolicyMismatchError
+from visplay.modules.learner.skipped_update import NonFiniteUpdateError
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import CPU, move
 from visplay.modules.questioner import Questioner

@@ -9,7 +9,7 @@ but for a warm-up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +28,8 @@ from visplay.modules.learner.group_batch import GroupBatch
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.learner.mismatch import MismatchCheck, PolicyMismatchError
 from visplay.modules.learner.sampling_ahead import NextStep, SampledRole, SamplingAhead
+from visplay.modules.learner.skipped_update import SkippedUpdate, too_many
+from visplay.modules.learner.step_statistics import describe_rollout, reduce_statistics
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.placement import CPU, move, placed
 from visplay.modules.policy.weights.sharding import whole
@@ -50,28 +52,6 @@ class LearningRole(SampledRole, Protocol):
 
     def collate(self, rollout: Rollout) -> GroupBatch:
         """The rollout as tensors where the policy is."""
-
-
-class NonFiniteUpdateError(RuntimeError):
-    """Too many updates in a row had a loss or a gradient that is not finite."""
-
-
-class SkippedUpdate(NamedTuple):
-    """An update that was not applied.
-
-    Args:
-        policy: Whose update; its weights are as they were.
-        batch: The mini-batch, with the log-probabilities ``old_logps`` that its ratios refer to.
-        loss: Its loss.
-        grad_norm: The norm of its gradient.
-        in_a_row: How many updates in a row were not applied, this one included.
-    """
-
-    policy: VLM
-    batch: GroupBatch
-    loss: float
-    grad_norm: float
-    in_a_row: int
 
 
 class StepResult(NamedTuple):
@@ -204,7 +184,7 @@ class GRPO:
         self._set_learning_rate(optimizer)
         rollout, judgement = self.sample(role, items, seed, refill)  # completions and rewards (N, G)
         kept = self._choose(judgement.rewards, len(items))
-        statistics = _describe(rollout, judgement.rewards, len(kept))
+        statistics = describe_rollout(rollout, judgement.rewards, len(kept))
         statistics["learning_rate"] = optimizer.param_groups[0]["lr"]
         if not kept:
             return StepResult(rollout, judgement, statistics)
@@ -366,14 +346,7 @@ class GRPO:
         if self.on_skipped is not None:
             self.on_skipped(update)
         if self.skipped >= self.config.max_skipped_updates:
-            raise NonFiniteUpdateError(
-                f"{update.policy.name}, version {update.policy.version}: loss {update.loss:g}, norm of the gradient "
-                f"{update.grad_norm:g}; not finite in {self.skipped} updates in a row, which is max_skipped_updates. "
-                "None of them was applied: weights and optimizer state are as they were. Look, in this order, for "
-                "weights of the checkpoint that are not finite; a learning rate that is too high (ratio_max, kl and "
-                "grad_norm of the steps before); float16, where bf16-mixed has the range; an advantage, a loss or a KL "
-                "estimator of your own that divides by 0. See docs/health.md"
-            )
+            raise too_many(update)
 
     def _loss(
         self, micro: GroupBatch, logps: Tensor, old: Tensor, entropies: Tensor
@@ -414,29 +387,3 @@ def _agreed(judgement: Judgement) -> Judgement:
         return {"rewards": judgement.rewards.cpu(), "statistics": judgement.statistics, "weights": weights}
 
     return replace(judgement, **from_first(found))
-
-
-def reduce_statistics(parts: Sequence[Mapping[str, float]], divisor: float) -> dict[str, float]:
-    """Join statistics of one set of names: the maximum where a name ends in ``_max``, else the sum over a divisor.
-
-    Example:
-        >>> reduce_statistics([{"kl": 1.0, "ratio_max": 2.0}, {"kl": 2.0, "ratio_max": 1.0}], 2)
-        {'kl': 1.5, 'ratio_max': 2.0}
-    """
-    columns = {name: [part[name] for part in parts] for name in parts[0]}
-    return {n: max(values) if n.endswith("_max") else sum(values) / divisor for n, values in columns.items()}
-
-
-def _describe(rollout: Rollout, rewards: Tensor, kept: int) -> dict[str, float]:
-    """What a rollout looks like, before any update."""
-    completions = [c for group in rollout.completions for c in group]
-    flat = zero_variance_groups(rewards)
-    return {
-        "reward": float(rewards.mean()),
-        "reward_std": float(rewards.std()),
-        "zero_variance_groups": float(flat.float().mean()),
-        "effective_groups": float(min(kept, int((~flat).sum()))),
-        "sampled_groups": float(len(flat)),
-        "completion_tokens": sum(len(c.token_ids) for c in completions) / len(completions),
-        "truncated_fraction": sum(not c.finished for c in completions) / len(completions),
-    }

@@ -175,8 +175,8 @@ class VLM(Adaptable):
         if self.adapters is not None:
             self.adapters.reset(self.name)
         else:
-            fresh = self.base().model if self.sharded else self._load_model()
-            self.model.load_state_dict(fresh.state_dict())
+            state = self.base().state_dict() if self.sharded else self._load_model().state_dict(prefix="model.")
+            self.load_state_dict(state)
         self.version += 1
 
     @property

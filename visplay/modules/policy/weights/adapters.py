@@ -220,11 +220,24 @@ class Adaptable(Family):
         if not self.sharded:
             return function(*args, **kwargs)
         try:
-            with nullcontext() if self.shards is None else sharding.exchanged(self.model, self.shards):
+            with self._in_place():
                 return sharding.compute(self.model, function, *args, **kwargs)
         finally:
             if not torch.is_grad_enabled():  # else a backward pass follows, and needs them
                 sharding.release(self.model)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Within it a frozen copy of a sharded policy can be sampled from, all its layers gathered."""
+        with self._in_place():
+            sharding.gather(self.model)
+            yield
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Within it the model has the shards of a frozen copy in place of its own."""
+        with nullcontext() if self.shards is None else sharding.exchanged(self.model, self.shards):
+            yield
 
     def adapted_layers(self, tuning: Tuning) -> list[str]:
         """Names of the linear layers that get an adapter, never the head; none where the weights themselves learn.
@@ -285,7 +298,8 @@ class Adaptable(Family):
         """
         sharding.release(self.model)
         if self.adapters is None:
-            yield from self.model.named_parameters()
+            with self._in_place():
+                yield from self.model.named_parameters()
             return
         for name, weight in self.model.named_parameters():
             if ".lora_" not in name:
@@ -298,7 +312,9 @@ class Adaptable(Family):
         Args:
             device: Where each is given; None leaves it where it is.
         """
-        return ((self.released_name(name), weight.to(device=device)) for name, weight in whole_weights(self.model))
+        with self._in_place():
+            for name, weight in whole_weights(self.model):
+                yield self.released_name(name), weight.to(device=device)
 
     def weight_shapes(self) -> dict[str, torch.Size]:
         """The shapes of ``weights``, in their order, by their names; nothing is gathered."""
