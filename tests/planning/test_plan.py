@@ -9,7 +9,7 @@ import pytest
 from visplay.__main__ import main
 from visplay.cli import instantiate
 from visplay.planning.activations import Precision
-from visplay.planning.amounts import disk_bytes, host_bytes, phase_amounts
+from visplay.planning.amounts import curation_amounts, disk_bytes, host_bytes, phase_amounts
 from visplay.planning.plan_tables import notes
 from visplay.planning.reading import given_device, read_settings
 from visplay.planning.run_plan import make_plan, micro_batches
@@ -107,6 +107,21 @@ def test_a_teacher_is_a_policy_more(read):
     settings = read("qwen2_5_vl_3b", "3b", "--teacher=visplay.callbacks.Teacher")
     assert host_bytes(settings) == {"idle policy": 2 * weights, "reference policy": weights}
     assert disk_bytes(settings)["checkpoints"] == 6 * 3 * weights
+
+
+VIEW = "--self_play.curation.second_view"
+
+
+def test_a_second_vote_is_counted_and_the_base_that_gives_it_is_in_cpu_memory(read):
+    weights = 4 * 3_754_622_976
+    plain, settings = read("qwen2_5_vl_3b", "3b"), read("qwen2_5_vl_3b", "3b", f"{VIEW}.voter=base")
+    assert host_bytes(settings) == host_bytes(plain) | {"base that votes": weights}
+    made = curation_amounts(settings)
+    assert made == curation_amounts(plain) | {"second votes": made["votes"]}
+    fewer = read("qwen2_5_vl_3b", "3b", LORA, f"{VIEW}.voter=base", f"{VIEW}.voting={{votes: 2}}")
+    assert curation_amounts(fewer)["second votes"] == 2 * made["questions"]
+    assert host_bytes(fewer) == {}, "of adapters the base is there anyway"
+    assert curation_amounts(read("qwen2_5_vl_3b", "3b", f"{VIEW}.voter=questioner")) == curation_amounts(plain)
 
 
 def test_policies_that_do_not_learn_are_in_cpu_memory(read):

@@ -37,7 +37,7 @@ class SecondView:
             example, changes what is left and right.
         label: Which answer is the silver answer: that of the "first" vote, or the "harmonic" one, which both support
             (``visplay.functional.harmonic_vote``).
-        accuracy: How likely a silver answer is right, by the fraction of the second vote that supports it.
+        accuracy: How likely a silver answer is right, by what both votes give it.
     """
 
     voter: Literal["base", "reasoner", "teacher", "questioner"] = "base"

@@ -62,7 +62,8 @@ def curation_amounts(settings: Settings) -> dict[str, int]:
     if c is None or settings.voting is None:
         return {}
     questions = c.images * c.questions_per_image
-    return {"images": c.images, "questions": questions, "votes": questions * (c.voting or settings.voting).votes}
+    made = {"images": c.images, "questions": questions, "votes": questions * (c.voting or settings.voting).votes}
+    return made | ({"second votes": questions * settings.second_votes} if settings.second_votes else {})
 
 
 def host_bytes(settings: Settings) -> dict[str, int]:
@@ -72,6 +73,7 @@ def host_bytes(settings: Settings) -> dict[str, int]:
     parts = {"idle policy": FLOAT * idle, "reference policy": FLOAT * max(references, default=0)}
     if settings.device.kind == "cuda":
         parts["copies of Health"] = settings.health_bytes
+        parts["base that votes"] = FLOAT * settings.second_voter_weights
     return {name: size for name, size in parts.items() if size}
 
 

@@ -178,6 +178,21 @@ class Settings:
     teacher: bool = False
 
     @property
+    def second_votes(self) -> int:
+        """Answers of a second vote on each question of a data set; the Questioner's own costs nothing."""
+        view = None if self.curation is None else self.curation.second_view
+        if view is None or self.voting is None or view.voter == "questioner":
+            return 0
+        return (view.voting or self.voting).votes
+
+    @property
+    def second_voter_weights(self) -> int:
+        """Number of weights of a base that votes a second time, in CPU memory beside the policies; shards apart."""
+        view = None if self.curation is None else self.curation.second_view
+        alone = view is not None and view.voter == "base" and not self.shape.adapters and self.device.shards == 1
+        return self.shape.weights if alone else 0
+
+    @property
     def offloads_idle(self) -> bool:
         """Whether the idle policy is in CPU memory; an adapter stays on its base."""
         return self._offloads and (self.own_judge or not self.shape.adapters)

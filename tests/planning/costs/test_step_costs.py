@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.scaling import on, read_all
 from visplay.__main__ import main
+from visplay.modules import SecondView
 from visplay.planning.costs.cost_tables import cost_lines, cost_notes, duration, total
 from visplay.planning.costs.machines import MACHINES, with_rates
 from visplay.planning.costs.step_costs import Stage
@@ -29,6 +30,14 @@ def test_one_gpu_sends_nothing(settings):
     questioner, reasoner = settings.roles
     stages = [*costs.step(questioner).values(), *costs.step(reasoner).values(), *costs.curation(1000).values()]
     assert all(stage.network_bytes == 0 and stage.seconds > 0 for stage in stages)
+
+
+def test_a_second_vote_costs_as_much_as_the_first_and_a_load_more(settings):
+    plain = on(settings, 1, sharded=False).curation(1000)
+    view = replace(settings.curation, second_view=SecondView())
+    twice = on(replace(settings, curation=view), 1, sharded=False).curation(1000)
+    assert twice["second votes"] == twice["votes"] == plain["votes"]
+    assert twice["load"].seconds == pytest.approx(1.5 * plain["load"].seconds)
 
 
 def test_gradients_are_summed_once_in_an_update(settings):

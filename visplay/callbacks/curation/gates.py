@@ -23,7 +23,7 @@ class Candidate(NamedTuple):
         vote: The vote on it, which gave the silver answer.
         views_agree: Whether a second view of it has the same winner; None where there was none, as for the next two.
         joint: The harmonic vote of both views.
-        accuracy: How likely the silver answer is right, as far as the second view tells.
+        accuracy: How likely the silver answer is right, as far as both votes tell.
         blind: Whether the Reasoner gives the silver answer without the image; None where it was not asked.
     """
 

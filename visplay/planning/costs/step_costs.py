@@ -104,7 +104,7 @@ class StepCosts:
         return stages
 
     def curation(self, images: int) -> Step:
-        """A data set from so many images: questions and votes, and two loads for each batch of images.
+        """A data set from so many images: questions and votes, and a load for each of them and each batch of images.
 
         Raises:
             ValueError: None is generated.
@@ -119,6 +119,10 @@ class StepCosts:
             "votes": self._sample(self._voter(questioner), c.images_per_batch, c.questions_per_image, votes),
             "load": self._load(idle=True) + self._load(idle=True) if s.policies > 1 else Stage(),
         }
+        if s.second_votes:
+            voter = self._voter(questioner)
+            of_batch["second votes"] = self._sample(voter, c.images_per_batch, c.questions_per_image, s.second_votes)
+            of_batch["load"] += self._load(idle=True)
         return {name: each.times(batches) for name, each in of_batch.items()}
 
     def _network_seconds(self, sent: float) -> float:
