@@ -66,6 +66,9 @@ def test_the_benchmarks(parse, config):
     assert together == replace(suite, max_images=1)
 
 
+ON = "--model.questioner.grpo.start_from=last_phase"
+
+
 @pytest.mark.parametrize("config", ["qwen2_5_vl_3b", "tiny"])
 def test_adapters(parse, config):
     model = parse(_config(config), _config("lora")).model
@@ -73,7 +76,7 @@ def test_adapters(parse, config):
     assert [role.config.learning_rate for role in (model.questioner, model.reasoner)] == [1e-5, 1e-5]
     assert model.reasoner.vlm is not model.questioner.vlm
     assert model.reasoner.vlm.tuning == model.questioner.vlm.tuning
-    shared = parse(_config(config), _config("lora"), "--model.shared_policy=true").model
+    shared = parse(_config(config), _config("lora"), "--model.shared_policy=true", ON).model
     assert shared.reasoner.vlm is shared.questioner.vlm
 
 
@@ -250,7 +253,7 @@ def test_bad_value_names_the_argument(parse, capsys):
         ("--model.reasoner.voting.votes=1", "votes: 1 must be at least 2"),
         ("--model.questioner.grpo.group_size=1", "group_size: 1 must be at least 2"),
         ("--model.questioner.format.require=[poem]", "require: parts are among"),
-        ("--self_play.curation.low=0.9", "low, high: need 0 <= low <= high <= 1, got low=0.9, high=0.8"),
+        ("--self_play.curation={low: 0.9, high: 0.8}", "low, high: need 0 <= low <= high <= 1, got low=0.9, high=0.8"),
         ("--data.n_images=null", "n_images: must not be null, need int"),
         ("--samples.init_args.groups=null", "groups: must not be null, need int"),
         (f"--self_play.curation.low={'9' * 400}", "a number is too large: int too large to convert to float"),

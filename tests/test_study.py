@@ -121,17 +121,19 @@ def test_some_of_the_arms():
         study().only(["hers"])
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("study", range(100, 105)), ("choose", range(5))])
-def test_the_files(name, seeds):
+@pytest.mark.parametrize(("name", "seeds", "iterations"), [("study", range(100, 105), 6), ("choose", range(5), 4)])
+def test_the_files(name, seeds, iterations):
     found = read_study(f"examples/study/{name}.yaml")
     assert list(found.seeds) == list(seeds)
     assert found.command(found.arms[0], seeds[0]) == [
         "fit",
         "--config=configs/tiny.yaml",
+        "--config=configs/recipes/holds.yaml",
         *found.arguments,
+        *found.arms[0].arguments,
         f"--model.seed={seeds[0]}",
-        "--self_play.iterations=4",
-        f"--trainer.default_root_dir=runs/{name}/visplay/{seeds[0]}",
+        f"--self_play.iterations={iterations}",
+        f"--trainer.default_root_dir=runs/{name}/holds/{seeds[0]}",
         "--auto_resume",
     ]
 

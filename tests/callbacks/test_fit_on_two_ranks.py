@@ -20,7 +20,7 @@ GATE = "--self_play.curation.gates+=visplay.callbacks.NotAskedBefore"
 @pytest.fixture(scope="module")
 def all_runs(tmp_path_factory):
     """The run's directory and standard output, on one rank and on two of both strategies."""
-    return fit_on_ranks(tmp_path_factory.mktemp("ranks"), *CALLBACKS, GATE)
+    return fit_on_ranks(tmp_path_factory.mktemp("ranks"), *CALLBACKS, further=[GATE])
 
 
 @pytest.fixture(scope="module", params=["two", "sharded"])
@@ -80,7 +80,7 @@ def test_a_run_goes_on_on_other_ranks(all_runs, tmp_path, begun, options):
         if not path.name.startswith("phase-00.ckpt"):
             path.unlink()
     cache = f"--data.cache={runs[begun][0].parents[1] / 'tiny-images'}"
-    again = start_fit(tmp_path / begun, *CALLBACKS, GATE, *SMALL, *options, cache, "--auto_resume")
+    again = start_fit(tmp_path / begun, *CALLBACKS, *SMALL, GATE, *options, cache, "--auto_resume")
     try:
         _, error = again.communicate(timeout=600)
     finally:

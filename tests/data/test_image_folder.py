@@ -130,8 +130,9 @@ class TestSkipped:
                 raise PermissionError(13, "Permission denied", path)
             return scan(path)
 
-        monkeypatch.setattr(os, "scandir", reject)
-        assert "PermissionError" in reasons(tmp_path)["closed"]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", reject)
+            assert "PermissionError" in reasons(tmp_path)["closed"]
 
     def test_one_warning_with_the_first_reasons(self, tmp_path, caplog):
         for number in range(7):

@@ -111,7 +111,8 @@ def test_a_published_recipe_takes_nothing_of_ours_over(build, base, recipe):
     without, expected, _ = build(base, recipe)
     for name, role in without.roles.items():
         assert model.roles[name].config == role.config
-    assert (curation.gates, curation.second_view) == (expected.gates, expected.second_view)
+    assert [*curation.gates] == [*expected.gates]
+    assert repr(curation.second_view) == repr(expected.second_view)  # two transforms of an image are never equal
     assert (curation.low, curation.high) == (expected.low, expected.high)
     assert _first(callbacks, SelfPlay).replay is None
 
