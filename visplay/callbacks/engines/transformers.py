@@ -67,8 +67,8 @@ class TransformersRollout(RolloutEngine):
         batches = _cut_batches(policy, prompts, max(1, self.max_sequences // sampling.n))
         results: dict[int, list[Completion]] = {}
         device = self.device_for(policy)
-        copy = nullcontext() if policy.shards is None else policy.gathered()
-        with copy, placed(policy, device), self._compute_precision(policy, device.type):
+        of_copy = nullcontext() if policy.shards is None else policy.gathered()
+        with of_copy, placed(policy, device), self._compute_precision(policy, device.type):
             for batch in batches:
                 results |= zip(batch, _sample_batch(policy, [prompts[i] for i in batch], sampling), strict=True)
         return [results[index] for index in range(len(prompts))]
