@@ -239,7 +239,7 @@ def write(directory: Path, architecture: Any, config: Any, processor: Any) -> No
         for name, weight in model.named_parameters():
             if name.endswith("bias") or not weight.any():
                 weight.normal_(std=0.1)
-    text = config.text_config
+    text = config.get_text_config()
     stops = [text.eos_token_id, text.pad_token_id]
     model.generation_config = hf.GenerationConfig(eos_token_id=stops, pad_token_id=text.pad_token_id)
     model.save_pretrained(directory)

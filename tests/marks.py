@@ -11,7 +11,7 @@ TESTS = Path(__file__).parent
 WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below tests/
     "vllm": [
         *(f"callbacks/engines/test_vllm{name}" for name in (".", "_adapters", "_families", "_loop")),
-        *(f"callbacks/engines/test_vllm{name}" for name in ("_mismatch", "_ranks", "_server", "_sockets")),
+        *(f"callbacks/engines/test_vllm{name}" for name in ("_mismatch", "_ranks", "_server", "_sockets", "_text")),
         "checking/test_family_check.py::test_vllm",
         "judge/test_vllm_judge.py",
         "test_configs.py::test_base[qwen",

@@ -10,7 +10,8 @@ import re
 import string
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,6 +54,22 @@ ANSWER = Template(
         "in \\boxed{}."
     ),
     user="{question}",
+)
+
+DESCRIBE = Template(
+    user="{question}",
+    system=(
+        "You answer questions about images. First describe all of the image that the question needs, so fully that "
+        "somebody who does not see it could answer, within <description> and </description>. Then think, step by step, "
+        "within <think> and </think>. Then put the final answer, and nothing else, in \\boxed{}."
+    ),
+)
+FROM_DESCRIPTION = Template(
+    user="Description: {description}\nQuestion: {question}",
+    system=(
+        "You answer a question about an image that you do not see, from a description of it. Think, step by step, "
+        "within <think> and </think>. Then put the final answer, and nothing else, in \\boxed{}."
+    ),
 )
 
 _JUDGE = (
@@ -101,7 +118,7 @@ def encode_prompt(
     """Encode a template as token ids with one placeholder per image and the assistant's turn opened.
 
     Args:
-        tokenizer: A tokenizer with a chat template that knows image content.
+        tokenizer: A tokenizer with a chat template; where there are images, one that knows them.
         template: What to say.
         images: Number of images, placed before the text.
         **fields: Text for the template's names in braces; it never becomes a control token.
@@ -110,8 +127,8 @@ def encode_prompt(
         P token ids.
 
     Raises:
-        ValueError: The fields are not the ones that the template names, or the chat template drops the system message
-            or rejects the messages.
+        ValueError: The fields are not the ones that the template names, or the chat template drops a message or rejects
+            them.
     """
     if template.fields() != set(fields):
         raise ValueError(f"fields: the template needs {sorted(template.fields())}, got {sorted(fields)}")
@@ -131,21 +148,24 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, template: Template, images
 def _render_cached(tokenizer: PreTrainedTokenizerBase, _chat_template: str, template: Template, images: int) -> str:
     """The chat template's text with a stand-in for each field (the template text is part of the cache key)."""
     user = template.user.format(**{name: _STAND_IN.format(name) for name in template.fields()})
-    content: list[dict] = [{"type": "image"}] * images + [{"type": "text", "text": user}]
-    messages: list[dict] = [{"role": "user", "content": content}]
-    if template.system is None:
-        return _apply(tokenizer, messages)
-    # some templates lose a system message that is given as text, others take nothing else
+    parts: list[dict] = [{"type": "image"}] * images + [{"type": "text", "text": user}]
+    systems: list[Any] = [None]
+    if template.system is not None:  # some templates lose one that is given as text, others take nothing else
+        systems = [template.system, [{"type": "text", "text": template.system}]]
+    contents: list[Any] = [parts] if images else [parts, user]  # those of models without images take text alone
     causes = []
-    for system in (template.system, [{"type": "text", "text": template.system}]):
+    for system, content in product(systems, contents):
+        opening = [] if system is None else [{"role": "system", "content": system}]
         try:
-            text = _apply(tokenizer, [{"role": "system", "content": system}, *messages])
+            text = _apply(tokenizer, [*opening, {"role": "user", "content": content}])
         except ValueError as error:
             causes.append(str(error))
             continue
-        if template.system.strip() in text:
+        if repr(parts) not in text and all(said.strip() in text for said in (template.system or "", user)):
             return text
     why = causes[0] if causes else f"the chat template of {tokenizer.name_or_path!r} drops it"
+    if template.system is None:
+        raise ValueError(f"user: {why}: {template.user[:60]!r}")
     raise ValueError(f"system: {why}: {template.system[:60]!r}; give system: null, and say it in user")
 
 

@@ -22,11 +22,11 @@ class UnlabeledImage:
 
     Args:
         key: Stable identity, for example the path relative to the collection's root.
-        image: The image, RGB.
+        image: The image, RGB; None where the Questioner asks without one.
     """
 
     key: str
-    image: Image
+    image: Image | None
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Example:
 
     Args:
         key: Identity of the row.
-        image: The image, RGB; the first one where there are several.
+        image: The image, RGB; the first one where there are several, None where there is none.
         problem: The question.
         answer: Silver or gold answer.
         problem_type: The question's type, empty if unknown.
@@ -210,7 +210,7 @@ class Example:
     """
 
     key: str
-    image: Image = field(repr=False)
+    image: Image | None = field(repr=False)
     problem: str
     answer: str
     problem_type: str = ""
@@ -225,7 +225,7 @@ class Example:
     @property
     def images(self) -> tuple[Image, ...]:
         """All images, in their order."""
-        return (self.image, *self.further_images)
+        return () if self.image is None else (self.image, *self.further_images)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Record:
     """One completion as a person reads it.
 
     Args:
-        image: The image.
+        image: The image; None where there is none.
         problem: The question; None if the completion should have been one and did not parse.
         text: The completion.
         reward: Its reward.
@@ -241,7 +241,7 @@ class Record:
         gold: The answer to agree with where it is a label; None where it is a silver answer, or there is none.
     """
 
-    image: Image
+    image: Image | None
     problem: str | None
     text: str
     reward: float

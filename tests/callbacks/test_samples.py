@@ -25,6 +25,12 @@ def test_a_panel_shows_the_image_and_text(size):
     assert (right == 255).mean() > 0.5
 
 
+def test_a_panel_without_an_image():
+    record = replace(_record(), image=None)
+    left = np.asarray(draw_panel(record))[:, :230]
+    assert (left == 255).all()
+
+
 def test_a_panel_of_what_did_not_parse_or_is_long():
     assert draw_panel(_record(problem=None, text="x " * 5000, vote=None)).size == draw_panel(_record()).size
 

@@ -234,6 +234,14 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=r"missing values in the columns \['answer'\]"):
             read_examples(path)
 
+    def test_without_images(self, path):
+        one, other, third = make_examples()
+        examples = [replace(one, image=None), other, replace(third, image=None)]
+        write_examples(path, examples)
+        assert [example.image is None for example in read_examples(path)] == [True, False, True]
+        assert [each.images for each in GeneratedDataset(path)][::2] == [(), ()]
+        assert pq.read_table(path)["images"].null_count == 2
+
     @pytest.mark.parametrize("image", [b"no image", None])
     def test_image_that_does_not_decode(self, path, image):
         write_examples(path, make_examples(1))

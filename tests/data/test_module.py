@@ -3,9 +3,10 @@ from lightning import Trainer
 
 from helpers import plain_image
 from visplay.data.benchmarks.benchmark import Benchmark
-from visplay.data.module import SelfPlayData
+from visplay.data.fingerprints import fingerprint_data
+from visplay.data.module import NoImages, SelfPlayData
 from visplay.tiny.data import TinyWorld
-from visplay.types import Example
+from visplay.types import Example, UnlabeledImage
 
 
 def _example(key):
@@ -61,3 +62,12 @@ def test_tiny_world_validates_on_its_splits(tmp_path):
 
 def test_silver_accuracy_is_unknown_for_other_images():
     assert TinyWorld(n_images=2).silver_accuracy([_example("a")]) is None
+
+
+def test_without_images_there_are_items_to_ask_about():
+    data = SelfPlayData(NoImages(3))
+    data.setup("fit")
+    assert data.images == [UnlabeledImage(key, None) for key in ("000000", "000001", "000002")]
+    assert fingerprint_data(data) == {"images": {"count": 3}}
+    with pytest.raises(ValueError, match="count: 0 must be at least 1"):
+        NoImages(0)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visplay.functional import has_thought, parse_boxed, parse_question
+from visplay.functional import has_thought, parse_boxed, parse_boxed_question, parse_question
 from visplay.types import Question
 
 PIECES = [
@@ -244,6 +244,8 @@ def test_a_megabyte_of_one_mark_is_read_at_once(text):
     text *= 2**20 // len(text)
     assert parse_question(text) is parse_question(text, text_around=True) is None
     assert parse_boxed(text) is None
+    assert parse_boxed_question(text) is parse_boxed_question(text, text_around=True) is None
+    assert parse_boxed_question(f"<question>{text}</question> \\boxed{{1}}") in (None, Question(text.strip(), "", "1"))
     assert not has_thought(f"</think>{text}")
 
 
@@ -251,3 +253,37 @@ def test_the_first_of_each_part_is_found_as_a_pattern_would():
     text = "<type>a<type>numerical</type></type><question><question>b</question>"
     assert parse_question(text, None, text_around=True) == Question("<question>b", "a<type>numerical", None)
     assert parse_question("</question><question>b", None, ("question",), text_around=True) is None
+
+
+BOXED = {  # text -> question and answer, strictly and with text around
+    r"<question>What is 2 + 3?</question>\boxed{5}": (("What is 2 + 3?", "5"),) * 2,
+    "<question>\n a \n</question>\n\n \\boxed{\\frac{1}{2}} \n": (("a", r"\frac{1}{2}"),) * 2,
+    r"<think>Hm: <question>b</question></think><question>a</question> \boxed{5}": (("a", "5"),) * 2,
+    r"Sure. <question>a</question> \boxed{5}": (None, ("a", "5")),
+    r"<question>a</question> It is \boxed{5}": (None, ("a", "5")),
+    r"<question>a</question> \boxed{5}.": (None, ("a", "5")),
+    r"<question>a</question> \boxed{4} \boxed{5}": (None, ("a", "5")),
+    r"<question>a</question><question>b</question> \boxed{5}": (None, ("b", "5")),
+    r"\boxed{5} <question>a</question>": (None, ("a", "5")),
+    r"<question>a <b>c</b></question> \boxed{5}": (None, ("a <b>c</b>", "5")),
+    r"<question>a</question>": (None, None),
+    r"<question>a</question> \boxed{}": (None, None),
+    r"<question>a</question> \boxed{5": (None, None),
+    r"<question> </question> \boxed{5}": (None, None),
+    r"<question>a \boxed{5}": (None, None),
+    r"\boxed{5}": (None, None),
+    "": (None, None),
+}
+
+
+@pytest.mark.parametrize("text", BOXED)
+def test_the_form_of_r_zero(text):
+    for expected, text_around in zip(BOXED[text], (False, True), strict=True):
+        found = parse_boxed_question(text, text_around=text_around)
+        assert found == (None if expected is None else Question(expected[0], "", expected[1]))
+
+
+@given(st.text("<>/\\boxedquestion{}ab ", max_size=200), st.booleans())
+def test_the_form_of_r_zero_never_raises(text, text_around):
+    found = parse_boxed_question(text, text_around=text_around)
+    assert found is None or (found.text.strip() and found.answer.strip())

@@ -8,17 +8,20 @@ import torch
 from PIL import Image
 
 import families
+import text_models
 from benchmarks.workload import Size, autocast, make_batch
 from live_bytes import LiveBytes
 from visplay.cli import instantiate
-from visplay.modules import LoRA, Tuning
+from visplay.modules import CausalLM, LoRA, Tuning
+from visplay.modules.learner.group_batch import GroupBatch
 from visplay.modules.policy.attention import many_token_dtype
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Training, activations
-from visplay.planning.plan_tables import notes, rejections
+from visplay.planning.plan_tables import amounts_lines, notes, rejections
 from visplay.planning.reading import given_device, read_settings
 from visplay.planning.run_plan import make_plan
 from visplay.planning.shapes import build_empty, measure_shape, sides
+from visplay.types import Completion, Prompt, Rollout
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -78,10 +81,13 @@ def test_a_family_that_cannot_pack_is_not_checkpointed(tmp_path):
     assert settings("--model.vlm.attn_implementation=sdpa").why_padded.startswith("attn_implementation is 'sdpa'")
 
 
-@pytest.mark.parametrize("name", LARGEST)
-@pytest.mark.parametrize(
+WAYS = pytest.mark.parametrize(
     ("dtype", "checkpointed", "lora"), [(FP32, False, False), (BF16, True, False), (FP32, True, True)]
 )
+
+
+@pytest.mark.parametrize("name", LARGEST)
+@WAYS
 def test_memory_is_near_the_real_one(directories, name, dtype, checkpointed, lora):
     tuning = Tuning(("vision_tower", "projector"), LoRA(rank=16)) if lora else Tuning()
     vlm = _load(name, directories[name], tuning=tuning, gradient_checkpointing=checkpointed)
@@ -95,6 +101,58 @@ def test_memory_is_near_the_real_one(directories, name, dtype, checkpointed, lor
         _pass(vlm, batch)  # leaves its gradients
         peak = _pass(vlm, batch)
     assert 0.94 < planned.peak / peak < (1.11 if name == "InternVL" else 1.1)  # an upper estimate where there are tiles
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A wide language model without images."""
+    directory = tmp_path_factory.mktemp("llama")
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in TEXT.items():
+            patch.setitem(families.TEXT, key, value)
+        text_models.llama_without_padding(directory)
+    return directory
+
+
+def test_a_plan_of_a_language_model(llama):
+    vlm = "--model.init_args.vlm.init_args"
+    small = [f"{vlm}.path={llama}", f"{vlm}.max_context_tokens=1000"]
+    built = instantiate([f"--config={CONFIGS / 'r_zero.yaml'}", *small, f"--config={CONFIGS / 'lora.yaml'}"])
+    settings = read_settings(built.model, built.callbacks, built.trainer, given_device("cpu", 8.0, 0, None))
+    vlm = CausalLM(str(llama), tuning=built.model.reasoner.vlm.tuning)
+    vlm.load()
+    assert settings.shape.weights + settings.shape.adapter_weights == sum(w.numel() for w in vlm.parameters())
+    assert settings.shape.adapter_weights == sum(w.numel() for w in vlm.trained_weights())
+    assert (settings.image.most_tokens, settings.image.least_tokens, settings.image.most_patches(1)) == (0, 0, 0)
+    (challenger, _) = settings.roles
+    assert settings.longest_prompt(challenger) == challenger.template_tokens > 200
+    plan = make_plan(settings)
+    assert {problem.kind for problem in plan.problems} == {"context"}  # of 1,000 tokens
+    lines = dict(amounts_lines(plan))
+    assert "tokens of an image" not in lines
+    assert lines["data set, an iteration"] == "8,000 questions, 72,000 votes"
+
+
+@WAYS
+def test_memory_of_a_language_model_is_near_the_real_one(llama, dtype, checkpointed, lora):
+    tuning = Tuning(("vision_tower", "projector"), LoRA(rank=16)) if lora else Tuning()
+    vlm = CausalLM(str(llama), tuning=tuning, gradient_checkpointing=checkpointed)
+    vlm.load()
+    rollout = Rollout((Prompt("a", tuple(range(60, 100)), ()),), (_completions(4, 160),))
+    batch = GroupBatch.collate(rollout, [40], vlm.device)
+    rows = int(batch.mask.sum())
+    precision = Precision(dtype.itemsize, many_token_dtype(torch.device("cpu"), dtype).itemsize)
+    training = Training(precision, checkpointed, accumulated=True, frozen=frozenset(tuning.freeze))
+    micro = Micro(40 + rows - 4, rows, 0)
+    planned = activations(measure_shape(build_empty(vlm, vlm.model.config)), micro, training)
+    with autocast(vlm, dtype):
+        _pass(vlm, batch)  # leaves its gradients
+        peak = _pass(vlm, batch)
+    assert 0.94 < planned.peak / peak < 1.1
+
+
+def _completions(number, tokens):
+    return (Completion(tuple(60 + n % 300 for n in range(tokens)), (-1.0,) * tokens, "", finished=True),) * number
 
 
 def _pass(vlm, batch):

@@ -194,6 +194,15 @@ def test_amounts_of_the_published_setting(read):
     assert disk_bytes(settings)["checkpoints"] == 6 * 2 * 4 * 3_754_622_976
 
 
+def test_amounts_of_vision_sr1(read):
+    settings = read("vision_sr1", "3b")
+    (role,) = settings.roles
+    done = phase_amounts(settings, role)
+    assert (done.steps, done.updates, done.rollouts, done.votes) == (91, 364, 372_736, 0)
+    assert (done.blind, done.blind_tokens) == (372_736, 763_363_328)
+    assert make_plan(settings).problems == ()
+
+
 def test_checkpoints_within_a_phase(read):
     """Two policies, two optimizer states and a reference; the newest is written while two are there."""
     weights = 4 * 3_754_622_976

@@ -63,10 +63,11 @@ class SampleLogger(Callback):
 def draw_panel(record: Record, texts: bool = True) -> Image.Image:
     """Draw an image with what was asked, said, voted and rewarded next to it; without texts, the reward alone."""
     panel = Image.new("RGB", (IMAGE_PIXELS + 8 + 7 * TEXT_COLUMNS, IMAGE_PIXELS + 8), "white")
-    scale = IMAGE_PIXELS / max(record.image.size)
-    size = (max(1, round(record.image.width * scale)), max(1, round(record.image.height * scale)))
-    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    panel.paste(record.image.resize(size, resampling), (4, 4))
+    if record.image is not None:
+        scale = IMAGE_PIXELS / max(record.image.size)
+        size = (max(1, round(record.image.width * scale)), max(1, round(record.image.height * scale)))
+        resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+        panel.paste(record.image.resize(size, resampling), (4, 4))
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size=12)
     shown = [visible(text[:SHOWN_CHARACTERS], " \t\n") for text in _lines(record)[0 if texts else -1 :]]
     lines = [line for text in shown for line in textwrap.wrap(text, TEXT_COLUMNS) or [""]]

@@ -12,7 +12,6 @@ from typing import Any
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
-from PIL import Image
 
 from visplay.callbacks.curation.curation import Curation
 from visplay.callbacks.curation.curator import Curator
@@ -247,7 +246,7 @@ class SelfPlay(Callback):
             ) from error
 
     def _try_prompts(self, module: GRPOModule) -> None:
-        """Write every prompt of the run once, before the first question, about a small image.
+        """Write every prompt of the run once, before the first question, about a small image where the model takes one.
 
         Raises:
             ValueError: The chat template of a checkpoint does not take one, or no completion fits behind it.
@@ -261,12 +260,11 @@ class SelfPlay(Callback):
                 prompts.append((module.reasoner.vlm, None if voting is None else voting.template))
         if module.validated is not None:
             prompts.append((module.validated.vlm, module.answering.template))
-        image = Image.new("RGB", (56, 56))
         for vlm, template in prompts:
             if template is not None:
-                vlm.encode("tried", template, image, **dict.fromkeys(template.fields(), "?"))
+                vlm.encode_any("tried", template)
         for name, learner in module.roles.items():
-            prompt = learner.vlm.encode(name, learner.template, image, **dict.fromkeys(learner.template.fields(), "?"))
+            prompt = learner.vlm.encode_any(name, learner.template)
             if reason := learner.vlm.why_too_long(prompt, learner.config.max_new_tokens):
                 raise ValueError(f"{name}.grpo.max_new_tokens: {reason}; give less, or a larger vlm.max_context_tokens")
 

@@ -73,14 +73,14 @@ def key_of(vlm: VLM, device_type: str | None = None) -> str:
         vlm: The policy.
         device_type: Where it computes; None is where it is.
     """
-    config, processor = vlm.model.config, vlm.processor
+    config, images = vlm.model.config, getattr(vlm.processor, "image_processor", None)
     settings = (vlm.attn_implementation, vlm.min_pixels, vlm.max_pixels, vlm.max_context_tokens)
     known: list[Any] = [
         _name(type(vlm)),
         _code(vlm),
         os.path.realpath(vlm.path) if Path(vlm.path).is_dir() else vlm.path,
         (vlm.revision, getattr(config, "_commit_hash", None)),
-        (config.to_json_string(), processor.image_processor.to_json_string(), vlm.tokenizer.chat_template),
+        (config.to_json_string(), images.to_json_string() if images else None, vlm.tokenizer.chat_template),
         settings,
         (torch.__version__, transformers.__version__, device_type or vlm.device.type),
     ]

@@ -103,10 +103,10 @@ class FamilyCheck:
 
     def ids(self) -> str:
         """The tokens of prompts with images of several sizes are those of the processor."""
-        if self.vlm.feature_token_id != model_feature_id(self.vlm):
+        if self.vlm.takes_images and self.vlm.feature_token_id != model_feature_id(self.vlm):
             self._fail("placeholder", f"feature_token_id: {self._clash(self.vlm.feature_token_id)}")
         images, compared = [_noise(size) for size in SIZES], 0
-        chosen = [[], *([image] for image in images), images[:2], images[2:4]]
+        chosen = [[], *([image] for image in images), images[:2], images[2:4]] if self.vlm.takes_images else [[]]
         for template in self._templates():
             for given in chosen:
                 prompt = self.vlm.encode("ids", template, given)
@@ -118,7 +118,12 @@ class FamilyCheck:
                 with suppress(PromptTooLongError):
                     self._compare_ids(self.vlm.collate([prompt]).input_ids[0], theirs["input_ids"][0], given)
                     compared += 1
-        return f"ids: {compared} prompts with images of {len(SIZES)} sizes have the processor's tokens"
+        what = (
+            f"with images of {len(SIZES)} sizes have the processor's"
+            if self.vlm.takes_images
+            else "have the tokenizer's"
+        )
+        return f"ids: {compared} prompts {what} tokens"
 
     def scores(self) -> str:
         """Log-probabilities are those of the model's own forward, packed and padded, for no image, one and two."""
@@ -132,9 +137,9 @@ class FamilyCheck:
 
     def batch(self) -> str:
         """A batch of prompts, several about one image, is what each of them is alone."""
-        shared, longest = _noise(SIZES[0]), max(_ENDINGS, key=len)
-        asked = [(_OPENING + ending, [shared]) for ending in _ENDINGS]
-        asked += [(longest[: len(longest) * n // 6], [_noise(SIZES[n - 2])]) for n in (3, 4)] + [(_OPENING, [])]
+        shared, longest = self._images(1), max(_ENDINGS, key=len)
+        asked = [(_OPENING + ending, shared) for ending in _ENDINGS]
+        asked += [(longest[: len(longest) * n // 6], self._images(n - 1)[-1:]) for n in (3, 4)] + [(_OPENING, [])]
         prompts = [self.vlm.encode(f"{n}", Template(user=text), given) for n, (text, given) in enumerate(asked)]
         ids = self._made_up((len(prompts), 2, TOKENS))
         lengths = torch.randint(1, TOKENS + 1, ids.shape[:2], generator=self._draw).to(ids.device)
@@ -148,19 +153,22 @@ class FamilyCheck:
         for way in (way for way in self._ways() if not way.half):
             with computing(self.vlm, way):
                 self._attend(gap, f"{way.name} rows of a batch and those of each prompt alone")
-        return f"batches: {len(prompts)} prompts, of which {len(_ENDINGS)} share an image, are what each is alone"
+        share = f", of which {len(_ENDINGS)} share an image," if shared else ""
+        return f"batches: {len(prompts)} prompts{share} are what each is alone"
 
     def samples(self) -> str:
         """What is sampled has the log-probabilities that are scored."""
 
         def gap() -> float:
-            return max(self._reported(TransformersRollout(), images=2))
+            return max(self._reported(TransformersRollout(), most=1))
 
         found = self._attend(gap, "log-probabilities sampled token by token and those scored")
         return f"samples: sampled and scored log-probabilities agree within {found:.1g} nats"
 
-    def images(self) -> str:
+    def images(self) -> str | None:
         """Another image makes another answer likely."""
+        if not self.vlm.takes_images:
+            return None
         image, ids = _noise(SIZES[0]), self._made_up((TOKENS,))
         pair = (image, ImageOps.invert(image))
         seen = [score(self.vlm, self.vlm.encode("image", Template(user="Where?"), each), ids) for each in pair]
@@ -202,7 +210,7 @@ class FamilyCheck:
             return None
         rollout = VLLMRollout(EngineSettings(dtype="float32", images_per_prompt=2, max_sequences=8, eager=True))
         try:
-            gaps = self._reported(rollout, images=3)
+            gaps = self._reported(rollout, most=2)
         except WrongWeightsError as error:
             self._fail("names", f"vLLM has other weights: {error}")
         except RolloutError as error:
@@ -232,7 +240,7 @@ class FamilyCheck:
         templates = [Template(user="Where is it?"), Template(user="\nWhere is it?")]
         with suppress(TemplateError, ValueError):
             template = Template(user="Where is it?", system="Be good.")
-            render_prompt(self.vlm.tokenizer, template, 1)
+            render_prompt(self.vlm.tokenizer, template, int(self.vlm.takes_images))
             templates.append(template)
         return templates
 
@@ -259,6 +267,10 @@ class FamilyCheck:
         names = self.vlm.tokenizer.convert_ids_to_tokens([token, features])
         return f"features go to {token} ({names[0]}), and the model's own to {features} ({names[1]})"
 
+    def _images(self, number: int) -> list[Image.Image]:
+        """So many images of random pixels; none where the model takes none."""
+        return [_noise(size) for size in SIZES[:number]] if self.vlm.takes_images else []
+
     def _made_up(self, shape: tuple[int, ...]) -> Tensor:
         """Ids of ordinary tokens."""
         vocabulary = min(len(self.vlm.tokenizer), len(self.vlm.head_weight))
@@ -268,17 +280,15 @@ class FamilyCheck:
 
     def _cases(self) -> list[Case]:
         """One image first; also a prompt longer than the window, where the model has windows."""
-        asked = [
-            ("one image", "Where is it?", 1),
-            ("no image", "Where is it?", 0),
-            ("two images", "Where are they?", 2),
-        ]
+        asked = [("no image", "Where is it?", 0)]
+        if self.vlm.takes_images:
+            asked = [("one image", "Where is it?", 1), *asked, ("two images", "Where are they?", 2)]
         window = self.comparison.contract.window
         if window is not None and window < self.vlm.context_tokens:
             asked.append(("a long prompt", "Where is it? " * (window // 4 + 8), 0))
         cases = []
         for name, text, images in asked:
-            template, given = Template(user=text), [_noise(size) for size in SIZES[:images]]
+            template, given = Template(user=text), self._images(images)
             prompt = self.vlm.encode(name, template, given)
             if self.vlm.fits(prompt, TOKENS):
                 inputs = self.reference.read(render_prompt(self.vlm.tokenizer, template, images), given)
@@ -296,10 +306,11 @@ class FamilyCheck:
                     return [way, padded]
         return [padded]
 
-    def _reported(self, engine: RolloutEngine, images: int) -> list[float]:
-        """Largest gap between what an engine reports of its samples and what is scored, for 0, 1, … images."""
+    def _reported(self, engine: RolloutEngine, most: int) -> list[float]:
+        """Largest gap between what an engine reports of its samples and what is scored, for 0, 1, … ``most`` images."""
         gaps = []
-        prompts = [self.vlm.encode(f"{n}", Template(user="Where?"), [_noise(SIZES[0])] * n) for n in range(images)]
+        numbers = range(most + 1 if self.vlm.takes_images else 1)
+        prompts = [self.vlm.encode(f"{n}", Template(user="Where?"), [_noise(SIZES[0])] * n) for n in numbers]
         groups = engine.generate(self.vlm, prompts, Sampling(n=2, max_new_tokens=TOKENS))
         for prompt, group in zip(prompts, groups, strict=True):
             found = 0.0

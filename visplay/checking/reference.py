@@ -47,7 +47,10 @@ def traced(vlm: VLM) -> Iterator[Trace]:
     trace, text_model = Trace(), vlm.text_model
 
     def before(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        trace.embeddings.append(given["inputs_embeds"][0])
+        embeddings = given.get("inputs_embeds")
+        if embeddings is None:  # a language model is given ids
+            embeddings = vlm.model.get_input_embeddings()(given["input_ids"])
+        trace.embeddings.append(embeddings[0])
         trace.positions.append(None)
 
     def rotate(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
@@ -114,23 +117,27 @@ class Reference:
         self._text_type = 0  # of a completion's tokens: what an image's are not
         self._parameters = {
             name
-            for owner in (type(vlm.model), type(vlm.model.model))
+            for owner in (type(vlm.model), type(vlm.model.base_model))
             for name in inspect.signature(owner.forward).parameters
         }
 
     def read(self, text: str, images: Sequence[Image]) -> dict[str, Tensor]:
         """What the processor makes of a prompt's text, placeholders and all, for the model."""
         settings: dict[str, Any] = {"return_tensors": "pt", "add_special_tokens": False}
-        if "mm_token_type_ids" in self._parameters:
-            settings["return_mm_token_type_ids"] = True
+        if not self.vlm.takes_images:
+            return self._kept(self.vlm.tokenizer([text], **settings))
+        named = settings | ({"return_mm_token_type_ids": True} if "mm_token_type_ids" in self._parameters else {})
         given = list(images)
         try:
-            out = self.vlm.processor(text=[text], images=given or None, **settings)
+            out = self.vlm.processor(text=[text], images=given or None, **named)
         except ValueError:  # some want a list of images for each text, and one at least
             if given:
-                out = self.vlm.processor(text=[text], images=[given], **settings)
+                out = self.vlm.processor(text=[text], images=[given], **named)
             else:
-                out = self.vlm.tokenizer([text], return_tensors="pt", add_special_tokens=False)
+                out = self.vlm.tokenizer([text], **settings)
+        return self._kept(out)
+
+    def _kept(self, out: Any) -> dict[str, Tensor]:
         kept = self._parameters - set(_NOT_PASSED)
         return {name: value.to(self.vlm.device) for name, value in out.items() if name in kept}
 

@@ -80,7 +80,8 @@ def export(options: argparse.Namespace) -> Path:
     scores = found.scores if options.role == "reasoner" else {}
     settings = role_settings(role) | {"seed": OmegaConf.select(config, "model.init_args.seed")}
     data = describe_config(config)
-    card = model_card(CardFacts(options.role, vlm.path, form, found.iteration, data, settings, scores))
+    loads = vlm.auto_model.__name__
+    card = model_card(CardFacts(options.role, vlm.path, form, found.iteration, data, settings, scores, loads))
     write_whole(output, partial(write_export, vlm, form, card))
     return output
 

@@ -14,7 +14,7 @@ from visplay.data.benchmarks.benchmark_table import BenchmarkTable
 from visplay.data.benchmarks.downloads import read_lock
 from visplay.data.files import sha256
 from visplay.data.image_folder import ImageFolder
-from visplay.data.module import SelfPlayData
+from visplay.data.module import NoImages, SelfPlayData
 from visplay.data.sources import list_files
 
 MOST_READ_BYTES = 2**30
@@ -23,8 +23,11 @@ MOST_READ_BYTES = 2**30
 
 def fingerprint_data(data: SelfPlayData) -> dict[str, Any]:
     """What identifies each source of a fit that is set up: see ``fingerprint_files``; of the Hub, name and revision."""
-    found = {}
-    if (images := data.image_source) is not None:
+    found: dict[str, Any] = {}
+    images = data.image_source
+    if isinstance(images, NoImages):
+        found["images"] = {"count": images.count}
+    elif images is not None:
         files = (
             [str(data.images.root / key) for key in data.images.keys] if isinstance(data.images, ImageFolder) else None
         )

@@ -101,15 +101,16 @@ class GeneratedDataset(Dataset[Example]):
             table = table.select(_SCHEMA.names).cast(_SCHEMA)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"path: {self.path} {_DAMAGED}: {error}") from error
-        if incomplete := [name for name in _SCHEMA.names if table[name].null_count]:
+        if incomplete := [name for name in _SCHEMA.names if name != "images" and table[name].null_count]:
             raise ValueError(
                 f"path: {self.path} has missing values in the columns {incomplete}; every row needs all of them"
             )
         return table
 
     def _example(self, row: dict[str, Any], decode: Callable[[bytes], Image]) -> Example:
+        cell = row.pop("images")
         try:
-            image = decode(row.pop("images")["bytes"])
+            image = None if cell is None else decode(cell["bytes"])
         except DecodeError as error:
             reason = f"path: {self.path}: the image of {row['key']!r} does not decode: {error}"
             raise UnusableItemError(row["key"], reason) from error
@@ -122,7 +123,7 @@ def write_examples(
 ) -> None:
     """Write the generated data set of one iteration; a file already there stays until the new one is complete.
 
-    ``datasets`` loads the file with its images decoded. They are stored as PNG.
+    ``datasets`` loads the file with its images decoded. They are stored as PNG; an example without one has null.
 
     Args:
         path: The parquet file; its directory is created.
@@ -144,7 +145,7 @@ def _in_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
     group: list[dict[str, Any]] = []
     images: set[bytes] = set()
     for row in rows:
-        image = row["images"]["bytes"]
+        image = row["images"]["bytes"] if row["images"] else b""
         too_large = image not in images and sum(map(len, images)) + len(image) > _BYTES_PER_GROUP
         if len(group) == _ROWS_PER_GROUP or (group and too_large):
             yield group
@@ -204,11 +205,11 @@ class PngEncoder:
 def _as_row(example: Example, encode: Callable[[Image], bytes]) -> dict[str, Any]:
     if example.further_images:
         raise ValueError(f"examples: {example.key!r} has {len(example.images)} images; a row here holds one")
-    if example.image.mode != "RGB":
+    if example.image is not None and example.image.mode != "RGB":
         raise ValueError(f"examples: the image of {example.key!r} must be RGB, got {example.image.mode}")
     same = ("problem", "answer", "score", "problem_type", "image_id", "iteration", "key", "label_accuracy")
     return {name: getattr(example, name) for name in same} | {
-        "images": {"bytes": encode(example.image), "path": None},
+        "images": None if example.image is None else {"bytes": encode(example.image), "path": None},
         "votes": [{"name": name, "count": count} for name, count in example.votes],
     }
 

@@ -19,9 +19,10 @@ from visplay.data.generated import GeneratedDataset
 from visplay.data.image_folder import ImageFolder
 from visplay.data.streams.image_stream import ImageStream, Streaming
 from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
-from visplay.types import Example
+from visplay.types import Example, UnlabeledImage
 
 EvaluationStage = Literal["validate", "test"]
+UnlabeledImages = ImageFolder | ImageTable | ImageStream | list[UnlabeledImage]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,29 @@ class ImageSource:
             how = self.streaming if isinstance(self.streaming, Streaming) else Streaming()
             return ImageStream(self.path, self.split, self.revision, self.column, self.limits, how)
         return open_images(self.path, self.split, self.revision, self.column, self.limits)
+
+
+@dataclass(frozen=True)
+class NoImages:
+    """No images: the Questioner is asked as often as there are items, by one prompt, as in R-Zero.
+
+    Args:
+        count: Items; each has samples of its own.
+
+    Raises:
+        ValueError: ``count`` is below 1.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        """Reject none at all."""
+        if self.count < 1:
+            raise ValueError(f"count: {self.count} must be at least 1")
+
+    def open(self) -> list[UnlabeledImage]:
+        """The items."""
+        return [UnlabeledImage(f"{number:06d}", None) for number in range(self.count)]
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,7 @@ class SelfPlayData(LightningDataModule):
 
     Args:
         images: Unlabeled images, for self-play and for a Questioner that is fitted alone; a path alone is enough.
+            ``NoImages`` has it ask without one.
         labelled: Questions with answers, for the phases of the Reasoner; a path alone is enough.
         silver: A data set that an earlier run generated, for a Reasoner that is fitted alone.
         silver_fraction: Fraction of silver answers in a Reasoner phase that has labelled ones as well.
@@ -99,7 +124,7 @@ class SelfPlayData(LightningDataModule):
 
     def __init__(
         self,
-        images: ImageSource | str | Path | None = None,
+        images: ImageSource | NoImages | str | Path | None = None,
         labelled: LabelledSource | str | Path | None = None,
         silver: str | Path | None = None,
         silver_fraction: float = 0.5,
@@ -120,10 +145,10 @@ class SelfPlayData(LightningDataModule):
         self.silver: GeneratedDataset | None = None
         self.answered_keys: Callable[[Benchmark], Collection[str]] = lambda benchmark: ()
         self._benchmarks: dict[EvaluationStage, Sequence[Benchmark]] = {}
-        self._images: ImageFolder | ImageTable | ImageStream | None = None
+        self._images: UnlabeledImages | None = None
 
     @property
-    def images(self) -> ImageFolder | ImageTable | ImageStream:
+    def images(self) -> UnlabeledImages:
         """The unlabeled images; a ValueError if there are none."""
         if self._images is None:
             raise ValueError(

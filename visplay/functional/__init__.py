@@ -31,7 +31,16 @@ from visplay.functional.grpo.losses import (
     token_mean_weights,
     token_truncated_weights,
 )
-from visplay.functional.parsing import DEFAULT_KINDS, has_thought, parse_boxed, parse_question, split_thought
+from visplay.functional.parsing import (
+    DEFAULT_KINDS,
+    has_description,
+    has_thought,
+    parse_boxed,
+    parse_boxed_question,
+    parse_description,
+    parse_question,
+    split_thought,
+)
 from visplay.functional.phases import permuted_indices
 from visplay.functional.replay_priorities import hold_highest, most_confident_first, oldest_first, uniform_priority
 from visplay.functional.rewards.clustering import bleu_distances, cluster, cluster_fractions, cluster_groups
@@ -148,6 +157,7 @@ __all__ = [
     "group_redundancy",
     "hallusion_accuracies",
     "harmonic_vote",
+    "has_description",
     "has_thought",
     "hold_highest",
     "in_band",
@@ -172,6 +182,8 @@ __all__ = [
     "oldest_first",
     "own_answer_agreement",
     "parse_boxed",
+    "parse_boxed_question",
+    "parse_description",
     "parse_question",
     "penalized_advantages",
     "percentile_interval",

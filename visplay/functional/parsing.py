@@ -73,6 +73,42 @@ def parse_question(
     return Question(text=parts["question"], kind=kind, answer=parts["answer"] or None)
 
 
+def parse_boxed_question(text: str, *, text_around: bool = False) -> Question | None:
+    r"""Read a question in the form of R-Zero (arXiv 2508.05004): ``<question>..</question>`` and a boxed answer.
+
+    The question is not empty and contains no tag, and there is an answer. With ``text_around`` the last question and
+    the last box count, wherever they stand, as in its released code. A thought before all that, see ``split_thought``,
+    is passed over.
+
+    Args:
+        text: What the Questioner wrote.
+        text_around: Whether other text may stand before, between and behind the two.
+
+    Returns:
+        The question, without a type, or None when the text does not parse.
+
+    Example:
+        >>> parse_boxed_question(r"<question>What is 2 + 3?</question> \boxed{5}")
+        Question(text='What is 2 + 3?', kind='', answer='5')
+        >>> parse_boxed_question(r"Sure: <question>What is 2 + 3?</question> \boxed{5}") is None
+        True
+    """
+    thought, form = split_thought(text)
+    if not text_around and not _begins(thought):
+        return None
+    before, opened, rest = form.rpartition("<question>")
+    question, closed, behind = rest.partition("</question>")
+    answer, question = parse_boxed(form if text_around else behind), question.strip()
+    if not opened or not closed or not question or answer is None:
+        return None
+    if not text_around:
+        box = _BOX.match(behind.strip())
+        end = None if box is None else _find_closing_brace(behind.strip(), box.end())
+        if before.strip() or end != len(behind.strip()) - 1 or not re.fullmatch(_TAGLESS, question):
+            return None
+    return Question(question, kind="", answer=answer)
+
+
 def parse_boxed(text: str) -> str | None:
     r"""Read the final answer: the content of the last ``\boxed{...}``, of those behind the thought if there is one.
 
@@ -109,6 +145,35 @@ def has_thought(text: str) -> bool:
     thought, answer = split_thought(_SPACE_BEFORE_BRACKET.sub("", _SPACE_BEHIND_BRACKET.sub("", text)))
     boxed = answer.strip().startswith("\\boxed{") and answer.rstrip().endswith("}")
     return thought is not None and _begins(thought) and boxed
+
+
+def parse_description(text: str) -> str | None:
+    """Read the first ``<description>..</description>`` of an answer; None where there is none, or it is empty.
+
+    Example:
+        >>> parse_description("<description> a red dot </description><think>one</think>")
+        'a red dot'
+    """
+    _, opened, rest = text.partition("<description>")
+    description, closed, _ = rest.partition("</description>")
+    return (description.strip() or None) if opened and closed else None
+
+
+def has_description(text: str) -> bool:
+    r"""Whether an answer is a description, a thought and a boxed answer, and nothing else: the form of Vision-SR1.
+
+    White space does not count around the parts and within tags.
+
+    Example:
+        >>> has_description(r"<description>a dot</description> <think>one</think> \boxed{1}")
+        True
+        >>> has_description(r"<think>one</think> \boxed{1}")
+        False
+    """
+    text = _SPACE_BEFORE_BRACKET.sub("", _SPACE_BEHIND_BRACKET.sub("", text)).strip()
+    _, closed, rest = text.partition("</description>")
+    described = text.startswith("<description>") and parse_description(text) is not None
+    return bool(described and closed) and rest.startswith("<think>") and has_thought(rest)
 
 
 def split_thought(text: str) -> tuple[str | None, str]:

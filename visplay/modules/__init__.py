@@ -1,5 +1,7 @@
 """State: the policies, the learner, the two roles and the module that joins them."""
 
+from visplay.modules.describer import Describer
+from visplay.modules.families.causal_lm import CausalLM
 from visplay.modules.families.gemma3 import Gemma3
 from visplay.modules.families.internvl import InternVL
 from visplay.modules.families.llava_onevision import LlavaOnevision
@@ -22,6 +24,8 @@ from visplay.modules.visplay import VisPlay
 from visplay.modules.voting import Voting
 
 __all__ = [
+    "CausalLM",
+    "Describer",
     "MismatchConfig",
     "GRPO",
     "GRPOConfig",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visplay.functional.diagnosis import describe_votes, repeated_fraction
-from visplay.functional.parsing import DEFAULT_KINDS, parse_question
+from visplay.functional.parsing import DEFAULT_KINDS, parse_boxed_question, parse_question
 from visplay.functional.rewards.memory_redundancy import MemoryRedundancy
 from visplay.functional.rewards.reward_protocols import QuestionJudge
 from visplay.functional.rewards.rewards import difficulty, group_redundancy, questioner_rewards
@@ -33,12 +33,15 @@ class QuestionFormat:
         require: Parts that must be there, of "type", "question" and "answer"; the paper asks for "question" alone.
         text_around: Whether other text may stand around the parts.
         spaced_tags: Whether ``< type >`` is a tag too.
+        boxed_answer: Whether the form is R-Zero's, a question and a boxed answer behind it, see
+            ``visplay.functional.parse_boxed_question``; the other parts have no say then.
     """
 
     kinds: Collection[str] | None = DEFAULT_KINDS
     require: Collection[str] = ("type", "question")
     text_around: bool = False
     spaced_tags: bool = False
+    boxed_answer: bool = False
 
     def __post_init__(self) -> None:
         """Reject an unknown part."""
@@ -46,6 +49,8 @@ class QuestionFormat:
 
     def parse(self, text: str) -> Question | None:
         """The question, or None if it does not have the required form."""
+        if self.boxed_answer:
+            return parse_boxed_question(text, text_around=self.text_around)
         return parse_question(
             text, self.kinds, self.require, text_around=self.text_around, spaced_tags=self.spaced_tags
         )

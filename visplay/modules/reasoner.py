@@ -106,6 +106,10 @@ class Reasoner(Role):
         """The boxed answer, or None if there is none or the completion was truncated."""
         return parse_boxed(completion.text) if completion.finished else None
 
+    def has_form(self, text: str) -> bool:
+        """Whether an answer has the form that ``reward`` is told of."""
+        return has_thought(text)
+
     def answers(self, rollout: Rollout) -> list[list[str | None]]:
         """The answers of a rollout, (N, G)."""
         return [[self.parse(completion) for completion in group] for group in rollout.completions]
@@ -124,7 +128,7 @@ class Reasoner(Role):
             spread([1] * len(items), lambda own: [self._agree(answers[n], items[n].answer) for n in own])
         )
         groups = zip(rollout.prompts, rollout.completions, strict=True)
-        formatted = torch.tensor([[c.finished and has_thought(p.opened + c.text) for c in g] for p, g in groups])
+        formatted = torch.tensor([[c.finished and self.has_form(p.opened + c.text) for c in g] for p, g in groups])
         if self.group_reward is None and self.negatives is None:
             rewards = self.reward(agrees, formatted)  # (N, G)
         else:

@@ -87,6 +87,8 @@ class SecondView:
 
     def _change(self, item: UnlabeledImage, seed: int) -> UnlabeledImage:
         assert self.image is not None
+        if item.image is None:
+            raise ValueError(f"second_view.image: {item.key!r} has no image that could be changed; give null")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, item.key))
             changed = self.image(item.image)

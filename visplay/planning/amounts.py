@@ -26,6 +26,8 @@ class RoleAmounts:
         tokens: Tokens sampled.
         votes: Answers of the Reasoner that judge them.
         vote_tokens: Their tokens.
+        blind: Answers from descriptions alone.
+        blind_tokens: Their tokens.
     """
 
     steps: int
@@ -35,6 +37,8 @@ class RoleAmounts:
     tokens: int
     votes: int = 0
     vote_tokens: int = 0
+    blind: int = 0
+    blind_tokens: int = 0
 
 
 def phase_amounts(settings: Settings, role: RolePlan) -> RoleAmounts:
@@ -45,6 +49,7 @@ def phase_amounts(settings: Settings, role: RolePlan) -> RoleAmounts:
         votes = prompts * c.group_size * voting.votes
         answers = [each.grpo.max_new_tokens for each in settings.roles if each.name == "reasoner"]
         vote_tokens = votes * (voting.max_new_tokens or (answers or [c.max_new_tokens])[0])
+    blind = prompts * c.group_size if role.describes else 0
     return RoleAmounts(
         steps=c.steps,
         updates=c.steps * ceil(c.prompts_per_step / role.prompts_per_update),
@@ -53,6 +58,8 @@ def phase_amounts(settings: Settings, role: RolePlan) -> RoleAmounts:
         tokens=prompts * c.group_size * c.max_new_tokens,
         votes=votes,
         vote_tokens=vote_tokens,
+        blind=blind,
+        blind_tokens=blind * c.max_new_tokens,
     )
 
 
@@ -62,7 +69,8 @@ def curation_amounts(settings: Settings) -> dict[str, int]:
     if c is None or settings.voting is None:
         return {}
     questions = c.images * c.questions_per_image
-    made = {"images": c.images, "questions": questions, "votes": questions * (c.voting or settings.voting).votes}
+    asked = {"images": c.images} if settings.image.most_tokens else {}
+    made = asked | {"questions": questions, "votes": questions * (c.voting or settings.voting).votes}
     return made | ({"second votes": questions * settings.second_votes} if settings.second_votes else {})
 
 
@@ -91,7 +99,9 @@ def disk_bytes(settings: Settings) -> dict[str, int]:
     references = [settings.reference_weights(role) for role in settings.roles if role.grpo.kl_reference != "base"]
     within = policies + 2 * settings.trained_weights + max(references, default=0)
     several = settings.step_checkpoints + 1 if settings.step_checkpoints else 0
-    images = 0 if settings.curation is None else settings.iterations * settings.curation.images
+    images = 0
+    if settings.curation is not None and settings.image.most_tokens:
+        images = settings.iterations * settings.curation.images
     return {
         "checkpoints": kept * FLOAT * policies,
         "checkpoints within a phase": several * FLOAT * within,

@@ -54,11 +54,14 @@ def amounts_lines(plan: Plan) -> Sequence[tuple[str, str]]:
     tokens = (
         f"at most {s.image.most_tokens:,}" if s.image.tiled else f"{s.image.least_tokens:,} to {s.image.most_tokens:,}"
     )
-    facts |= {"tokens of an image": tokens, "context": f"{s.context_tokens:,} tokens"}
+    if s.image.most_tokens:
+        facts["tokens of an image"] = tokens
+    facts["context"] = f"{s.context_tokens:,} tokens"
     for role in s.roles:
         taken = s.longest_prompt(role) + role.grpo.max_new_tokens
+        image = f"image {s.image.most_tokens:,} + " if s.image.most_tokens else ""
         facts[f"{role.name}, longest sequence"] = (
-            f"image {s.image.most_tokens:,} + prompt {role.template_tokens:,} + answer {role.grpo.max_new_tokens:,}"
+            f"{image}prompt {role.template_tokens:,} + answer {role.grpo.max_new_tokens:,}"
             f" = {taken:,}; room for {max(s.context_tokens - taken, 0):,} more"
         )
     if plan.cache is not None:
@@ -69,9 +72,10 @@ def amounts_lines(plan: Plan) -> Sequence[tuple[str, str]]:
     for role in s.roles:
         done = phase_amounts(s, role)
         votes = f", {done.votes:,} votes (at most {done.vote_tokens:,} tokens)" if done.votes else ""
+        blind = f", {done.blind:,} from descriptions (at most {done.blind_tokens:,} tokens)" if done.blind else ""
         facts[f"{role.name}, a phase"] = (
             f"{done.steps:,} steps, {done.updates:,} updates, {done.prompts:,} prompts, {done.rollouts:,} rollouts "
-            f"(at most {done.tokens:,} tokens){votes}"
+            f"(at most {done.tokens:,} tokens){votes}{blind}"
         )
     if made := curation_amounts(s):
         facts["data set, an iteration"] = ", ".join(f"{number:,} {name}" for name, number in made.items())
@@ -81,7 +85,7 @@ def amounts_lines(plan: Plan) -> Sequence[tuple[str, str]]:
 
 
 def _counts(parts: dict[str, int]) -> str:
-    return ", ".join(f"{part} {count:,}" for part, count in parts.items())
+    return ", ".join(f"{part} {count:,}" for part, count in parts.items() if count)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def notes(plan: Plan) -> list[str]:
     elif s.device.count > 1:
         ranks = s.device.count // s.device.nodes
         found.append(f"figures are those of one rank; the CPU memory of {ranks} on one machine is as many times that")
-    if s.image.tiled or s.shape.mergers > 1:
+    if s.image.most_tokens and (s.image.tiled or s.shape.mergers > 1):
         found.append("activations of this family's vision tower and of what joins it to the text are an upper estimate")
     if s.why_padded is not None:
         found.append(

@@ -19,15 +19,14 @@ from visplay.callbacks import Health, StepCheckpoint, TransformersRollout, VLLMR
 from visplay.callbacks.engines.engine import RolloutEngine, compute_dtype
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.teacher import Teacher
-from visplay.modules import Questioner, Reasoner, Role, VisPlay
+from visplay.modules import Describer, Questioner, Reasoner, Role, VisPlay
 from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
 from visplay.modules.policy.vlm import VLM
-from visplay.modules.policy.weights.loading import load_processor
 from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.modules.training import GRPOModule
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Shape
-from visplay.planning.settings import Device, ImageSize, RolePlan, Settings, TransformersPlan, VLLMPlan
+from visplay.planning.settings import NO_IMAGES, Device, ImageSize, RolePlan, Settings, TransformersPlan, VLLMPlan
 from visplay.planning.shapes import build_empty, measure_shape, read_config, sides
 
 LORA_OVERLAY = Tuning(("vision_tower", "projector"), LoRA())
@@ -139,7 +138,7 @@ def _roles(model: GRPOModule) -> tuple[list[Role], Reasoner | None]:
 def _with_processor(empty: VLM) -> bool:
     """Give the empty model its processor, if there is one."""
     try:
-        empty.processor = load_processor(empty.path, empty.revision)
+        empty.processor = empty.read_processor(empty.path)
     except FileNotFoundError:
         return False
     empty.limit_pixels(empty.min_pixels, empty.max_pixels)
@@ -155,7 +154,9 @@ def _why_padded(empty: VLM) -> str | None:
 
 def _image(empty: VLM, config: Any) -> ImageSize:
     """Areas of images by the processor, or tokens and patches of a family that cuts them into tiles."""
-    most, vision = empty.most_image_tokens, config.vision_config
+    most, vision = empty.most_image_tokens, getattr(config, "vision_config", None)
+    if vision is None:
+        return NO_IMAGES
     processor = empty.processor.image_processor
     size = dict(processor.size)
     if hasattr(vision, "spatial_merge_size"):
@@ -180,6 +181,8 @@ def _image_of(vlm: VLM, config: Any, shape: Shape) -> ImageSize:
     Raises:
         ValueError: None are, or they do not say how many tokens an image becomes.
     """
+    if not hasattr(config, "vision_config"):
+        return NO_IMAGES
     if vlm.max_pixels is None:
         raise ValueError(f"max_pixels: null is the processor's, and {vlm.path!r} has none at hand; give a number")
     if not hasattr(config.vision_config, "spatial_merge_size"):
@@ -196,7 +199,8 @@ def _role(role: Role, ready: VLM | None) -> RolePlan:
     else:
         fields = dict.fromkeys(template.fields(), "")
         tokens = len(ready.encode("plan", template, None, **fields).token_ids) + 2  # around the image
-    return RolePlan(role.name, role.config, tokens, _QUESTION_TOKENS if role.name == "reasoner" else 0)
+    question = _QUESTION_TOKENS if role.name == "reasoner" else 0
+    return RolePlan(role.name, role.config, tokens, question, isinstance(role, Describer))
 
 
 def _engine(engine: RolloutEngine, precision: torch.dtype) -> VLLMPlan | TransformersPlan | None:

@@ -95,11 +95,11 @@ def _problems(settings: Settings, stages: dict[str, Bytes], cache: Cache | None)
     for role in settings.roles:
         answer = role.grpo.max_new_tokens
         if (longest := settings.longest_prompt(role) + answer) > settings.context_tokens:
+            image = f"the largest image's {settings.image.most_tokens:,} tokens, " if settings.image.most_tokens else ""
             yield Problem(
                 "context",
-                f"{role.name}: the largest image's {settings.image.most_tokens:,} tokens, the prompt's "
-                f"{role.template_tokens:,} and an answer of {answer:,} are {longest:,}, above the "
-                f"context of {settings.context_tokens:,}",
+                f"{role.name}: {image}the prompt's {role.template_tokens:,} and an answer of {answer:,} are "
+                f"{longest:,}, above the context of {settings.context_tokens:,}",
             )
     if cache is not None and cache.sequences < 1:
         one = cache.token_bytes * cache.sequence_tokens

@@ -32,7 +32,7 @@ class ImageSize:
     @property
     def least_tokens(self) -> int:
         """Tokens of the smallest image."""
-        return max(1, self.least_pixels // self.token_pixels)
+        return max(1, self.least_pixels // self.token_pixels) if self.most_tokens else 0
 
     @property
     def most_tokens(self) -> int:
@@ -46,6 +46,10 @@ class ImageSize:
         return self.tiled[1] if self.tiled else patches_per_token * self.most_tokens
 
 
+NO_IMAGES = ImageSize(0, 0, 1, tiled=(0, 0))
+"""Of a language model."""
+
+
 @dataclass(frozen=True)
 class RolePlan:
     """A role that learns.
@@ -55,12 +59,14 @@ class RolePlan:
         grpo: Its settings.
         template_tokens: Tokens of its prompt without the image and without a question.
         question_tokens: Most tokens of the question that is put into its prompt; 0 for none.
+        describes: Whether each completion has a description, from which alone there is one more answer.
     """
 
     name: str
     grpo: GRPOConfig
     template_tokens: int
     question_tokens: int = 0
+    describes: bool = False
 
     @property
     def prompts_per_update(self) -> int:

@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 from visplay.modules.policy.vlm import VLM
+from visplay.modules.policy.weights.loading import gguf_file
 from visplay.modules.policy.weights.tuning import Tuning
 from visplay.planning.activations import Adapted, Block
 from visplay.planning.memory import Shape
 
+AdapterSizes = Mapping[nn.Module, tuple[int, int]]
+"""Rank and number of weights of the adapter of each linear layer that has one."""
 _ATTENTION_OUTPUTS = ("o_proj", "out_proj", "proj", "projection_layer")
 
 
@@ -25,7 +28,8 @@ def read_config(vlm: VLM) -> Any:
         FileNotFoundError: There is none.
     """
     try:
-        return AutoConfig.from_pretrained(vlm.path, revision=vlm.revision, trust_remote_code=False)
+        path, named = gguf_file(vlm.path)
+        return AutoConfig.from_pretrained(path, revision=vlm.revision, trust_remote_code=False, **named)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"path: no config.json could be read from {vlm.path!r}: {error}") from error
 
@@ -34,7 +38,7 @@ def build_empty(vlm: VLM, config: Any) -> VLM:
     """A copy of the policy whose model has shapes but no memory, and no adapters."""
     empty = vlm.unloaded()
     with torch.device("meta"):
-        empty.model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        empty.model = empty.auto_model.from_config(config, dtype=torch.float32)
     return empty
 
 
@@ -49,15 +53,8 @@ def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
         ValueError: A target of adapters that no layer has.
     """
     config = empty.model.config
-    text, vision = config.get_text_config(), config.vision_config
-    layers, blocks = _longest_list(empty, "language_model"), _longest_list(empty, "vision_tower")
+    text, layers = config.get_text_config(), _longest_list(empty, "language_model")
     parts = {str(part): _count(modules) for part, modules in empty.parts().items()}
-    merge = getattr(vision, "spatial_merge_size", 1)
-    inputs = (
-        getattr(vision, "in_channels", 3) * getattr(vision, "temporal_patch_size", 1) * prod(sides(vision.patch_size))
-    )
-    full = getattr(vision, "fullatt_block_indexes", [])
-    window = vision.window_size // (vision.patch_size * merge) * merge if full else 0
     tuning = tuning or empty.tuning
     rank = 0 if tuning.lora is None else tuning.lora.rank
     linear = [empty.model.get_submodule(name) for name in empty.adapted_layers(tuning)]
@@ -69,28 +66,38 @@ def measure_shape(empty: VLM, tuning: Tuning | None = None) -> Shape:
     return Shape(
         text=_block(layers, text, adapted),
         text_layers=len(layers),
-        vision=_block(blocks, vision, adapted),
-        vision_layers=len(blocks),
         vocabulary=text.vocab_size,
         tied=empty.model.get_input_embeddings().weight is empty.model.get_output_embeddings().weight,
         parts=parts | {"language_model": _count([empty.model]) - sum(parts.values()) + parts["language_model"]},
-        patches_per_token=merge**2,
-        patch_inputs=inputs,
-        mergers=1 + len(getattr(vision, "deepstack_visual_indexes", ())),
         adapters={part: count for part, count in adapters.items() if count},
-        window_patches=window**2,
-        full_layers=len(full),
+        **_vision_sizes(empty, getattr(config, "vision_config", None), adapted),
     )
+
+
+def _vision_sizes(empty: VLM, vision: Any, adapted: AdapterSizes) -> dict[str, Any]:
+    """What ``Shape`` says of the vision tower; of a language model that it has none."""
+    if vision is None:
+        nothing = Block(0, 0, 0, 1, 0, gated=False, weights=0, largest=0)
+        return {"vision": nothing, "vision_layers": 0, "patches_per_token": 1, "patch_inputs": 0}
+    blocks, merge = _longest_list(empty, "vision_tower"), getattr(vision, "spatial_merge_size", 1)
+    full = getattr(vision, "fullatt_block_indexes", [])
+    window = vision.window_size // (vision.patch_size * merge) * merge if full else 0
+    values = getattr(vision, "in_channels", 3) * getattr(vision, "temporal_patch_size", 1)
+    return {
+        "vision": _block(blocks, vision, adapted),
+        "vision_layers": len(blocks),
+        "patches_per_token": merge**2,
+        "patch_inputs": values * prod(sides(vision.patch_size)),
+        "mergers": 1 + len(getattr(vision, "deepstack_visual_indexes", ())),
+        "window_patches": window**2,
+        "full_layers": len(full),
+    }
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width: configurations have the side of a square, or both."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
-
-
-AdapterSizes = Mapping[nn.Module, tuple[int, int]]
-"""Rank and number of weights of the adapter of each linear layer that has one."""
 
 
 def _longest_list(empty: VLM, part: Any) -> nn.ModuleList:

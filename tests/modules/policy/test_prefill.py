@@ -45,6 +45,7 @@ def _completions(n, g, t):
 
 def test_prefixes_by_hand(base):
     prompts = _by_hand(base)
+    assert find_shared_prefixes(base, prompts[3:]) is None
     assert group_by_images(base, prompts) == [[0, 2], [1], [3], [4]]
     prefixes = find_shared_prefixes(base, prompts)
     assert prefixes == SharedPrefixes(
@@ -124,3 +125,9 @@ def test_gradients_through_a_shared_prefill(fresh_base, monkeypatch):
         ((alone + 0.1 * spread) * weights[one]).sum().backward()
     for name, weight in fresh_base.named_parameters():
         assert (weight.grad - shared[name]).norm() <= 1e-4 * weight.grad.norm(), name
+
+
+def test_the_same_prompt_without_an_image_is_read_once(base):
+    prompts = [Prompt(key, (5, 6, 7), ()) for key in "abc"] + [Prompt("d", (5, 6), ())]
+    assert group_by_images(base, prompts) == [[0, 1, 2], [3]]
+    assert find_shared_prefixes(base, prompts) == SharedPrefixes([2, 1], [0, 3], [0, 0, 0, 1], rest_tokens=1)

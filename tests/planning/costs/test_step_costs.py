@@ -40,6 +40,13 @@ def test_a_second_vote_costs_as_much_as_the_first_and_a_load_more(settings):
     assert twice["load"].seconds == pytest.approx(1.5 * plain["load"].seconds)
 
 
+def test_answers_from_descriptions_are_a_stage_of_their_own(settings):
+    plain = on(settings, 1, sharded=False).step(settings.roles[1])
+    costs = on(settings, 1, sharded=False).step(replace(settings.roles[1], describes=True))
+    assert costs.pop("descriptions").seconds > 0.3 * costs["rollout"].seconds
+    assert costs == plain
+
+
 def test_gradients_are_summed_once_in_an_update(settings):
     update = on(settings, 8, sharded=False).step(settings.roles[1])["update"]
     assert update.network_bytes == 4 * 2 * 4 * WEIGHTS * 7 / 8

@@ -134,7 +134,8 @@ class Curator:
 
         def examples() -> Iterator[Example]:
             for batch in asked.proposals(kept):
-                images = {id(each.image.image): each.image.image for each in batch.values()}
+                asked_about = (each.image.image for each in batch.values())
+                images = {id(image): image for image in asked_about if image is not None}
                 encoded.clear()
                 encoded.update(zip(images, encode_together(list(images.values())), strict=True))
                 for index, each in batch.items():

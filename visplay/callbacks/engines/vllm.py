@@ -152,6 +152,11 @@ class VLLMRollout(RolloutEngine):
             engine.close()
 
     def _start(self, policy: VLM) -> VLLMEngine:
+        if policy.path.endswith(".gguf"):
+            raise RolloutError(
+                f"path: vLLM is started from a directory, and {policy.path!r} is a GGUF file; write it as one with "
+                f"{type(policy).__name__}.load and save, or sample with TransformersRollout"
+            )
         try:
             return VLLMEngine(policy, self.engine, self.device_for(policy), self._dtype(), self.timeout_seconds)
         except Exception as error:  # whatever vLLM raises, a person has to change a setting

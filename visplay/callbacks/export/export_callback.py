@@ -114,7 +114,8 @@ class Export(Callback):
         scores = read_scores(run, iteration) if role.name == "reasoner" else {}
         settings = role_settings(role) | {"seed": module.seed}
         data = describe_data(trainer.datamodule)
-        card = model_card(CardFacts(role.name, role.vlm.path, self.form, iteration, data, settings, scores))
+        loads = role.vlm.auto_model.__name__
+        card = model_card(CardFacts(role.name, role.vlm.path, self.form, iteration, data, settings, scores, loads))
         write = partial(write_export, role.vlm, self.form, card)
         directory = store.write(iteration, role.name, export_bytes(role.vlm, self.form), write)
         logger.info("%s of iteration %d: %s", role.name, iteration, directory)

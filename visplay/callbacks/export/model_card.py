@@ -27,6 +27,7 @@ class CardFacts:
         data: What it learned from, by kind.
         settings: Of its learning, as plain values.
         scores: What ``Evaluation`` measured (``scores`` of its scores.json): benchmark, "metrics", metric, estimate.
+        auto_model: The class of transformers that loads it.
     """
 
     role: str
@@ -36,6 +37,12 @@ class CardFacts:
     data: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
+    auto_model: str = "AutoModelForImageTextToText"
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it is a VLM."""
+        return self.auto_model != "AutoModelForCausalLM"
 
 
 def public_name(path: Any) -> str:
@@ -87,14 +94,15 @@ def model_card(facts: CardFacts) -> str:
     """The card as Markdown with its metadata in front."""
     base = public_name(facts.base)
     head: dict[str, Any] = {"library_name": "peft" if facts.form.adapter_only else "transformers"}
-    head |= {"pipeline_tag": "image-text-to-text", "tags": ["visplay", "self-play", "grpo", facts.role]}
+    task = "image-text-to-text" if facts.takes_images else "text-generation"
+    head |= {"pipeline_tag": task, "tags": ["visplay", "self-play", "grpo", facts.role]}
     head |= {"base_model": base} if "/" in base else {}
     after = "" if facts.iteration is None else f" after iteration {facts.iteration} of self-play"
     kind = "A LoRA adapter for" if facts.form.adapter_only else "Learned from"
     texts = {
         "Data": "\n".join(f"- {name}: {markdown_text(value)}" for name, value in facts.data.items()),
         "Scores": _score_table(facts.scores),
-        "Use": _usage(facts.form),
+        "Use": _usage(facts),
         "Settings": f"```yaml\n{yaml.safe_dump(plain(facts.settings))}```" if facts.settings else "",
     }
     parts = [
@@ -119,14 +127,16 @@ def _score_table(scores: Mapping[str, Any]) -> str:
     return "\n".join(head + rows) if rows else ""
 
 
-def _usage(form: ExportFormat) -> str:
-    if form.adapter_only:
+def _usage(facts: CardFacts) -> str:
+    loads = facts.auto_model
+    if facts.form.adapter_only:
         return (
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForImageTextToText\n\n"
-            'model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained("BASE"), "DIRECTORY")\n```'
+            f"```python\nfrom peft import PeftModel\nfrom transformers import {loads}\n\n"
+            f'model = PeftModel.from_pretrained({loads}.from_pretrained("BASE"), "DIRECTORY")\n```'
         )
+    reader, name = ("AutoProcessor", "processor") if facts.takes_images else ("AutoTokenizer", "tokenizer")
     return (
-        "```python\nfrom transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
-        'model = AutoModelForImageTextToText.from_pretrained("DIRECTORY", dtype="auto")\n'
-        'processor = AutoProcessor.from_pretrained("DIRECTORY")\n```\n\nOr `vllm serve DIRECTORY`.'
+        f"```python\nfrom transformers import {loads}, {reader}\n\n"
+        f'model = {loads}.from_pretrained("DIRECTORY", dtype="auto")\n'
+        f'{name} = {reader}.from_pretrained("DIRECTORY")\n```\n\nOr `vllm serve DIRECTORY`.'
     )

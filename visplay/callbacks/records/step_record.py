@@ -161,7 +161,9 @@ class _ImageWriter:
         self.written: dict[int, str] = {}
         directory.mkdir()
 
-    def __call__(self, image: Image) -> str:
+    def __call__(self, image: Image | None) -> str | None:
+        if image is None:
+            return None
         if id(image) not in self.written:
             path = self.directory / f"{len(self.written):04d}.png"
             path.write_bytes(self.encode(image))
@@ -169,7 +171,7 @@ class _ImageWriter:
         return self.written[id(image)]
 
 
-def _item_line(item: UnlabeledImage | Example, write: Callable[[Image], str]) -> dict[str, Any]:
+def _item_line(item: UnlabeledImage | Example, write: Callable[[Image | None], str | None]) -> dict[str, Any]:
     if isinstance(item, UnlabeledImage):
         return {"key": item.key, "image": write(item.image)}
     images = {"image": write(item.image), "further_images": [write(image) for image in item.further_images]}
@@ -190,7 +192,7 @@ def _read_items(directory: Path) -> list[tuple[UnlabeledImage | Example, ...]]:
     for line in _read_lines(directory / "items.jsonl"):
         draw = line.pop("draw")
         draws += [[] for _ in range(draw + 1 - len(draws))]
-        line["image"] = read(line["image"])
+        line["image"] = None if line["image"] is None else read(line["image"])
         if "problem" in line:
             line["further_images"] = tuple(read(name) for name in line["further_images"])
             line["votes"] = tuple((name, count) for name, count in line["votes"])

@@ -55,7 +55,8 @@ def collate(family: Family, prompts: Sequence[Prompt]) -> PromptBatch:
     pixels = family.process_images(list(distinct.values())) if distinct else None
     sequences = [_expand(family, prompt) for prompt in prompts]
     width = max(map(len, sequences))
-    input_ids = torch.tensor([[family.tokenizer.pad_token_id] * (width - len(ids)) + ids for ids in sequences])
+    pad = family.tokenizer.pad_token_id or 0  # some have none, and none is read
+    input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in sequences])
     mask = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in sequences])
     image_index = tuple(slots[id(image)] for prompt in prompts for image in prompt.images)
     positions = family.prompt_positions(input_ids, mask, pixels, image_index)

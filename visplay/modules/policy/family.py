@@ -55,6 +55,11 @@ class Family(nn.Module, ABC):
         """Most tokens of a sequence, images expanded."""
         return min(self.model_context_tokens, self.max_context_tokens or self.model_context_tokens)
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether it can be asked about images."""
+        return self.most_image_tokens > 0
+
     def prompt_tokens(self, prompt: Prompt) -> int:
         """P: tokens of a prompt with its images expanded."""
         return len(self.expand(prompt))
@@ -76,7 +81,7 @@ class Family(nn.Module, ABC):
 
     @property
     def image_token_id(self) -> int:
-        """Id of the placeholder that stands for an image in a prompt: the processor's."""
+        """Id of the placeholder that stands for an image in a prompt: the processor's; -1 where none does."""
         return self.processor.image_token_id
 
     @property
@@ -102,7 +107,7 @@ class Family(nn.Module, ABC):
     @property
     def model_context_tokens(self) -> int:
         """Most tokens that the model takes in a sequence, images expanded: ``max_position_embeddings``."""
-        return self.model.config.text_config.max_position_embeddings
+        return self.model.config.get_text_config().max_position_embeddings
 
     @property
     @abstractmethod

@@ -49,11 +49,11 @@ class SharedPrefixes:
 def group_by_images(family: Family, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Group the numbers of prompts that have the same images and the same tokens up to the last of them.
 
-    Images are the same by identity; a prompt without one is alone.
+    Images are the same by identity; prompts without one are together where they are the same.
     """
     groups: dict[Hashable, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        opening: Hashable = number
+        opening: Hashable = prompt.token_ids
         if prompt.images:
             images = [i for i, token in enumerate(prompt.token_ids) if token == family.image_token_id]
             opening = tuple(map(id, prompt.images)), prompt.token_ids[: images[-1] + 1 if images else 0]

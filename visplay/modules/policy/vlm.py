@@ -13,8 +13,9 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import PIL.Image
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from visplay.modules.policy.hidden_states import target_hidden_states
 from visplay.modules.policy.kv_cache import KVCache
 from visplay.modules.policy.prefill import extend, prefill
 from visplay.modules.policy.weights.adapters import Adaptable, Adapters
-from visplay.modules.policy.weights.loading import load_processor
+from visplay.modules.policy.weights.loading import gguf_file, load_processor
 from visplay.modules.policy.weights.saving import ExportFormat, write_policy
 from visplay.modules.policy.weights.sharding import whole
 from visplay.modules.policy.weights.tuning import Tuning
@@ -65,8 +66,10 @@ class VLM(Adaptable):
         name: Which policy this is; set by the owner.
         version: Number of updates made to the weights; (name, version) tells an engine what to load.
         banned_token_ids: Control tokens that are never sampled.
+        auto_model: The class of transformers that makes the model.
     """
 
+    auto_model: ClassVar[Any] = AutoModelForImageTextToText
     banned_token_ids: Tensor
     hidden_states = staticmethod(target_hidden_states)
 
@@ -115,7 +118,7 @@ class VLM(Adaptable):
         """
         if self.model is not None:
             return
-        self.processor = load_processor(processor_path or self.path, self.revision)
+        self.processor = self.read_processor(processor_path or self.path)
         lora = self.tuning.lora if weights else None
         if lora is None or shares_with is None:
             self.model = self._load_model() if weights else self._shape_model()
@@ -141,23 +144,31 @@ class VLM(Adaptable):
                 f"max_pixels: an image may take {self.most_image_tokens} tokens, and the context has "
                 f"{self.context_tokens}; give a smaller max_pixels (null is the checkpoint's)"
             )
-        logger.info("%s: at most %d tokens per image", self.path, self.most_image_tokens)
+        if self.takes_images:
+            logger.info("%s: at most %d tokens per image", self.path, self.most_image_tokens)
+
+    def read_processor(self, path: str) -> Any:
+        """Tokenizer and image processor of a directory, or of a name on the Hub."""
+        return load_processor(path, self.revision)
 
     def _load_model(self) -> Any:
-        return AutoModelForImageTextToText.from_pretrained(
-            self.path,
+        path, named = gguf_file(self.path, weights=True)
+        return self.auto_model.from_pretrained(
+            path,
             revision=self.revision,
             dtype=torch.float32,
             attn_implementation=self.attn_implementation or GROUPED_SDPA,
             use_safetensors=True,
             trust_remote_code=False,
+            **named,
         ).train()
 
     def _shape_model(self) -> Any:
         """The model without memory behind it."""
-        config = AutoConfig.from_pretrained(self.path, revision=self.revision, trust_remote_code=False)
+        path, named = gguf_file(self.path)
+        config = AutoConfig.from_pretrained(path, revision=self.revision, trust_remote_code=False, **named)
         with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(config)
+            return self.auto_model.from_config(config)
 
     def base(self) -> VLM:
         """A frozen copy with the weights of the checkpoint that this policy started from; of an adapter, its model."""
@@ -193,15 +204,26 @@ class VLM(Adaptable):
 
     def _banned_token_ids(self) -> list[int]:
         """Control tokens a policy must never sample: all special ones but the stop tokens."""
-        images = {self.image_token_id, self.feature_token_id}
+        images = {token for token in (self.image_token_id, self.feature_token_id) if token >= 0}
         return sorted({*self.tokenizer.all_special_ids, *images} - set(self.stop_token_ids))
 
     def encode(self, key: str, template: Template, images: Image | Sequence[Image] | None, **fields: str) -> Prompt:
-        """Make a prompt of an image, several in their order, or none, and a template's text."""
+        """Make a prompt of an image, several in their order, or none, and a template's text.
+
+        Raises:
+            ValueError: There are images, and the model takes none; or the chat template does not take the template.
+        """
         images = () if images is None else (images,) if isinstance(images, Image) else tuple(images)
+        if images and not self.takes_images:
+            raise ValueError(f"prompt {key!r}: {self.path!r} is a language model and takes no images; give a VLM")
         ids = encode_prompt(self.tokenizer, template, images=len(images), **fields)
         end = self.tokenizer.decode(list(ids[-8:])).rstrip()  # eight at most where the mark is no token of its own
         return Prompt(key, ids, images, "<think>" if end.endswith("<think>") else "")
+
+    def encode_any(self, key: str, template: Template) -> Prompt:
+        """Make some prompt of a template, about a small image where the model takes any, to see that it can be made."""
+        image = PIL.Image.new("RGB", (56, 56)) if self.takes_images else None
+        return self.encode(key, template, image, **dict.fromkeys(template.fields(), "?"))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion, control tokens left out, but not the marks of a thought."""

@@ -68,7 +68,7 @@ class Stage:
 
 
 Step = dict[str, Stage]
-"""The stages of a step by name: "rollout", "votes", "load" and "update"."""
+"""The stages of a step by name: "rollout", "votes", "descriptions", "load" and "update"."""
 
 
 class StepCosts:
@@ -92,13 +92,15 @@ class StepCosts:
             raise ValueError(f"tensor_parallel_size: {self.ranks_per_engine} must divide the {self.gpus} ranks")
 
     def step(self, role: RolePlan) -> Step:
-        """One step of a role: rollout, votes on the Questioner's questions, loads into the engine, and updates."""
+        """One step of a role: rollout, votes or answers from descriptions, loads into the engine, and updates."""
         c, s = role.grpo, self.settings
         stages = {"rollout": self._sample(role, c.prompts_per_step, 1, c.group_size)}
         load = self._load(idle=False)
         if role.name == "questioner" and s.voting is not None:
             stages["votes"] = self._sample(self._voter(role), c.prompts_per_step, c.group_size, s.voting.votes)
             load += self._load(idle=True) if s.policies > 1 else Stage()
+        if role.describes:
+            stages["descriptions"] = self._answer_blind(role)
         stages["load"] = load
         stages["update"] = self._update(role)
         return stages
@@ -135,18 +137,30 @@ class StepCosts:
 
     def _patches(self) -> int:
         image = self.settings.image
-        return round(
-            self.lengths.image_tokens * image.most_patches(self.settings.shape.patches_per_token) / image.most_tokens
-        )
+        if not image.most_tokens:
+            return 0
+        patches = image.most_patches(self.settings.shape.patches_per_token)
+        return round(self.lengths.image_tokens * patches / image.most_tokens)
 
     def _sample(self, role: RolePlan, images: int, questions: int, samples: int) -> Stage:
-        """Completions of a role about images, each with as many questions, dealt to all engines."""
-        s, engine, gpus = self.settings, self.settings.engine, self.gpus
-        if engine is None or self.cache is None:
-            return Stage()
+        """Completions of a role about images, each with as many questions."""
         shared, own = self.lengths.image_tokens + role.template_tokens, role.question_tokens
         if questions == 1:
             shared, own = shared + own, 0
+        return self._sample_dealt(role, images, self._patches(), questions, shared, own, samples)
+
+    def _answer_blind(self, role: RolePlan) -> Stage:
+        """One answer from each description of a step, which is taken to be as long as a completion."""
+        prompt = role.template_tokens + role.question_tokens + self.lengths.completion_tokens[role.name]
+        return self._sample_dealt(role, role.grpo.prompts_per_step * role.grpo.group_size, 0, 1, prompt, 0, 1)
+
+    def _sample_dealt(
+        self, role: RolePlan, images: int, patches: int, questions: int, shared: float, own: float, samples: int
+    ) -> Stage:
+        """Completions of prompts, as many about each image, dealt to all engines."""
+        s, engine, gpus = self.settings, self.settings.engine, self.gpus
+        if engine is None or self.cache is None:
+            return Stage()
         tokens, ranks = self.lengths.completion_tokens[role.name], self.ranks_per_engine
         slots = self.cache.total // int(self.cache.token_bytes * (shared + own + tokens))
         if isinstance(engine, VLLMPlan):
@@ -154,7 +168,7 @@ class StepCosts:
         else:
             weight, most, block = s.precision.compute, engine.max_sequences, 1
         sampled = Sampled(
-            images, self._patches(), images * questions, shared, own, samples, tokens, max(samples, min(most, slots))
+            images, patches, images * questions, shared, own, samples, tokens, max(samples, min(most, slots))
         )
         of_one = divided(sampled, gpus // ranks)
         work = sampling_work(s.shape, of_one, EngineMemory(weight, ranks * self.cache.token_bytes, block))

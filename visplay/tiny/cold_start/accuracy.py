@@ -104,7 +104,8 @@ def measure_answers(sampler: Sampler, examples: Sequence[Example], seed: int = 0
     """Accuracy of greedy answers, of single sampled answers and of the majority of ten; and how often it lists."""
     tokenizer = sampler.tokenizer
     prompts = [encode_prompt(tokenizer, ANSWER, question=example.problem) for example in examples]
-    images, truths = [example.image for example in examples], [example.answer for example in examples]
+    images = [image for example in examples for image in example.images]
+    truths = [example.answer for example in examples]
     greedy = [parse_boxed(group[0]) for group in sampler.reply(prompts, images, n=1, seed=None)]
     replies = sampler.reply(prompts, images, n=VOTES, seed=seed)
     voted = [_majority([parse_boxed(text) for text in group]) for group in replies]
@@ -136,7 +137,7 @@ def measure(sampler: Sampler, world: World) -> dict[str, dict[str, float]]:
     """All that the base's README states, by split."""
     splits = (heldout, compositional, hallucination)
     measured = {split.__name__: measure_answers(sampler, split(world=world)) for split in splits}
-    images = [example.image for example in heldout(world=world)]
+    images = [image for example in heldout(world=world) for image in example.images]
     return measured | {"questions": measure_questions(sampler, images, world=world)}
 
 
