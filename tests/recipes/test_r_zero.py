@@ -17,7 +17,8 @@ from visplay.callbacks.records.step_record import read_record
 from visplay.cli import VisPlayCLI
 from visplay.cli import run as run_command
 from visplay.data.generated import read_examples
-from visplay.modules import CausalLM
+from visplay.modules import CausalLM, Qwen2_5_VL
+from visplay.tiny import BASE
 from visplay.types import UnlabeledImage
 
 TEXTS = [["what is two plus two", "what is two plus two", None], ["how many primes are below ten", "why", None]]
@@ -93,13 +94,17 @@ def test_rewards_are_those_of_plain_loops(build, seed):
             assert math.isclose(second, (min(c, 1 - c) if ok else -1) - share, abs_tol=1e-6)
 
 
-def test_an_iteration_through_the_command_line(tmp_path, monkeypatch):
-    """A tiny Llama and a scripted engine; the data set has no images, and a step is on record without one."""
-    llama(tmp_path / "model")
+@pytest.mark.parametrize("family", [CausalLM, Qwen2_5_VL])
+def test_an_iteration_through_the_command_line(family, tmp_path, monkeypatch):
+    """A tiny Llama, or a VLM, and a scripted engine; neither the data set nor the record of a step has an image."""
+    model = BASE if family is Qwen2_5_VL else tmp_path / "model"
+    if family is CausalLM:
+        llama(model)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["visplay"])
     small = [
-        f"--model.vlm.path={tmp_path / 'model'}",
+        f"--model.vlm=visplay.modules.{family.__name__}",
+        f"--model.vlm.path={model}",
         "--model.vlm.max_context_tokens=600",
         "--data.images.count=9",
         "--rollout={class_path: helpers.Scripted, init_args: {script: text_models.sums}}",
