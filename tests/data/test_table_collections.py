@@ -183,6 +183,18 @@ class TestLabelledTable:
         (said,) = [record.getMessage() for record in caplog.records if "wrapped" in record.getMessage()]
         assert "4 of 6 answers are wrapped, and what is within is taken: '<answer> 7 </answer>' is '7'" in said
 
+    def test_without_images(self, tmp_path):
+        table = pa.table({"problem": ["Is 7 odd?", "2 + 3?", ""], "answer": ["yes", "\\boxed{5}", "1"]})
+        pq.write_table(table, tmp_path / "rows.parquet")
+        labelled = LabelledTable(tmp_path / "rows.parquet", columns=Columns(images=""))
+        assert [(each.image, each.problem, each.answer) for each in (labelled[0], labelled[1])] == [
+            (None, "Is 7 odd?", "yes"),
+            (None, "2 + 3?", "5"),
+        ]
+        assert unusable(labelled, 2) == "rows:2: no problem: ''"
+        with pytest.raises(ValueError, match=r"columns\.images: no images in"):
+            LabelledTable(tmp_path / "rows.parquet")
+
     def test_answers_that_are_none(self, tmp_path):
         pq.write_table(rows(2, answer=[float("nan"), 1.0]), tmp_path / "x.parquet")
         assert unusable(LabelledTable(tmp_path / "x.parquet"), 0) == "x:0: no answer: nan"

@@ -9,11 +9,14 @@ import difflib
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+from PIL.Image import Image
 from torch.utils.data import Dataset
 
 from visplay.data.decoding import EXTENSIONS, ImageLimits
@@ -37,7 +40,7 @@ class Columns:
         problem: The question, text.
         answer: The gold answer; numbers and booleans become text, and text is taken out of tags, boxes and the like.
         images: The image, in any shape that ``read_images`` takes; None for the first of images, image, img, picture,
-            pictures.
+            pictures; empty where the questions have none.
         key: Identity of the row, different in every row; None to take the name of the source and the row number.
         problem_type: Kind of the question. A table without a column of the default name has no kinds; so it is with
             None.
@@ -103,7 +106,7 @@ class ImageTable(Dataset[UnlabeledImage]):
 
 
 class LabelledTable(Dataset[Example]):
-    """Questions with gold answers, one image each; item i is row i of the table.
+    """Questions with gold answers, one image each or none; item i is row i of the table.
 
     The key is ``name:row`` as in ``ImageTable``, or what the key column says; ``image_id`` is always ``name:row``. The
     score is that of a column ``score``, else 1.0. Placeholders ``<image>`` are taken out of the question, and the
@@ -136,7 +139,9 @@ class LabelledTable(Dataset[Example]):
         self.limits = limits
         origin, table, self._name = _open(source, split, revision)
         self._directory, self._from_hub = origin.directory, origin.kind == "hub"
-        self._images, _ = _find_images(origin, table, columns.images, "columns.images")
+        self._images = None
+        if columns.images != "":
+            self._images, _ = _find_images(origin, table, columns.images, "columns.images")
         names = table.column_names
         wanted = {"problem": columns.problem, "answer": columns.answer, "key": columns.key}
         if columns.problem_type != Columns.problem_type:
@@ -177,14 +182,12 @@ class LabelledTable(Dataset[Example]):
             for name, text in ((columns.problem, problem), (columns.answer, answer)):
                 if not text:
                     raise ValueError(f"no {name}: {row[name]!r}")
-            images = split_images(row[self._images])
-            if len(images) != 1:
-                raise ValueError(f"{len(images)} images; a row must have one")
+            image = None if self._images is None else self._read_image(split_images(row[self._images]))
             score = row.get("score")
             scored = isinstance(score, int | float) and math.isfinite(score)
             return Example(
                 key=key,
-                image=read_image(images[0], self._directory, self.limits, from_hub=self._from_hub),
+                image=image,
                 problem=problem,
                 answer=answer,
                 problem_type=read_text(row, columns.problem_type),
@@ -193,6 +196,11 @@ class LabelledTable(Dataset[Example]):
             )
         except ValueError as error:
             raise UnusableItemError(key, str(error)) from error
+
+    def _read_image(self, images: Sequence[Any]) -> Image:
+        if len(images) != 1:
+            raise ValueError(f"{len(images)} images; a row must have one")
+        return read_image(images[0], self._directory, self.limits, from_hub=self._from_hub)
 
 
 def open_images(

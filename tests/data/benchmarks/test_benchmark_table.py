@@ -187,3 +187,18 @@ def test_the_small_world_in_the_same_format(tmp_path):
             fields = ("key", "problem", "answer", "problem_type", "image_id")
             assert [getattr(found, name) for name in fields] == [getattr(original, name) for name in fields]
             assert found.image.tobytes() == original.image.tobytes()
+
+
+def test_questions_without_images(tmp_path):
+    table = pa.table({"id": ["a", "b"], "problem": ["2 + 3?", "<image> 2?"], "answer": [5, 2], "level": [1, 2]})
+    pq.write_table(table, tmp_path / "sums.parquet")
+    columns = BenchmarkColumns(images="")
+    (benchmark,) = BenchmarkSuite((BenchmarkSource("sums", path=str(tmp_path), columns=columns),), max_images=1).open()
+    assert len(benchmark) == 2
+    first = benchmark.examples[0]
+    assert (first.key, first.images, first.problem, first.answer) == ("sums/a", (), "2 + 3?", "5")
+    assert first.metadata == {"id": "a", "level": "1"}
+    with pytest.raises(UnusableItemError, match="the problem names 1 images, the row has 0"):
+        benchmark.examples[1]
+    with pytest.raises(ValueError, match=r"columns\.images: benchmark 'sums': no images in"):
+        BenchmarkSuite((BenchmarkSource("sums", path=str(tmp_path)),)).open()

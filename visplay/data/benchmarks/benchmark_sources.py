@@ -19,7 +19,7 @@ class BenchmarkColumns:
         problem: The question, text; ``<image>`` and ``<image 2>`` stand for its images.
         answer: The gold answer; numbers and booleans become text.
         images: The images, in any shape that ``read_images`` takes; None for the first of images, image, img,
-            picture, pictures.
+            picture, pictures; empty where the questions have none.
         key: Identity of the row; None for the first of id, question_id, problem_id, sample_index, index, pid that
             differs in every row of the benchmark, and file and row number where there is none.
         part: Tells apart the benchmarks that one file holds.

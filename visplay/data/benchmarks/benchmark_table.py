@@ -32,18 +32,22 @@ class _File:
     Args:
         name: Of the file, for keys.
         directory: Where relative paths in it start.
-        images: Its column of images.
+        images: Its column of images; None where the questions have none.
         table: Its rows.
     """
 
     name: str
     directory: Path | None
-    images: str
+    images: str | None
     table: datasets.Dataset
 
     def column(self, name: str) -> list[Any]:
         """All values of a column."""
         return self.table.data.column(name).to_pylist()
+
+    def take_images(self, row: Mapping[str, Any]) -> list[Any]:
+        """The single images of a row, undecoded; a ValueError where there should be some and are none."""
+        return [] if self.images is None else _take_images(row[self.images])
 
 
 class BenchmarkTable:
@@ -85,8 +89,12 @@ class BenchmarkTable:
         identities = _identify(source, opened, rows)  # of all rows, so that they do not depend on which are left out
         kept = list(range(len(rows)))
         if max_images is not None:
-            counts = {file.name: count_per_row(file.table.data.column(file.images)) for file in opened}
-            kept = [index for index, (file, row) in enumerate(rows) if counts[file.name][row] <= max_images]
+            counts = {file.name: count_per_row(file.table.data.column(file.images)) for file in opened if file.images}
+            kept = [
+                index
+                for index, (file, row) in enumerate(rows)
+                if not file.images or counts[file.name][row] <= max_images
+            ]
             if not kept:
                 raise ValueError(f"max_images: benchmark {source.name!r} has no row with at most {max_images} images")
         self._rows = [rows[index] for index in kept]
@@ -110,7 +118,7 @@ class BenchmarkTable:
         file, number = self._rows[index]
         try:
             row = file.table[number]
-            cells = _take_images(row[file.images])
+            cells = file.take_images(row)
             problem, answer = self._texts(row, len(cells))
             images = []
             for number, cell in enumerate(cells, start=1):
@@ -118,10 +126,10 @@ class BenchmarkTable:
                     images.append(read_image(cell, file.directory, self.source.limits))
                 except ValueError as error:
                     raise ValueError(f"image {number} of {len(cells)}: {error}") from error
-            used = (columns.problem, columns.answer, columns.problem_type, columns.options, file.images)
+            used = (columns.problem, columns.answer, columns.problem_type, columns.options, file.images or "")
             return Example(
                 key=key,
-                image=images[0],
+                image=images[0] if images else None,
                 problem=problem,
                 answer=answer,
                 problem_type=read_text(row, columns.problem_type),
@@ -141,7 +149,7 @@ class BenchmarkTable:
         file, number = self._rows[index]
         try:
             row = file.table[number]
-            return self._texts(row, len(_take_images(row[file.images])))
+            return self._texts(row, len(file.take_images(row)))
         except ValueError as error:
             raise UnusableItemError(self.keys[index], str(error)) from error
 
@@ -168,6 +176,8 @@ def _open(source: BenchmarkSource, name: str, path: Path) -> _File:
             raise ValueError(
                 f"columns.{argument}: benchmark {source.name!r}: {path} has no column {column!r}, only {names}"
             )
+    if source.columns.images == "":
+        return _File(name, origin.directory, None, table)
     try:
         images = find_column(names, source.columns.images)
         count_per_row(table.data.column(images))
