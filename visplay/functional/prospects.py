@@ -54,7 +54,7 @@ class Requirements:
     kept: float = 0.1
     head_room: float = 0.135
     kept_accuracy: float = 0.4
-    blind: float = 0.55
+    blind: float = 0.65
 
     def unmet(self, found: Prospects) -> list[str]:
         """Which of them a base does not meet, in words; none if self-play will help it.
