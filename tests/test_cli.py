@@ -456,7 +456,8 @@ def _last_line(capsys):
 )
 def test_a_prompt_that_a_chat_template_rejects_ends_the_command(fit, monkeypatch, tmp_path, capsys, argument):
     shutil.copytree(BASE, tmp_path / "base")
-    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}a"
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    template += "{{ messages[0].content[-1].text }}"
     (tmp_path / "base" / "chat_template.jinja").write_text(template)
     monkeypatch.setattr(VisPlay, "validation_step", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(SystemExit, match="2"):

@@ -129,5 +129,6 @@ def test_gradients_through_a_shared_prefill(fresh_base, monkeypatch):
 
 def test_the_same_prompt_without_an_image_is_read_once(base):
     prompts = [Prompt(key, (5, 6, 7), ()) for key in "abc"] + [Prompt("d", (5, 6), ())]
-    assert group_by_images(base, prompts) == [[0, 1, 2], [3]]
+    assert group_by_images(base, prompts) == [[0], [1], [2], [3]]  # so that several engines share them
+    assert group_by_images(base, prompts, same_texts=True) == [[0, 1, 2], [3]]
     assert find_shared_prefixes(base, prompts) == SharedPrefixes([2, 1], [0, 3], [0, 0, 0, 1], rest_tokens=1)

@@ -46,14 +46,14 @@ class SharedPrefixes:
         return len(self.tokens) * max(self.tokens) + len(self.of_prompts) * self.rest_tokens
 
 
-def group_by_images(family: Family, prompts: Sequence[Prompt]) -> list[list[int]]:
+def group_by_images(family: Family, prompts: Sequence[Prompt], *, same_texts: bool = False) -> list[list[int]]:
     """Group the numbers of prompts that have the same images and the same tokens up to the last of them.
 
-    Images are the same by identity; prompts without one are together where they are the same.
+    Images are the same by identity; a prompt without one is alone, or with ``same_texts`` together with its copies.
     """
     groups: dict[Hashable, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        opening: Hashable = prompt.token_ids
+        opening: Hashable = prompt.token_ids if same_texts else number
         if prompt.images:
             images = [i for i, token in enumerate(prompt.token_ids) if token == family.image_token_id]
             opening = tuple(map(id, prompt.images)), prompt.token_ids[: images[-1] + 1 if images else 0]
@@ -62,7 +62,7 @@ def group_by_images(family: Family, prompts: Sequence[Prompt]) -> list[list[int]
 
 
 def find_shared_prefixes(family: Family, prompts: Sequence[Prompt]) -> SharedPrefixes | None:
-    """Find what prompts begin with together; None where no two are about the same images.
+    """Find what prompts begin with together; None where no two are about the same images, or the same text without one.
 
     None also where attention is not plainly causal, so that a prefix could end within an image or leave a gap within a
     window, and where the tokens of an image merge with text beside it.
@@ -70,7 +70,7 @@ def find_shared_prefixes(family: Family, prompts: Sequence[Prompt]) -> SharedPre
     Each prompt keeps one token of its own at least. One that shares nothing is cut where its rest is as long as the
     longest rest of those that share.
     """
-    groups = group_by_images(family, prompts)
+    groups = group_by_images(family, prompts, same_texts=True)
     if len(groups) == len(prompts) or family.attention.why_not_causal(family.context_tokens) is not None:
         return None
     lengths = [family.prompt_tokens(prompt) for prompt in prompts]
