@@ -10,28 +10,34 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+from text_models import llama
 from visplay.__main__ import main
 from visplay.callbacks.export.export_callback import describe_data
 from visplay.cli import VisPlayCLI, run
 from visplay.commands.configuration import read_config
 from visplay.commands.export import describe_config, find_checkpoint, read_role
 from visplay.data.module import LabelledSource, SelfPlayData
-from visplay.modules import Qwen2_5_VL
 from visplay.modules.policy.weights.model_source import ModelSource
 from visplay.tiny import BASE
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MODELS = {path.stem: yaml.safe_load(path.read_text()).get("model", {}) for path in CONFIGS.glob("*.yaml")}
-KINDS = {"visplay.modules.VisPlay": ["questioner", "reasoner"], "visplay.modules.Reasoner": ["reasoner"]}
+KINDS = {"visplay.modules.VisPlay": ["questioner", "reasoner"]}
+KINDS |= dict.fromkeys(("visplay.modules.Reasoner", "visplay.modules.Describer"), ["reasoner"])
 BASES = sorted(name for name, model in MODELS.items() if "class_path" in model)
 
 
 @pytest.fixture
 def override(tmp_path):
     """A configuration that puts the tiny base in the place of any other."""
+    return put(BASE, tmp_path)
+
+
+def put(model, directory):
+    """A configuration that puts a model in the place of any other."""
     limits = dict.fromkeys(("min_pixels", "max_pixels", "max_context_tokens"))
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({"model": {"init_args": {"vlm": {"init_args": {"path": str(BASE)} | limits}}}}))
+    path = directory / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"model": {"init_args": {"vlm": {"init_args": {"path": str(model)} | limits}}}}))
     return path
 
 
@@ -52,7 +58,7 @@ def write_run(directory, configs):
 
 
 def assert_exported(role, out):
-    found = dict(ModelSource(str(out)).load(Qwen2_5_VL(str(BASE))).weights())
+    found = dict(ModelSource(str(out)).load(type(role.vlm)(role.vlm.path)).weights())
     assert all(weight.equal(found[name]) for name, weight in role.vlm.weights())
     card = (out / "README.md").read_text()
     settings = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
@@ -75,6 +81,9 @@ def adapters(tmp_path):
 def test_every_config_with_adapters(override, adapters, tmp_path, monkeypatch, config):
     monkeypatch.chdir(CONFIGS.parent)
     alone = MODELS[config]["class_path"] != "visplay.modules.VisPlay"
+    if MODELS[config]["init_args"]["vlm"]["class_path"] == "visplay.modules.CausalLM":
+        llama(tmp_path / "llama")
+        override = put(tmp_path / "llama", tmp_path)
     configs = [CONFIGS / f"{config}.yaml", adapters if alone else CONFIGS / "lora.yaml", override]
     for role in write_run(tmp_path / "run", configs):
         out = tmp_path / role.name
