@@ -118,6 +118,7 @@ def test_a_description_too_long_for_the_context_has_no_answer(base, monkeypatch)
     monkeypatch.setattr(type(base), "fits", lambda self, prompt, tokens: bool(prompt.images))
     _, judgement, _ = judged(base, ["all", "bare"])
     torch.testing.assert_close(judgement.rewards, torch.tensor([[1.0, 0.9]]))
+    assert judgement.statistics["description_fraction"] == 0
 
 
 def describe(policy, prompt, text, sample):

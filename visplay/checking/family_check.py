@@ -118,12 +118,9 @@ class FamilyCheck:
                 with suppress(PromptTooLongError):
                     self._compare_ids(self.vlm.collate([prompt]).input_ids[0], theirs["input_ids"][0], given)
                     compared += 1
-        what = (
-            f"with images of {len(SIZES)} sizes have the processor's"
-            if self.vlm.takes_images
-            else "have the tokenizer's"
-        )
-        return f"ids: {compared} prompts {what} tokens"
+        if not self.vlm.takes_images:
+            return f"ids: {compared} prompts have the tokenizer's tokens"
+        return f"ids: {compared} prompts with images of {len(SIZES)} sizes have the processor's tokens"
 
     def scores(self) -> str:
         """Log-probabilities are those of the model's own forward, packed and padded, for no image, one and two."""

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from visplay.functional.parsing import has_description, parse_boxed, parse_description
+from visplay.functional.parsing import has_description, parse_description
 from visplay.functional.rewards.rewards import formatted_agreement_rewards
 from visplay.modules.reasoner import Reasoner
 from visplay.prompts import DESCRIBE, FROM_DESCRIPTION, Template
-from visplay.ranks import spread
 from visplay.types import Example, Judgement, Prompt, Rollout, derive_seed
 
 
@@ -56,24 +54,19 @@ class Describer(Reasoner):
     def judge(self, items: Sequence[Example], rollout: Rollout, seed: int) -> Judgement:
         """Reward answers (N, G), and what their descriptions lead to."""
         judgement = super().judge(items, rollout, seed)
-        prompts = self._blind_prompts(items, rollout)
-        fitting = [prompt for prompt in prompts if self.vlm.fits(prompt, self.config.max_new_tokens)]
         with self.clock("descriptions"):
-            sampled = self.sample(fitting, self.sampling(1, derive_seed(seed, "description")))
-        answers = {
-            prompt.key: parse_boxed(completion.text) if completion.finished else None
-            for prompt, (completion,) in zip(fitting, sampled, strict=True)
-        }
-        self.clock.tokens["descriptions"] += sum(len(completion.token_ids) for (completion,) in sampled)
+            sampling = self.sampling(1, derive_seed(seed, "description"))
+            sampled = self.sample_one(self._blind_prompts(items, rollout), sampling)
+        self.clock.tokens["descriptions"] += sum(len(completion.token_ids) for completion in sampled.values())
+        answers = {key: self.parse(completion) for key, completion in sampled.items()}
         grid = [
             [answers.get(f"{prompt.key}#{g}") for g in range(len(group))]
             for prompt, group in zip(rollout.prompts, rollout.completions, strict=True)
         ]
-        agreed = spread([1] * len(items), lambda own: [self._agree(grid[n], items[n].answer) for n in own])
-        right = torch.stack(agreed)  # (N, G)
+        right = self.agreement(grid, items)  # (N, G)
         rewards = judgement.rewards + self.description_weight * right
         found = {
-            "description_fraction": len(prompts) / right.numel(),
+            "description_fraction": len(sampled) / right.numel(),
             "description_agreement": float(right.mean()),
         }
         records = tuple(

@@ -31,6 +31,7 @@ from visplay.types import (
     Question,
     Record,
     Rollout,
+    Sampling,
     UnlabeledImage,
     Vote,
     derive_seed,
@@ -117,16 +118,19 @@ class Reasoner(Role):
     def answer_blind(self, questions: Mapping[str, str], seed: int) -> dict[str, str | None]:
         """Answer questions greedily, without an image, by their keys; one too long for the context is not answered."""
         prompts = [self.vlm.encode(key, self.template, None, question=text) for key, text in questions.items()]
-        prompts = [prompt for prompt in prompts if self.vlm.fits(prompt, self.config.max_new_tokens)]
-        sampled = self.sample(prompts, self.sampling(1, seed, temperature=0.0))
-        return {prompt.key: self.parse(completion) for prompt, (completion,) in zip(prompts, sampled, strict=True)}
+        sampled = self.sample_one(prompts, self.sampling(1, seed, temperature=0.0))
+        return {key: self.parse(completion) for key, completion in sampled.items()}
+
+    def sample_one(self, prompts: Sequence[Prompt], sampling: Sampling) -> dict[str, Completion]:
+        """One completion of each prompt that fits the context, by the prompts' keys."""
+        fitting = [prompt for prompt in prompts if self.vlm.fits(prompt, sampling.max_new_tokens)]
+        sampled = self.sample(fitting, sampling)
+        return {prompt.key: completion for prompt, (completion,) in zip(fitting, sampled, strict=True)}
 
     def judge(self, items: Sequence[Example], rollout: Rollout, seed: int) -> Judgement:
         """Reward answers (N, G) that agree with the example's answer."""
         answers = self.answers(rollout)  # (N, G)
-        agrees = torch.stack(
-            spread([1] * len(items), lambda own: [self._agree(answers[n], items[n].answer) for n in own])
-        )
+        agrees = self.agreement(answers, items)  # (N, G)
         groups = zip(rollout.prompts, rollout.completions, strict=True)
         formatted = torch.tensor([[c.finished and self.has_form(p.opened + c.text) for c in g] for p, g in groups])
         if self.group_reward is None and self.negatives is None:
@@ -151,9 +155,14 @@ class Reasoner(Role):
         weights = self.weight(items)  # (N,)
         return Judgement(rewards, statistics | {"weight": float(weights.mean())}, records, weights)
 
-    def _agree(self, answers: Sequence[str | None], silver: str) -> Tensor:
-        with self.grader.bounded():
-            return agreement(answers, silver, self.grader)
+    def agreement(self, answers: Sequence[Sequence[str | None]], items: Sequence[Example]) -> Tensor:
+        """1 where an answer agrees with its example's, (N, G); each rank compares those of its examples."""
+
+        def agree(n: int) -> Tensor:
+            with self.grader.bounded():
+                return agreement(answers[n], items[n].answer, self.grader)
+
+        return torch.stack(spread([1] * len(items), lambda own: [agree(n) for n in own]))
 
     def _reward_group(
         self, agrees: Tensor, formatted: Tensor, answers: Sequence[Sequence[str | None]], rollout: Rollout

@@ -72,7 +72,6 @@ def assert_switched(rollout, reasoner, prompts):
 
 def assert_samples_follow_the_weights(rollout, policy, prompts):
     """Names and checksums of all weights are compared by the engine at every load; control tokens are never sampled."""
-    policy.name = "whole"
     for seed in range(2):
         groups = rollout.generate(policy, prompts, Sampling(n=3, max_new_tokens=8, seed=seed))
         assert gap(policy, prompts, groups) < 1e-4
@@ -103,6 +102,7 @@ def test_exports_score_and_samples_are_scored_as_in_training(name, tmp_path):
             torch.testing.assert_close(logps, scored(policy, prompts), rtol=0, atol=1e-4)
             assert (logps - scored(policy.base(), prompts)).abs().amax(-1).min() > 0.02
         assert_switched(rollout, adapter, prompts)
+        whole.name = "whole"
         assert_samples_follow_the_weights(rollout, whole, prompts)
     finally:
         rollout.close()

@@ -2,12 +2,11 @@
 
 import pytest
 
-from callbacks.engines.test_vllm import gap, perturb
+from callbacks.engines.test_vllm_families import assert_samples_follow_the_weights
 from text_models import TEXT_MODELS
 from visplay.callbacks import EngineSettings, VLLMRollout
 from visplay.modules import CausalLM, LoRA, Tuning
 from visplay.prompts import Template
-from visplay.types import Sampling
 
 SETTINGS = EngineSettings(cache_gib=0.125, max_sequences=16, max_batched_tokens=1000)
 TEMPLATE = Template(user="{question}", system="Be good.")
@@ -25,11 +24,6 @@ def test_samples_are_scored_as_in_training_and_follow_the_weights(name, tmp_path
             policy.load()
             policy.eval()
             prompts = [policy.encode(f"{n}", TEMPLATE, None, question="How many? " * n) for n in (1, 4)]
-            for seed in range(2):
-                groups = rollout.generate(policy, prompts, Sampling(n=3, max_new_tokens=8, seed=seed))
-                assert gap(policy, prompts, groups) < 1e-4
-                sampled = {token for group in groups for each in group for token in each.token_ids}
-                assert not sampled & set(policy.banned_token_ids.tolist())
-                perturb(policy)
+            assert_samples_follow_the_weights(rollout, policy, prompts)
     finally:
         rollout.close()
