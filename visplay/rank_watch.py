@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -73,6 +74,8 @@ class RankWatch:
             self._finished = True
             self._thread.join(LOST_SECONDS)
         else:
+            if isinstance(error, SystemExit) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told again, it must still see that the others end
             self._fail(error)
             self._over.set()
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,6 +234,47 @@ def test_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path, whole, command, mon
     (path,) = (tmp_path / "run" / "version_0" / "checkpoints").glob("*.ckpt")
     assert path.name == f"phase-00-step-{step:04d}.ckpt"
     assert_same(whole, run(KINDS[0], tmp_path, "again", path))
+
+
+def test_sigterm_while_the_last_checkpoint_is_written_does_not_cut_it_short(
+    tmp_path, whole, command, monkeypatch, send
+):
+    """A scheduler tells twice; so does the other rank of a run whose ranks were all told."""
+
+    def save(*given, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save_checkpoint(*given, **options)
+
+    save_checkpoint = DurableCheckpointIO.save_checkpoint
+    send(signal.SIGTERM, "rollout")
+    monkeypatch.setattr(DurableCheckpointIO, "save_checkpoint", save)
+    with pytest.raises(SystemExit) as ended:
+        run(KINDS[0], tmp_path)
+    monkeypatch.undo()
+    assert ended.value.code == 143
+    (path,) = (tmp_path / "run" / "version_0" / "checkpoints").glob("*.ckpt")
+    assert_same(whole, run(KINDS[0], tmp_path, "again", path))
+
+
+def test_an_exit_that_is_lost_in_a_finalizer_comes_at_the_end_of_the_step(tmp_path, command, monkeypatch, send):
+    kill, lost = os.kill, []
+
+    class Finalized:
+        def __init__(self, *told):
+            self.told = told
+
+        def __del__(self):
+            kill(*self.told)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: lost.append(unraisable.exc_type))
+    monkeypatch.setattr(os, "kill", Finalized)
+    send(signal.SIGTERM, "rollout")
+    with pytest.raises(SystemExit) as ended:
+        run(KINDS[0], tmp_path)
+    assert lost == [SystemExit]
+    assert ended.value.code == 143
+    (path,) = (tmp_path / "run" / "version_0" / "checkpoints").glob("*.ckpt")
+    assert path.stem == "phase-00-step-0002"
 
 
 @pytest.mark.parametrize(("moment", "step"), [("rollout", 1), ("update", 2)])

@@ -69,6 +69,7 @@ class StepCheckpoint(Checkpoint):
         self._path = Path()
         self._is_current = True  # whether weights and optimizer are still those of the state
         self._later: Callable[[], None] | None = None
+        self._end: Callable[[], None] | None = None  # once told to
         self._writing = False
         self._written = time.monotonic()
         self._seconds = 0.0
@@ -83,6 +84,7 @@ class StepCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Listen to signals, after the trainer has begun to; it gives them back when it ends."""
         self._state, self._is_current, self._later, self._written = None, True, None, time.monotonic()
+        self._end = None
         self._directory, self._together = None, isinstance(trainer.strategy, FSDP2Strategy)
         if threading.current_thread() is not threading.main_thread():
             return
@@ -92,7 +94,9 @@ class StepCheckpoint(Checkpoint):
         if callable(end):
 
             def terminate(signum: int, frame: FrameType | None) -> None:
-                self._answer(lambda: end(signum, frame))
+                if self._end is None:  # to be told again must not cut short what is written at the end
+                    self._end = partial(end, signum, frame)
+                    self._answer(self._end)
 
             signal.signal(signal.SIGTERM, terminate)
 
@@ -117,7 +121,7 @@ class StepCheckpoint(Checkpoint):
             due = any(gather(due or self._later is not None))
         if due:
             self._write(trainer)
-        later, self._later = self._later, None
+        later, self._later = self._later or self._end, None  # Python drops an exit that a finalizer raises
         if later is not None:
             later()
 
