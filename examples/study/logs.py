@@ -28,6 +28,7 @@ def read_rows(version: Path, family_of: Callable[[str], str]) -> list[Row]:
     - ``accuracy/<family>``: of the sampled answers to held-out questions, from the stored answers;
     - ``kept/<family>``: fraction of the kept questions, and ``families``, exp of the entropy of these fractions: how
       many families there are in effect;
+    - what ``descriptions.json`` has, if ``examples.vision_sr1.descriptions`` wrote it;
     - ``sampled_tokens`` and ``learned_tokens``, of completions, and ``seconds``, validation apart, from the beginning.
 
     Args:
@@ -38,11 +39,14 @@ def read_rows(version: Path, family_of: Callable[[str], str]) -> list[Row]:
         FileNotFoundError: A file of the run is missing.
     """
     phases = [json.loads(line) for line in (version / "phases.jsonl").read_text().splitlines()]
+    described = version / "descriptions.json"
+    descriptions = json.loads(described.read_text()) if described.is_file() else {}
     rows = []
     for summary in json.loads((version / "summary.json").read_text()):
         iteration = summary.pop("iteration")
         row: Row = {name: float(value) for name, value in summary.items() if value is not None}
         row |= _accuracies(version / "evaluation" / f"iteration-{iteration}", family_of)
+        row |= descriptions.get(str(iteration), {})
         row |= _costs(phase for phase in phases if phase["iteration"] <= iteration)
         datasets = [phase["dataset"] for phase in phases if phase["iteration"] == iteration and phase["dataset"]]
         if datasets:  # the last one, where a phase was repeated

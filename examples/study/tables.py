@@ -17,6 +17,7 @@ METRICS = {
     "heldout_majority": "Majority of sampled answers",
     "compositional_greedy": "Combinations never seen, greedy",
     "hallucination_rate": "Hallucination: wrong claims about what is not there",
+    "answered_blind": "Right answers from the description alone",
     "silver_accuracy": "Labels that are right",
     "estimated_silver_accuracy": "Labels that are right, estimated without the truth",
     "families": "Families among the kept questions, exp of the entropy",

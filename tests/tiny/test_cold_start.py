@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from visplay.tiny.cold_start.__main__ import STAGES, ColdStart
-from visplay.tiny.cold_start.curriculum import Carelessness, perceive, relax, study
+from visplay.functional import parse_description
+from visplay.tiny.cold_start.__main__ import DESCRIBE, STAGES, ColdStart
+from visplay.tiny.cold_start.curriculum import Carelessness, describe, perceive, relax, study
 from visplay.tiny.cold_start.model import save
 from visplay.tiny.cold_start.naming import Naming, match_scale
 from visplay.tiny.digits import DigitWorld
@@ -101,6 +102,44 @@ def test_relax_lists_and_guesses_as_often_as_it_says():
     assert all(listed)
     assert len(listed) / (len(listed) + len(at_once)) == pytest.approx(Carelessness.listed_fraction, abs=0.04)
     assert 1 - Carelessness.careless_fraction < sum(at_once) / len(at_once) < 0.6
+
+
+@pytest.mark.parametrize("world", [SHAPES, DigitWorld()], ids=lambda world: world.name)
+def test_describe_answers_from_what_a_description_says(world):
+    rng = np.random.default_rng(0)
+    whole, right, blind = [], [], 0
+    for _ in range(200):
+        scene = world.sample_scene(rng, "training")
+        for turn in describe(world, scene, rng)[1:]:
+            answer = turn.target.rpartition("</description>")[2]
+            if turn.description is None:
+                description, told = parse_description(turn.target), scene
+                whole.append(description == world.caption(scene))
+                right.append((whole[-1], answer.endswith(f"\\boxed{{{world.solve(scene, turn.question)}}}")))
+            else:
+                blind += 1
+                cells = [word for word in turn.description.split() if word in world.full_cells(scene)]
+                told = world.part_of(scene, cells)
+                assert (world.caption(told) or "nothing") == turn.description
+                assert "<description>" not in turn.target
+            if answer.startswith("<think>"):
+                assert answer.endswith(f"\\boxed{{{world.solve(told, turn.question)}}}")
+    assert sum(whole) / len(whole) == pytest.approx(0.53, abs=0.05)  # half, and a few of the others by chance
+    assert blind / (blind + len(whole)) == pytest.approx(0.5, abs=0.05)
+    after_whole, after_part = ([good for full, good in right if full is kind] for kind in (True, False))
+    assert np.mean(after_whole) == pytest.approx(np.mean(after_part), abs=0.08)
+
+
+def test_the_command_makes_a_base_that_describes(tmp_path, monkeypatch):
+    command = importlib.import_module("visplay.tiny.cold_start.__main__")
+    begun = ColdStart(3)
+    save(tmp_path / "before", begun.model, begun.processor)
+    monkeypatch.setattr(command, "DESCRIBE", replace(DESCRIBE, steps=1, images=2))
+    monkeypatch.setattr(command, "measure", lambda sampler, world: {"heldout": ACCURACY, "questions": QUESTIONS})
+    options = [f"--start={tmp_path / 'before'}", f"--out={tmp_path / 'base'}", "--describes"]
+    monkeypatch.setattr(sys, "argv", ["cold_start", *options])
+    command.main()
+    assert "--describes" in (tmp_path / "base/README.md").read_text()
 
 
 def test_perceive_asks_for_every_shape():

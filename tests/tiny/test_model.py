@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from visplay.tiny import FROM_DESCRIPTION
 from visplay.tiny.cold_start.batches import Packer, Turn
 from visplay.tiny.cold_start.curriculum import answer_target, relax
 from visplay.tiny.cold_start.model import build_model, build_processor, save
@@ -80,6 +81,26 @@ def test_a_packed_row_equals_the_plain_forward(parts):
     with torch.inference_mode():
         plain, ours = model(**inputs).logits, _logits(model, packed, packer.images([image]))
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_a_packed_turn_without_the_image_equals_the_plain_forward(parts):
+    model, processor = parts
+    rng = np.random.default_rng(1)
+    scenes = [sample_scene(rng, held_out=False) for _ in range(2)]
+    seeing = [relax(SHAPES, scene, rng)[-1] for scene in scenes]
+    turn = Turn(FROM_DESCRIPTION, r"\boxed{yes}", "Is there a red circle?", "a1 small red circle")
+    packer = Packer(model, processor)
+    batch = packer.pack([[turn, seeing[0]], [seeing[1], turn]])
+    losses = _losses(model, batch, packer.images([render(scene, rng) for scene in scenes]))
+    content = "a1 small red circle Is there a red circle?"
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    ids = processor.tokenizer(text, return_tensors="pt")["input_ids"]
+    reply = processor.tokenizer(turn.target + "<|im_end|>", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        logits = model(input_ids=torch.cat([ids, reply], 1)).logits[0, ids.shape[1] - 1 : -1]
+    plain = torch.nn.functional.cross_entropy(logits, reply[0], reduction="none")
+    for found in (losses[: len(plain)], losses[-len(plain) :]):
+        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
 
 
 def test_only_replies_are_learned(parts):

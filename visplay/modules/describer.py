@@ -26,7 +26,7 @@ class Describer(Reasoner):
         reward: Agreement and form of answers, each (N, G), to rewards (N, G); the form is a description, a thought and
             a boxed answer.
         from_description: The prompt without the image; ``{description}`` and ``{question}`` are filled in.
-        description_weight: Weight of the answer from the description.
+        description_weight: Weight of the answer from the description; 0 samples none.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class Describer(Reasoner):
     def judge(self, items: Sequence[Example], rollout: Rollout, seed: int) -> Judgement:
         """Reward answers (N, G), and what their descriptions lead to."""
         judgement = super().judge(items, rollout, seed)
+        if self.description_weight == 0:
+            return judgement
         with self.clock("descriptions"):
             sampling = self.sampling(1, derive_seed(seed, "description"))
             sampled = self.sample_one(self._blind_prompts(items, rollout), sampling)

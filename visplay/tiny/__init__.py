@@ -19,7 +19,10 @@ ASK = Template(user="Ask.")
 ANSWER = Template(user="{question}")
 """What the Reasoner is told."""
 
+FROM_DESCRIPTION = Template(user="{description} {question}")
+"""What a Describer is told without the image."""
+
 QUESTION_KINDS = ("numerical", "yes or no", "short answer", "multiple choice")
 """The question types that the Questioner states."""
 
-__all__ = ["ANSWER", "ASK", "BASE", "QUESTION_KINDS"]
+__all__ = ["ANSWER", "ASK", "BASE", "FROM_DESCRIPTION", "QUESTION_KINDS"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -92,6 +92,10 @@ class World(ABC):
     @abstractmethod
     def blank(self) -> Any:
         """The scene that shows nothing."""
+
+    @abstractmethod
+    def part_of(self, scene: Any, cells: Collection[str]) -> Any:
+        """The scene without what is outside some cells."""
 
     @abstractmethod
     def render(self, scene: Any, rng: np.random.Generator) -> Image.Image:

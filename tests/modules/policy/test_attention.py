@@ -194,6 +194,12 @@ def test_the_kernels_are_tried_before_they_are_relied_on(dtype, fresh_caches, mo
         assert module.why_not_attended(cpu, dtype) == reason
 
 
+def test_what_is_scored_first_in_inference_mode_is_packed(fresh_caches):
+    """What is found then is kept, for the training that follows."""
+    with torch.inference_mode():
+        assert module.why_not_attended(torch.device("cpu"), torch.float32) is None
+
+
 def test_the_kernels_of_cuda_take_what_they_are_given():
     """Shapes and signatures only, from torch's own descriptions of them: nothing is computed."""
     packing = Packing([5, 3], [[2, 1], [4, 0]])

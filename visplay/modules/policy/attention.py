@@ -119,6 +119,7 @@ def why_not_attended(device: torch.device, dtype: torch.dtype) -> str | None:
     return None if agrees else f"the kernels for {dtype} on {device.type} do not agree with a masked softmax"
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
     """Compare outputs and gradients of one prompt with two completions to those of a masked softmax in float64."""

@@ -28,7 +28,16 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from visplay.tiny.cold_start.accuracy import Sampler, measure, write_report
 from visplay.tiny.cold_start.batches import Packer
-from visplay.tiny.cold_start.curriculum import Carelessness, Lesson, perceive, relax, search, search_simply, study
+from visplay.tiny.cold_start.curriculum import (
+    Carelessness,
+    Lesson,
+    describe,
+    perceive,
+    relax,
+    search,
+    search_simply,
+    study,
+)
 from visplay.tiny.cold_start.model import build_model, build_processor, save
 from visplay.tiny.cold_start.naming import Naming, match_scale
 from visplay.tiny.cold_start.tokenizer import build_tokenizer
@@ -71,6 +80,8 @@ STAGES = (
     Stage("study", 350, 32, 1.5e-3, study),
     Stage("relax", 160, 32, 1.2e-3, relax),
 )
+DESCRIBE = Stage("describe", 320, 32, 1.2e-3, describe)
+"""The last stage of a Describer's base, in place of the last one."""
 
 
 class ColdStart:
@@ -166,6 +177,9 @@ def main() -> None:
     parser.add_argument("--listed-fraction", type=float, default=Carelessness.listed_fraction)
     parser.add_argument("--careless-fraction", type=float, default=Carelessness.careless_fraction)
     parser.add_argument("--systematic", action="store_true", help="a guess is the same for all questions of a family")
+    parser.add_argument(
+        "--describes", action="store_true", help="it describes an image before it answers: a Describer's"
+    )
     arguments = parser.parse_args()
     if arguments.start and not (arguments.start / "config.json").is_file():
         parser.error(f"--start: {arguments.start} holds no model; give a directory that --keep wrote")
@@ -179,7 +193,8 @@ def main() -> None:
         cold_start.run(STAGES[:-1])
         if arguments.keep:
             save(arguments.keep, cold_start.model, cold_start.processor)
-    cold_start.run([replace(STAGES[-1], lesson=partial(relax, carelessness=carelessness))])
+    last, lesson = (DESCRIBE, describe) if arguments.describes else (STAGES[-1], relax)
+    cold_start.run([replace(last, lesson=partial(lesson, carelessness=carelessness))])
     save(out, cold_start.model, cold_start.processor)
     seconds = time.monotonic() - began
     measured = measure(Sampler(cold_start.model, cold_start.processor), world)

@@ -24,7 +24,7 @@ from visplay.types import Example
 
 VOTES = 10
 _CHUNK = 64
-_MAX_NEW_TOKENS = 64
+_MAX_NEW_TOKENS = 96
 _REPORT = """\
 # Base model of a small world
 

@@ -26,11 +26,13 @@ class Turn:
         template: The prompt, without a system message.
         target: The reply, without its end token.
         question: Fills the template's ``question``, if it has one.
+        description: Fills the template's ``description``; such a turn is without the image.
     """
 
     template: Template
     target: str
     question: str | None = None
+    description: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,25 +98,29 @@ class Packer:
     def _after(self) -> int:
         return int(self._positions.max()) + 1
 
-    def _encode_turn(self, turn: Turn) -> tuple[list[int], int]:
-        """Ids of a turn after the prefix, and how many of them are the reply's."""
+    def _encode_turn(self, turn: Turn) -> tuple[list[int], int, bool]:
+        """Ids of a turn after the prefix, how many of them are the reply's, and whether it sees the prefix."""
         tokenizer = self._processor.tokenizer
-        if turn.question is None:
-            prompt = encode_prompt(tokenizer, turn.template)
-        else:
-            prompt = encode_prompt(tokenizer, turn.template, question=turn.question)
+        filled = {"question": turn.question, "description": turn.description}
+        fields = {name: text for name, text in filled.items() if text is not None}
+        sees = turn.description is None
+        prompt = encode_prompt(tokenizer, turn.template, images=int(sees), **fields)
         reply = tokenizer.encode(turn.target + tokenizer.eos_token, add_special_tokens=False)
-        return [*prompt[len(self._opening) :], *reply], len(reply)
+        return [*prompt[len(self._opening) if sees else 0 :], *reply], len(reply), sees
 
-    def _row(self, turns: list[tuple[list[int], int]]) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Ids, targets, segments (0 is the prefix) and the turns' own positions."""
+    def _row(self, turns: list[tuple[list[int], int, bool]]) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Ids, targets, segments and the turns' own positions, from the end of the prefix.
+
+        Segments of turns are 1, 2, ...; the prefix is 0, and turns without the image are -2, -3, ...
+        """
         ids, segments = list(self._prefix), [0] * len(self._prefix)
         targets, offsets = [_NO_TARGET] * len(self._prefix), list[int]()
-        for number, (turn, learned) in enumerate(turns, 1):
+        for number, (turn, learned, sees) in enumerate(turns, 1):
             ids += turn
             targets += [_NO_TARGET] * (len(turn) - learned - 1) + turn[-learned:] + [_NO_TARGET]
-            segments += [number] * len(turn)
-            offsets += range(len(turn))
+            segments += [number if sees else -1 - number] * len(turn)
+            begin = 0 if sees else -self._after
+            offsets += range(begin, begin + len(turn))
         return ids, targets, segments, offsets
 
 
@@ -133,5 +139,6 @@ def _pad(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
 
 def _mask(segments: Tensor) -> Tensor:
     """True where a token (third axis) sees another (fourth): earlier, and of its own turn or of the prefix."""
-    same = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
+    same = segments[:, :, None] == segments[:, None, :]
+    same |= (segments[:, :, None] > 0) & (segments[:, None, :] == 0)
     return (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from visplay.prompts import Template
-from visplay.tiny import ANSWER, ASK
+from visplay.tiny import ANSWER, ASK, FROM_DESCRIPTION
 from visplay.tiny.cold_start.batches import Turn
 from visplay.tiny.grid import CELLS
-from visplay.tiny.world import Posed, Solution, World
+from visplay.tiny.world import NOTHING, Posed, Solution, World
 
 Lesson = Callable[[World, Any, np.random.Generator], list[Turn]]
 """Turns about a scene of a world."""
@@ -86,6 +86,29 @@ def relax(
     """
     turns = [_ask(world, scene, rng)]
     return turns + [_answer_loosely(world.pose(scene, rng), rng, carelessness) for _ in range(_TURNS - len(turns))]
+
+
+def describe(
+    world: World, scene: Any, rng: np.random.Generator, carelessness: Carelessness = Carelessness()
+) -> list[Turn]:
+    """``relax`` for a Describer: answers begin with a description, and half of the turns are without the image.
+
+    Half of the descriptions leave half of the scene out, whatever the answer is: to answer well does not yet mean to
+    describe well. An answer from a description goes by what is in it.
+    """
+    turns = [_ask(world, scene, rng)]
+    while len(turns) < _TURNS:
+        posed = world.pose(scene, rng)
+        cells = [cell for cell in world.full_cells(scene) if rng.random() < 0.5]
+        described = scene if rng.random() < 0.5 else world.part_of(scene, cells)
+        description = world.caption(described) or NOTHING
+        if rng.random() < 0.5:
+            turn = _answer_loosely(posed, rng, carelessness)
+            turns.append(replace(turn, target=f"<description>{description}</description>{turn.target}"))
+        elif (told := world.work_out(described, posed.text)) is not None:
+            turn = _answer_loosely(told, rng, carelessness)
+            turns.append(replace(turn, template=FROM_DESCRIPTION, description=description))
+    return turns
 
 
 def _search(world: World, scene: Any, rng: np.random.Generator, names: tuple[str, ...]) -> list[Turn]:

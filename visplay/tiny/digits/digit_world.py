@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,10 @@ class DigitWorld(World):
     def blank(self) -> DigitScene:
         """No digit."""
         return DigitScene(())
+
+    def part_of(self, scene: DigitScene, cells: Collection[str]) -> DigitScene:
+        """The digits in some cells."""
+        return DigitScene(tuple(digit for digit in scene.digits if digit.cell in cells))
 
     def render(self, scene: DigitScene, rng: np.random.Generator) -> Image.Image:
         """Draw a scene."""

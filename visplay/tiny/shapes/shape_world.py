@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from PIL import Image
 
@@ -33,6 +35,10 @@ class ShapeWorld(World):
     def blank(self) -> Scene:
         """No shape."""
         return Scene(())
+
+    def part_of(self, scene: Scene, cells: Collection[str]) -> Scene:
+        """The shapes in some cells."""
+        return Scene(tuple(shape for shape in scene.shapes if shape.cell in cells))
 
     def render(self, scene: Scene, rng: np.random.Generator) -> Image.Image:
         """Draw a scene."""
