@@ -8,9 +8,9 @@ import yaml
 from PIL import Image
 
 from examples.study.controls import RandomAnswer, ShuffledLabels, TrueLabels
-from examples.study.logs import SAMPLED, read_rows
+from examples.study.logs import DESCRIPTIONS, SAMPLED, read_rows
 from examples.study.plan import Arm, Study, read_study
-from examples.study.tables import Results, write_page
+from examples.study.tables import BLIND, Results, write_page
 from examples.study.worlds import shapes_family
 from visplay.data.draws import Draws, MixedDraws
 from visplay.tiny.self_play_images import silver_truth
@@ -57,6 +57,19 @@ def test_means_and_intervals_over_seeds(page):
 def test_differences_are_paired_by_seed(page):
     """Each seed differs by 5 points, however far the seeds are apart; the gains are .3 and .25."""
     assert "| Ours less theirs | 2 | **5.0 [5.0, 5.0]** | 1.20 |" in page
+
+
+def test_what_descriptions_lead_to_is_compared_where_all_runs_have_it(page):
+    assert not [line for line in page if line.startswith("Right answers from the description alone")]
+    runs = {(arm, seed): run(0.5, 0.7, 1e6) for arm in ("ours", "theirs") for seed in range(2)}
+    for (arm, seed), rows in runs.items():
+        for iteration, row in enumerate(rows):
+            row[BLIND] = 0.3 + iteration * (0.2 if arm == "ours" else 0.1) + 0.05 * seed
+    lines = write_page(Results(study(), runs), "", "").splitlines()
+    at = lines.index(
+        "Right answers from the description alone, seed by seed, in points; in bold where the interval is clear of 0."
+    )
+    assert lines[at + 4] == "| Ours less theirs | 2 | **10.0 [10.0, 10.0]** | 2.00 |"
 
 
 def test_costs_and_accuracy_at_equal_tokens(page):
@@ -169,10 +182,12 @@ def test_rows_are_what_was_logged(tmp_path):
         (tmp_path / "generated" / stage).mkdir(parents=True)
         lines = [json.dumps({"question": text, "rejected": reason}) for text, reason in rows]
         (tmp_path / "generated" / stage / "admission.jsonl").write_text("\n".join(lines))
+    (tmp_path / DESCRIPTIONS).write_text(json.dumps({"1": {BLIND: 0.4}}))
     base, first = read_rows(tmp_path, shapes_family)
     assert base == {SAMPLED: 0.5, "sampled_tokens": 0, "learned_tokens": 0, "seconds": 0}
     assert first == {
         SAMPLED: 0.6,
+        BLIND: 0.4,
         "kept": 3,
         "estimated_silver_accuracy": 0.9,
         "sampled_tokens": 25,

@@ -16,6 +16,9 @@ SAMPLED = "heldout_sampled"
 ACCURACY, KEPT = "accuracy/", "kept/"
 """What the names of a family's metrics begin with."""
 
+DESCRIPTIONS = "descriptions.json"
+"""What ``examples.vision_sr1.descriptions`` writes: further metrics of each iteration."""
+
 Row = dict[str, float]
 
 
@@ -28,7 +31,7 @@ def read_rows(version: Path, family_of: Callable[[str], str]) -> list[Row]:
     - ``accuracy/<family>``: of the sampled answers to held-out questions, from the stored answers;
     - ``kept/<family>``: fraction of the kept questions, and ``families``, exp of the entropy of these fractions: how
       many families there are in effect;
-    - what ``descriptions.json`` has, if ``examples.vision_sr1.descriptions`` wrote it;
+    - what ``DESCRIPTIONS`` has, if it was written;
     - ``sampled_tokens`` and ``learned_tokens``, of completions, and ``seconds``, validation apart, from the beginning.
 
     Args:
@@ -39,7 +42,7 @@ def read_rows(version: Path, family_of: Callable[[str], str]) -> list[Row]:
         FileNotFoundError: A file of the run is missing.
     """
     phases = [json.loads(line) for line in (version / "phases.jsonl").read_text().splitlines()]
-    described = version / "descriptions.json"
+    described = version / DESCRIPTIONS
     descriptions = json.loads(described.read_text()) if described.is_file() else {}
     rows = []
     for summary in json.loads((version / "summary.json").read_text()):

@@ -11,13 +11,15 @@ from examples.study.logs import ACCURACY, KEPT, SAMPLED, Row
 from examples.study.plan import Arm, Study
 from visplay.statistics.intervals import Estimate, estimate_mean_of_runs
 
+BLIND = "answered_blind"
 METRICS = {
     SAMPLED: "Sampled answers",
     "heldout_greedy": "Greedy answers",
     "heldout_majority": "Majority of sampled answers",
     "compositional_greedy": "Combinations never seen, greedy",
     "hallucination_rate": "Hallucination: wrong claims about what is not there",
-    "answered_blind": "Right answers from the description alone",
+    BLIND: "Right answers from the description alone",
+    "whole": "Sampled descriptions that leave nothing out and add nothing",
     "silver_accuracy": "Labels that are right",
     "estimated_silver_accuracy": "Labels that are right, estimated without the truth",
     "families": "Families among the kept questions, exp of the entropy",
@@ -139,26 +141,32 @@ def _by_family(results: Results, arms: Sequence[Arm], prefix: str, title: str) -
 
 
 def _comparisons(results: Results) -> list[str]:
-    study, lines = results.study, []
-    for first, second in study.comparisons:
-        if seeds := results.seeds(first, second):
-            last, title = results.last(first, second), f"{study.arm(first).title} less {study.arm(second).title}"
-            cells = [_clear_of_zero(results.difference(first, second, i)) for i in range(1, last + 1)]
-            cells += ["–"] * (study.iterations - last)
-            lines.append((title, str(len(seeds)), *cells, _of_gain(results, first, second)))
-    if not lines:
-        return []
+    study, parts = results.study, list[str]()
+    known = [
+        metric for metric in (SAMPLED, BLIND) if all(metric in row for run in results.runs.values() for row in run)
+    ]
     heads = ["", "seeds", *map(str, range(1, study.iterations + 1)), "gain, as a fraction of the other's"]
-    note = "Sampled answers, seed by seed, in points; in bold where the interval is clear of 0."
-    return ["## Comparisons", note, _table(heads, lines)]
+    for metric in known:
+        if lines := [_compared(results, *pair, metric) for pair in study.comparisons if results.seeds(*pair)]:
+            note = f"{METRICS[metric]}, seed by seed, in points; in bold where the interval is clear of 0."
+            parts += [note, _table(heads, lines)]
+    return ["## Comparisons", *parts] if parts else []
 
 
-def _of_gain(results: Results, first: str, second: str) -> str:
+def _compared(results: Results, first: str, second: str, metric: str) -> tuple[str, ...]:
+    study, last = results.study, results.last(first, second)
+    cells = [_clear_of_zero(results.difference(first, second, i, metric)) for i in range(1, last + 1)]
+    cells += ["–"] * (study.iterations - last)
+    title = f"{study.arm(first).title} less {study.arm(second).title}"
+    return title, str(len(results.seeds(first, second))), *cells, _of_gain(results, first, second, metric)
+
+
+def _of_gain(results: Results, first: str, second: str, metric: str) -> str:
     """What the first gains over the base in all iterations that both have, as a fraction of what the second does."""
     seeds, last, gains = results.seeds(first, second), results.last(first, second), []
     for arm in (first, second):
         rows = [results.runs[arm, seed] for seed in seeds]
-        gains.append(float(np.mean([run[last][SAMPLED] - run[0][SAMPLED] for run in rows])))
+        gains.append(float(np.mean([run[last][metric] - run[0][metric] for run in rows])))
     return f"{gains[0] / gains[1]:.2f}" if gains[1] > 0 else "–"
 
 

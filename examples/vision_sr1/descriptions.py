@@ -2,7 +2,7 @@
 
 The descriptions are those of answers that the runs sampled and stored. The weights that wrote them answer each
 question again, greedily, from its description alone. ``descriptions.json`` of each run keeps what comes out, and the
-study's page reads it.
+study's page reads it. The world is that of the shapes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 
 import torch
 
+from examples.study.logs import DESCRIPTIONS
 from examples.study.plan import read_study
 from examples.study.runs import is_finished
+from examples.study.tables import BLIND
 from visplay.callbacks import TransformersRollout
 from visplay.commands.configuration import read_config
 from visplay.commands.export import read_role
@@ -25,9 +27,9 @@ from visplay.functional.parsing import parse_description
 from visplay.grading.equivalence import equivalent
 from visplay.modules import Describer
 from visplay.modules.policy.weights.model_source import ModelSource
+from visplay.tiny.splits import heldout_caption
 
 logger = logging.getLogger(__name__)
-FILE = "descriptions.json"
 _SAMPLES = 2
 _AT_ONCE = 128
 
@@ -41,25 +43,29 @@ def measure(role: Describer, source: ModelSource, store: AnswerStore) -> dict[st
         store: Their answers with the image.
 
     Returns:
-        ``described``: fraction of answers that have a description; ``answered_blind``: fraction of answers whose
-        description alone leads to a right one.
+        ``described``: fraction of answers that have a description; ``whole``: of answers whose description has all
+        that is in the image and nothing else; ``answered_blind``: of answers whose description alone leads to a right
+        one.
     """
     role.adopt(source.load(role.vlm).eval(), role.clock)
     role.attach_engine(TransformersRollout())
     asked = {
         f"{item.key}#{k}": (item, item.samples[k].text) for item in store.items("heldout") for k in range(_SAMPLES)
     }
+    descriptions = {key: parse_description(text) for key, (_, text) in asked.items()}
+    whole = sum(descriptions[key] == heldout_caption(item.key) for key, (item, _) in asked.items())
     prompts = [
-        role.vlm.encode(key, role.from_description, None, question=item.problem, description=description)
-        for key, (item, text) in asked.items()
-        if (description := parse_description(text)) is not None
+        role.vlm.encode(key, role.from_description, None, question=asked[key][0].problem, description=description)
+        for key, description in descriptions.items()
+        if description is not None
     ]
     right = 0
     for start in range(0, len(prompts), _AT_ONCE):
         sampled = role.sample_one(prompts[start : start + _AT_ONCE], role.sampling(1, 0, temperature=0.0))
         answers = {key: role.parse(completion) for key, completion in sampled.items()}
         right += sum(answer is not None and equivalent(answer, asked[key][0].gold) for key, answer in answers.items())
-    return {"described": len(prompts) / len(asked), "answered_blind": right / len(asked)}
+    counts = {"described": len(prompts), "whole": whole, BLIND: right}
+    return {name: count / len(asked) for name, count in counts.items()}
 
 
 def sources(version: Path) -> Iterator[tuple[int, ModelSource]]:
@@ -80,14 +86,14 @@ def main() -> None:
     study = read_study(parser.parse_args().study)
     for arm, seed in [(arm, seed) for seed in study.seeds for arm in study.arms if is_finished(study, arm, seed)]:
         version = study.version(arm, seed)
-        if (version / FILE).is_file():
+        if (version / DESCRIPTIONS).is_file():
             continue
         role = read_role(read_config([str(version / "config.yaml")]), "reasoner")
         found = {
             iteration: measure(role, source, AnswerStore(version / "evaluation" / f"iteration-{iteration}"))
             for iteration, source in sources(version)
         }
-        (version / FILE).write_text(json.dumps(found, indent=1))
+        (version / DESCRIPTIONS).write_text(json.dumps(found, indent=1))
         logger.info("%s, seed %d: %s", arm.name, seed, found)
 
 

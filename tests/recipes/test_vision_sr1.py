@@ -7,14 +7,23 @@ import pytest
 import torch
 
 from config_runs import config, shrink
+from examples.study.plan import read_study
+from examples.vision_sr1 import descriptions
 from helpers import Scripted, plain_image
+from two_ranks import ROOT
 from visplay.__main__ import main
+from visplay.benchmark_answers import Answer, AnsweredItem, BatchAnswers
 from visplay.cli import VisPlayCLI
 from visplay.cli import run as run_command
 from visplay.clock import Clock
+from visplay.evaluation import AnswerStore
 from visplay.functional import formatted_agreement_rewards, has_description, parse_description
 from visplay.modules import Describer, GRPOConfig
+from visplay.modules.policy.weights.model_source import ModelSource
 from visplay.prompts import DESCRIBE, FROM_DESCRIPTION
+from visplay.tiny import ANSWER
+from visplay.tiny import FROM_DESCRIPTION as FROM_DESCRIPTION_HERE
+from visplay.tiny.splits import heldout_caption
 from visplay.types import Example
 
 FORMS = {  # text -> description, and whether it has the form
@@ -105,6 +114,50 @@ def test_rewards_by_hand(base):
     assert role.clock.tokens["descriptions"] > 0
     _, halved, _ = judged(base, list(SAID), weight=0.5)
     torch.testing.assert_close(halved.rewards, torch.tensor([[1.5, 1.0], [0.6, 1.4], [0.9, 0.0]]))
+
+
+def test_without_the_reward_nothing_is_asked_from_descriptions(base):
+    role, judgement, seen = judged(base, list(SAID), weight=0)
+    torch.testing.assert_close(judgement.rewards, torch.tensor([[1.0, 1.0], [0.1, 0.9], [0.9, 0.0]]))
+    assert all(prompt.images for prompt in seen)
+    assert role.clock.tokens["descriptions"] == 0
+
+
+def test_arms_of_the_study_are_built(monkeypatch, tmp_path):
+    study = read_study(ROOT / "examples/vision_sr1/study.yaml")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    monkeypatch.setattr(VisPlayCLI, "_run_subcommand", lambda self, subcommand: None)
+    weights = {}
+    for arm in study.arms:
+        role = run_command([*study.command(arm, 0), f"--trainer.default_root_dir={tmp_path}"]).model.roles["reasoner"]
+        weights[arm.name] = role.description_weight
+        assert (role.template, role.from_description) == (ANSWER, FROM_DESCRIPTION_HERE)
+        assert (role.config.max_new_tokens, role.vlm.path) == (80, "runs/describer-base")
+    torch.use_deterministic_algorithms(False)
+    assert weights == {"labels-described": 1, "labels": 0, "silver-described": 1, "silver": 0}
+
+
+def test_descriptions_of_stored_answers_are_read_again(base, monkeypatch, tmp_path):
+    whole = heldout_caption("heldout/0")
+    texts = [f"<description>{whole}</description>", "<description>a1 small red circle</description>", "none", ""]
+    samples = [Answer(text, True, None, False) for text in texts]
+    items = tuple(
+        AnsweredItem(f"heldout/{n}", "heldout", "How many?", "4", {}, samples[0], tuple(samples[2 * n : 2 * n + 2]))
+        for n in range(2)
+    )
+    store = AnswerStore(tmp_path)
+    store.append(BatchAnswers("heldout", items, {}))
+
+    def say(policy, prompt, text, sample):
+        assert not prompt.images
+        return r"\boxed{4}" if whole in text else r"\boxed{5}"
+
+    monkeypatch.setattr(descriptions, "TransformersRollout", lambda: Scripted(say))
+    role = Describer(grpo=GRPOConfig(max_new_tokens=64), from_description=FROM_DESCRIPTION_HERE, vlm=base)
+    monkeypatch.setattr(ModelSource, "load", lambda source, like: base)
+    found = descriptions.measure(role, ModelSource(), store)
+    assert found == {"described": 0.5, "whole": 0.25, "answered_blind": 0.25}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -121,7 +121,9 @@ class StepCheckpoint(Checkpoint):
             due = any(gather(due or self._later is not None))
         if due:
             self._write(trainer)
-        later, self._later = self._later or self._end, None  # Python drops an exit that a finalizer raises
+        later, self._later = self._later, None
+        if later is None and trainer.is_global_zero:
+            later = self._end  # it was told, and goes on: Python drops an exit that a finalizer raises
         if later is not None:
             later()
 

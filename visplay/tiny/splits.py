@@ -26,6 +26,17 @@ def heldout(n: int = 640, world: World = SHAPES) -> list[Example]:
     return _split("heldout", n, world, lambda rng: world.sample_scene(rng, "heldout"), world.pose)
 
 
+def heldout_caption(key: str, world: World = SHAPES) -> str:
+    """What a whole description of a held-out image says.
+
+    Args:
+        key: Of one of the examples of ``heldout``.
+        world: The world.
+    """
+    rng = _generator("heldout", int(key.rpartition("/")[2]))
+    return world.caption(world.sample_scene(rng, "heldout"))
+
+
 def compositional(n: int = 320, world: World = SHAPES) -> list[Example]:
     """Questions about combinations that no image of the cold start or of self-play has.
 
@@ -84,10 +95,15 @@ def _split(
     """Draw ``n`` examples, each from a seed of its own."""
     examples = []
     for index in range(n):
-        rng = np.random.default_rng(derive_seed("tiny", "split", name, index))
+        rng = _generator(name, index)
         scene = sample(rng)
         key, posed = f"{name}/{index}", pose(scene, rng)
         image = world.render(scene, rng)  # after the question: both draw from one generator
         answer, kind = posed.solution.answer, posed.family.kind
         examples.append(Example(key, image, posed.text, answer, problem_type=kind, image_id=key))
     return examples
+
+
+def _generator(name: str, index: int) -> np.random.Generator:
+    """What an example is drawn from, its scene first."""
+    return np.random.default_rng(derive_seed("tiny", "split", name, index))
