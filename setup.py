@@ -9,9 +9,11 @@ EXTRAS = {
     "lora": ["peft>=0.18"],
     "judge": ["openai>=2"],
     "digits": ["scikit-learn>=1.6"],
+    "gguf": ["gguf>=0.17"],
     "smolvlm2": ["num2words>=0.5.14"],
     "bench": ["trl==1.16.0", "matplotlib>=3.10,<4", "psutil>=6"],
     "dev": [
+        "gguf>=0.17",
         "hypothesis>=6.100",
         "liger-kernel>=0.8.5,<0.9",
         "mypy>=1.15",

@@ -1,0 +1,1 @@
+"""R-Zero on a pretrained language model, on two cores."""
