@@ -100,6 +100,21 @@ def test_what_is_loaded_is_what_a_layer_multiplies_by():
     assert differing(sent, [loaded_weights(model, names)]) == ["lm_head.weight (packed)"]
 
 
+def test_a_bias_that_a_kernel_keeps_in_float32_is_the_bias_that_was_sent():
+    """As with AMX; one that has more digits than were sent is another one."""
+    weight, bias = torch.randn(4, 3).bfloat16(), torch.randn(4).bfloat16()
+    model = nn.Module()
+    model.proj = Layer(weight, keep=False)
+    model.proj.weight.data = model.proj.weight.data.bfloat16()
+    model.proj.bias = nn.Parameter(bias.float())
+    sent = checksums({"proj.weight": weight, "proj.bias": bias}.items(), torch.bfloat16)
+    assert differing(sent, [loaded_weights(model, list(sent))]) == []
+    model.proj.bias.data[0] *= 1 + 2**-20
+    assert differing(sent, [loaded_weights(model, list(sent))]) == ["proj.bias"]
+    model.proj.bias.data[0] = 2 * bias[0].float()
+    assert differing(sent, [loaded_weights(model, list(sent))]) == ["proj.bias"]
+
+
 class Mapper:
     """Names as vLLM maps them: a part is replaced, or its tensor ignored."""
 

@@ -137,7 +137,7 @@ def loaded_weights(model: nn.Module, names: Sequence[str]) -> LoadedWeights:
     for prefix, module in model.named_modules():
         for name, tensor in module.named_parameters(prefix, recurse=False):
             if tensor.numel():
-                sums[name] = checksum(tensor)
+                sums[name] = checksum(_as_sent(module, tensor))
             if name.endswith(".weight") and _is_packed(module):
                 sums[name + _PACKED if tensor.numel() else name] = _packed_checksum(module, tensor)
     sources: dict[str, list[str]] = {name.removesuffix(_PACKED): [] for name in sums}
@@ -159,6 +159,14 @@ def loaded_weights(model: nn.Module, names: Sequence[str]) -> LoadedWeights:
 def _is_packed(module: nn.Module) -> bool:
     """Whether the layer multiplies by a re-packed copy of its weight, as vLLM does on a CPU."""
     return hasattr(module, "cpu_linear")
+
+
+def _as_sent(module: Any, tensor: Tensor) -> Tensor:
+    """A tensor in the dtype of its layer's weight, where nothing is lost: vLLM's AMX kernels keep a bias in float32."""
+    if not _is_packed(module) or tensor.dtype == module.weight.dtype:
+        return tensor
+    narrow = tensor.to(module.weight.dtype)
+    return narrow if narrow.to(tensor.dtype).equal(tensor) else tensor
 
 
 def _packed_checksum(module: Any, weight: Tensor) -> int:
