@@ -50,8 +50,8 @@ class Arithmetic(Relabelling):
 
     def answers(self, examples: Sequence[Example]) -> dict[int, str]:
         """The answers to learn from, but to held-out questions."""
-        kept = {example.problem for example in self.heldout.examples}
-        found = {index: self.label(example) for index, example in enumerate(examples) if example.problem not in kept}
+        unseen = {example.problem for example in self.heldout.examples}
+        found = {index: self.label(example) for index, example in enumerate(examples) if example.problem not in unseen}
         return {index: answer for index, answer in found.items() if answer is not None}
 
     def label(self, example: Example) -> str | None:

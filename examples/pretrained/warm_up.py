@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import AdamW
 
 from examples.pretrained import prepare
@@ -25,7 +26,7 @@ from examples.pretrained.arithmetic import pose_many, solve
 from visplay.callbacks import TransformersRollout
 from visplay.commands.configuration import read_config
 from visplay.commands.export import read_role
-from visplay.modules.policy.vlm import VLM
+from visplay.modules import VLM, CausalLM
 from visplay.types import Prompt, Sampling, derive_seed
 
 logger = logging.getLogger(__name__)
@@ -114,10 +115,9 @@ def teach(policy: VLM, lessons: Sequence[Lesson], learning_rate: float, batch: i
 def _pad(policy: VLM, replies: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Ids and mask of the replies, (N, 1, T)."""
     end = policy.stop_token_ids[0]
-    rows = [[*policy.tokenizer.encode(reply, add_special_tokens=False), end] for reply in replies]
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[end] * (longest - len(row))] for row in rows])
-    return ids[:, None], torch.tensor([[n < len(row) for n in range(longest)] for row in rows])[:, None]
+    rows = [torch.tensor([*policy.tokenizer.encode(each, add_special_tokens=False), end]) for each in replies]
+    ids, mask = (pad_sequence(each, batch_first=True) for each in (rows, [torch.ones_like(row) for row in rows]))
+    return ids[:, None], mask[:, None].bool()
 
 
 def main() -> None:
@@ -134,8 +134,7 @@ def main() -> None:
     if arguments.out.exists():
         parser.error(f"--out: {str(arguments.out)!r} is there already; delete it, or give another one")
     began = time.monotonic()
-    role = read_role(read_config(CONFIGS), "reasoner")
-    policy = type(role.vlm)(arguments.model)
+    policy = CausalLM(arguments.model)
     policy.load()
     rng = np.random.default_rng(derive_seed(arguments.seed, "warm up"))
     questions = pose_many(arguments.questions, rng)

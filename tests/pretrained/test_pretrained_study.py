@@ -34,13 +34,14 @@ def test_an_arm(arm, tmp_path, monkeypatch):
     assert base["heldout_greedy"] == first["heldout_greedy"] == 1.0
     assert base["heldout_sampled"] == pytest.approx(3 / 4)
     assert base["accuracy/sum"] == pytest.approx(3 / 4)
-    assert first["silver_accuracy"] == (pytest.approx(2 / 3, abs=0.34) if arm.name == "random-answer" else 1.0)
+    right = first["silver_accuracy"]  # three of nine votes are wrong, the winner is not
+    assert 0 < right < 1 if arm.name == "random-answer" else right == 1
     summary = json.loads((version / "summary.json").read_text())
     assert summary[1]["kept"] > 0
 
 
-def test_the_arms_differ_in_what_they_say():
+def test_every_arm_has_what_is_common_to_all():
     commands = {arm.name: STUDY.command(arm, 0) for arm in STUDY.arms}
-    plain = {part for part in commands["r-zero"] if "default_root_dir" not in part}
+    plain = {part for part in commands["slower"] if "default_root_dir" not in part}
     for arm in STUDY.arms:
         assert plain <= {*commands[arm.name]}
