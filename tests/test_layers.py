@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up; a name is a file or a room, and the longest th
     ["modules.families"],
     ["modules.learner"],
     ["modules"],
-    ["tiny", "evaluation", "recipes"],
+    ["tiny", "evaluation", "recipes", "viewing"],
     ["callbacks.engines"],
     ["checking"],
     ["callbacks", "callbacks.export", "callbacks.records"],

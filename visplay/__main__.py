@@ -21,6 +21,7 @@ commands:
   validate    score the Reasoner on the benchmarks to validate on
   test        score models on all benchmarks, and compare them: base against evolved
   compare     compare what two evaluations have answered, row by row
+  report      a run as one HTML file: curves, questions, answers, where the time went
   export      write a role of a run as a Hugging Face directory
   replay      do a recorded step of a run again, and compare it bit by bit
   prepare     download the benchmarks, and check every file by its hash
@@ -35,6 +36,7 @@ MODULES = {
     "export": "visplay.commands.export",
     "prepare": "visplay.commands.prepare",
     "replay": "visplay.commands.replay",
+    "report": "visplay.commands.report",
 }
 """Commands whose options are their own, not those of ``fit``."""
 

@@ -32,6 +32,7 @@ from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health
 from visplay.callbacks.logging import check_shared, run_directory
 from visplay.callbacks.records.recorder import Recorder
+from visplay.callbacks.rollout_sink import RolloutSink
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
@@ -60,6 +61,7 @@ CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any] | None]] = {
     "progress": (ProgressBar, {"class_path": "visplay.callbacks.PhaseProgress"}),
     "run_record": (RunRecord, {"class_path": "visplay.callbacks.RunRecord"}),
     "samples": (SampleLogger, {"class_path": "visplay.callbacks.SampleLogger"}),
+    "sink": (RolloutSink, {"class_path": "visplay.callbacks.RolloutSink"}),
     "summary": (Summary, {"class_path": "visplay.callbacks.Summary"}),
     "checkpoint": (
         ModelCheckpoint,

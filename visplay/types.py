@@ -239,6 +239,11 @@ class Record:
         reward: Its reward.
         vote: The votes on the question, or those that gave the silver answer; None if none were taken.
         gold: The answer to agree with where it is a label; None where it is a silver answer, or there is none.
+        answer: What was parsed of the completion as the answer: the Questioner's own, or the Reasoner's; None if
+            nothing was.
+        kind: The type of the question; empty if unknown.
+        image_key: Identity of the image; empty where there is none.
+        parts: What the reward is made of, by name, before it is combined.
     """
 
     image: Image | None
@@ -247,6 +252,10 @@ class Record:
     reward: float
     vote: Vote | None
     gold: str | None = None
+    answer: str | None = None
+    kind: str = ""
+    image_key: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from visplay.callbacks.iterations.advance import (
 from visplay.callbacks.iterations.replay_buffer import ReplayBuffer
 from visplay.callbacks.progress import PhaseProgress
 from visplay.callbacks.records.recorder import Recorder
+from visplay.callbacks.rollout_sink import RolloutSink
 from visplay.callbacks.run_record import RunRecord
 from visplay.callbacks.samples import SampleLogger
 from visplay.callbacks.self_play import SelfPlay
@@ -63,6 +64,7 @@ __all__ = [
     "RewardGain",
     "RolloutEngine",
     "RolloutError",
+    "RolloutSink",
     "RunRecord",
     "SampleLogger",
     "SelfPlay",

@@ -30,11 +30,10 @@ from visplay.modules.policy.vlm import VLM
 from visplay.modules.training import GRPOModule
 from visplay.provenance import describe_machine, describe_software
 from visplay.ranks import from_first
+from visplay.viewing.run_files import PHASES_FILE, RUN_FILE
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
-PHASES_FILE = "phases.jsonl"
 _TERMINATED = 143
 """Code of a command that SIGTERM has ended."""
 

@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "run_record*",
     "record*",
     "samples*",
+    "sink*",
     "summary*",
     "checkpoint*",
     "step_checkpoint*",

@@ -72,8 +72,10 @@ class Describer(Reasoner):
             "description_agreement": float(right.mean()),
         }
         records = tuple(
-            replace(record, reward=reward)
-            for record, reward in zip(judgement.records, rewards.flatten().tolist(), strict=True)
+            replace(record, reward=reward, parts={**record.parts, "description": paid})
+            for record, reward, paid in zip(
+                judgement.records, rewards.flatten().tolist(), right.flatten().tolist(), strict=True
+            )
         )
         return replace(judgement, rewards=rewards, statistics=judgement.statistics | found, records=records)
 

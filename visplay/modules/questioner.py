@@ -18,7 +18,7 @@ from visplay.functional.rewards.rewards import difficulty, group_redundancy, que
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.reasoner import Reasoner
-from visplay.modules.role import Role, distinct_keys
+from visplay.modules.role import Role, by_completion, distinct_keys
 from visplay.prompts import ASK, Template
 from visplay.ranks import from_first
 from visplay.types import Completion, Engine, Judgement, Prompt, Question, Record, Rollout, UnlabeledImage
@@ -210,14 +210,28 @@ class Questioner(Role):
             "parsed_fraction": n_parsed / len(asked),
             "repeated_fraction": sum(repeated_fraction(group) * len(group) for group in parsed) / max(n_parsed, 1),
         }
-        if self.reward.memory is not None:
-            statistics["memory_redundancy"] = _mean_where(remembered, valid)
         voted = [vote for group in votes for vote in group]
         statistics |= from_first(lambda: describe_votes(asked, voted, reasoner.grader))
+        parts = {"valid": valid, "difficulty": difficulty, "redundancy": redundancy}  # (N, G) each
+        if self.reward.memory is not None:
+            statistics["memory_redundancy"] = _mean_where(remembered, valid)
+            parts["memory_redundancy"] = remembered
         records = tuple(
-            Record(item.image, text, completion.text, reward, vote)
-            for item, *group in zip(items, texts, rollout.completions, rewards.tolist(), votes, strict=True)
-            for text, completion, reward, vote in zip(*group, strict=True)
+            Record(
+                item.image,
+                None if question is None else question.text,
+                completion.text,
+                reward,
+                vote,
+                answer=None if question is None else question.answer,
+                kind="" if question is None else question.kind,
+                image_key=item.key,
+                parts=paid,
+            )
+            for item, *group in zip(
+                items, questions, rollout.completions, rewards.tolist(), votes, by_completion(parts), strict=True
+            )
+            for question, completion, reward, vote, paid in zip(*group, strict=True)
         )
         return Judgement(rewards, statistics, records)
 

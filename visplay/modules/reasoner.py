@@ -19,7 +19,7 @@ from visplay.grading.rules import GradingRules
 from visplay.grading.worker import Grader
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
-from visplay.modules.role import Role, distinct_keys
+from visplay.modules.role import Role, by_completion, distinct_keys
 from visplay.modules.voting import Voting
 from visplay.prompts import ANSWER, Template
 from visplay.ranks import spread
@@ -143,10 +143,22 @@ class Reasoner(Role):
             "agreement": float(agrees.mean()),
             "confidence": sum(item.score for item in items) / len(items),
         }
+        parts = by_completion({"agreement": agrees, "form": formatted})
         records = tuple(
-            Record(e.image, e.problem, c.text, reward, _silver_vote(e), None if e.votes else e.answer)
-            for e, completions, group in zip(items, rollout.completions, rewards.tolist(), strict=True)
-            for c, reward in zip(completions, group, strict=True)
+            Record(
+                item.image,
+                item.problem,
+                completion.text,
+                reward,
+                _silver_vote(item),
+                gold=None if item.votes else item.answer,
+                answer=answer,
+                kind=item.problem_type,
+                image_key=item.image_id,
+                parts=paid,
+            )
+            for item, *group in zip(items, rollout.completions, rewards.tolist(), answers, parts, strict=True)
+            for completion, reward, answer, paid in zip(*group, strict=True)
         )
         if self.negatives is not None:
             statistics["penalized_fraction"] = float((rewards < 0).float().mean())

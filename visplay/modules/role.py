@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
+from torch import Tensor
 from torch.optim import AdamW
 
 from visplay.clock import Clock
@@ -36,6 +38,17 @@ def distinct_keys(items: Sequence[UnlabeledImage | Example]) -> list[str]:
         keys.append(f"{item.key}@{seen[item.key]}" if seen[item.key] else item.key)
         seen[item.key] += 1
     return keys
+
+
+def by_completion(parts: Mapping[str, Tensor]) -> list[list[dict[str, float]]]:
+    """Parts of rewards, each (N, G), as N lists of G dictionaries.
+
+    Example:
+        >>> by_completion({"valid": torch.tensor([[True, False]]), "difficulty": torch.tensor([[0.5, 0.0]])})
+        [[{'valid': 1.0, 'difficulty': 0.5}, {'valid': 0.0, 'difficulty': 0.0}]]
+    """
+    values = torch.stack([part.double() for part in parts.values()], -1)  # (N, G, parts)
+    return [[dict(zip(parts, paid, strict=True)) for paid in group] for group in values.tolist()]
 
 
 class Role(GRPOModule):

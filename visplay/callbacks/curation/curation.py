@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from itertools import groupby
@@ -152,7 +152,13 @@ class Asked:
             yield proposals
 
 
-def ask(curation: Curation, module: VisPlay, images: Draws, shards: Shards) -> Asked:
+def ask(
+    curation: Curation,
+    module: VisPlay,
+    images: Draws,
+    shards: Shards,
+    on_images: Callable[[Sequence[UnlabeledImage]], None] | None = None,
+) -> Asked:
     """Ask about images and have the questions voted on, those left out that are on the disk already.
 
     Args:
@@ -160,6 +166,7 @@ def ask(curation: Curation, module: VisPlay, images: Draws, shards: Shards) -> A
         module: Asks and votes.
         images: Moves on by the images that were asked about.
         shards: Takes the text of each batch when it is done, from rank 0; no image outlasts its batch.
+        on_images: Told of the images of each batch that is asked about, on rank 0.
     """
     asked = Asked(curation, images)
     vote_again = None if curation.second_view is None else module.second_voter(curation.second_view)
@@ -167,7 +174,7 @@ def ask(curation: Curation, module: VisPlay, images: Draws, shards: Shards) -> A
         module.clock.note = f"{start}/{curation.images} images"
         asked.positions.append(images.position)
         facts = from_first(partial(shards.get, number)) or _ask_batch(
-            curation, module, vote_again, images, shards, number
+            curation, module, vote_again, images, shards, number, on_images
         )
         images.position = facts["position"]
         asked.graded.update(facts["graded"])
@@ -179,11 +186,20 @@ def ask(curation: Curation, module: VisPlay, images: Draws, shards: Shards) -> A
 
 
 def _ask_batch(
-    c: Curation, module: VisPlay, vote_again: VoteOn | None, images: Draws, shards: Shards, number: int
+    c: Curation,
+    module: VisPlay,
+    vote_again: VoteOn | None,
+    images: Draws,
+    shards: Shards,
+    number: int,
+    on_images: Callable[[Sequence[UnlabeledImage]], None] | None,
 ) -> dict[str, Any]:
     most_tokens = c.max_new_tokens and min(c.max_new_tokens, module.questioner.vlm.context_tokens - 1)
+    batch = _draw_batch(c, images, number)
+    if on_images is not None:
+        from_first(partial(on_images, batch))
     proposals = module.propose(
-        _draw_batch(c, images, number),
+        batch,
         c.questions_per_image,
         module.stage_seed("curation", number * c.images_per_batch),
         c.template,

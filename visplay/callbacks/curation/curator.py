@@ -27,6 +27,7 @@ from visplay.callbacks.curation.gates import (
     load_gate_states,
 )
 from visplay.callbacks.logging import log_histogram, log_scalars, run_directory
+from visplay.callbacks.rollout_sink import RolloutSink
 from visplay.data.draws import Draws
 from visplay.data.files import json_line, replacing
 from visplay.data.generated import GeneratedDataset, PngEncoder, write_examples
@@ -91,7 +92,8 @@ class Curator:
         shards = Shards(path.with_suffix(""), made_by)
         self.module.clock.drain()
         self.module.clock.drain_tokens()
-        asked = ask(self.config, self.module, images, shards)
+        sink = next((each for each in self.trainer.callbacks if isinstance(each, RolloutSink)), None)
+        asked = ask(self.config, self.module, images, shards, sink and sink.keep_proposed)
         find = CandidateFinder(self.config, self.module.reasoner)
         votes = [find.valid_vote(each) for each in asked.questions]
         found = from_first(lambda: find(asked.questions))

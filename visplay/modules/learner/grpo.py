@@ -61,11 +61,13 @@ class StepResult(NamedTuple):
         rollout: All groups that were sampled.
         judgement: Their rewards, those of groups left out of the update included.
         statistics: To log.
+        advantages: (N, G), not a number for groups left out of the update; None where none was learned from.
     """
 
     rollout: Rollout
     judgement: Judgement
     statistics: dict[str, float]
+    advantages: Tensor | None = None
 
 
 class GRPO:
@@ -207,7 +209,10 @@ class GRPO:
         with self.clock("rollout"):
             self.ahead.finish()
         spread = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
-        return StepResult(rollout, judgement, statistics | spread | reduce_statistics(updates, len(updates)))
+        statistics |= spread | reduce_statistics(updates, len(updates))
+        learned_with = torch.full(judgement.rewards.shape, torch.nan)
+        learned_with[kept] = advantages.float().cpu()
+        return StepResult(rollout, judgement, statistics, learned_with)
 
     def _set_learning_rate(self, optimizer: Optimizer) -> None:
         """Set the learning rate of the next step, unless it is constant."""
