@@ -75,7 +75,6 @@ setup(
         "imagehash>=4.3",
         "shtab>=1.7",
         "textual>=8,<9",
-        "textual-image>=0.12",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["visplay=visplay.__main__:main"]},

@@ -22,6 +22,7 @@ commands:
   test        score models on all benchmarks, and compare them: base against evolved
   compare     compare what two evaluations have answered, row by row
   report      a run as one HTML file: curves, questions, answers, where the time went
+  look        the questions of a run in the terminal, with images, votes and verdicts
   export      write a role of a run as a Hugging Face directory
   replay      do a recorded step of a run again, and compare it bit by bit
   prepare     download the benchmarks, and check every file by its hash
@@ -34,6 +35,7 @@ All options: visplay fit --help
 MODULES = {
     "compare": "visplay.commands.compare",
     "export": "visplay.commands.export",
+    "look": "visplay.commands.look",
     "prepare": "visplay.commands.prepare",
     "replay": "visplay.commands.replay",
     "report": "visplay.commands.report",
