@@ -23,9 +23,7 @@ def half_blocks(image: Image.Image, columns: int, lines: int) -> Text:
     """
     scale = min(columns / image.width, 2 * lines / image.height)
     width, height = max(1, round(image.width * scale)), max(2, round(image.height * scale / 2) * 2)
-    pixels = np.asarray(
-        image.convert("RGB").resize((width, height), Image.Resampling.BOX)
-    ).tolist()
+    pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BOX)).tolist()
     lines_of_text = []
     for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
         line = Text(no_wrap=True)

@@ -111,7 +111,8 @@ def tell_story(run: RunReader) -> str:
     if processes:
         ends = f"The run {processes[-1]['exit'] or 'is under way'}"
         again = len(processes) - 1
-        sentences.append(ends + (f"; it was continued {again} times." if again else "."))
+        times = {0: "", 1: "; it was continued once"}.get(again, f"; it was continued {again} times")
+        sentences.append(f"{ends}{times}.")
     return " ".join(sentences)
 
 

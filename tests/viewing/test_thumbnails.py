@@ -1,0 +1,46 @@
+from io import BytesIO
+
+from PIL import Image
+
+from visplay.viewing.thumbnails import Thumbnails, encode_thumbnail, hash_pixels
+
+RED, BLUE = Image.new("RGB", (400, 100), "red"), Image.new("RGB", (30, 20), "blue")
+
+
+def test_an_image_is_kept_once_under_all_its_keys(tmp_path):
+    kept = Thumbnails(tmp_path / "samples" / "t.sqlite")
+    first = kept.add({"a": RED, "b": RED.copy(), "c": BLUE})
+    assert first["a"] == first["b"] != first["c"]
+    again = Thumbnails(tmp_path / "samples" / "t.sqlite")
+    assert again.hashes() == first
+    assert again.sizes() == {first["a"]: (400, 100), first["c"]: (30, 20)}
+    assert again.read([first["a"], first["a"], "unknown"]).keys() == {first["a"]}
+
+
+def test_a_thumbnail_is_small_and_never_larger_than_its_image():
+    assert Image.open(BytesIO(encode_thumbnail(RED))).size == (192, 48)
+    small = Image.open(BytesIO(encode_thumbnail(BLUE))).convert("RGB")
+    assert small.size == (30, 20)
+    assert max(abs(a - b) for a, b in zip(small.getpixel((9, 9)), (0, 0, 255), strict=True)) < 12
+
+
+def test_no_thumbnail_is_kept_beyond_the_limit(tmp_path):
+    room = len(encode_thumbnail(RED))
+    kept = Thumbnails(tmp_path / "t.sqlite", most_bytes=room)
+    hashes = kept.add({"red": RED, "blue": BLUE})
+    assert kept.hashes() == hashes
+    assert kept.read(hashes.values()).keys() == {hashes["red"]}
+    full = Thumbnails(tmp_path / "t.sqlite", most_bytes=room)
+    full.add({"blue": BLUE})
+    assert full.read(hashes.values()).keys() == {hashes["red"]}
+
+
+def test_reading_where_nothing_was_kept_writes_nothing(tmp_path):
+    none = Thumbnails(tmp_path / "samples" / "t.sqlite")
+    assert (none.hashes(), none.read(["x"])) == ({}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hash_is_of_the_pixels_and_the_shape():
+    assert hash_pixels(RED) == hash_pixels(RED.copy())
+    assert hash_pixels(Image.new("L", (2, 2))) != hash_pixels(Image.new("L", (4, 1)))
