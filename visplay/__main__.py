@@ -23,6 +23,7 @@ commands:
   compare     compare what two evaluations have answered, row by row
   report      a run as one HTML file: curves, questions, answers, where the time went
   look        the questions of a run in the terminal, with images, votes and verdicts
+  play        models ask, vote and answer about one image, side by side
   export      write a role of a run as a Hugging Face directory
   replay      do a recorded step of a run again, and compare it bit by bit
   prepare     download the benchmarks, and check every file by its hash
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from visplay import cli
 
-    if given[0] in ("check", "diagnose", "plan"):
+    if given[0] in ("check", "diagnose", "plan", "play"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
     cli.run(arguments)

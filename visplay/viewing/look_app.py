@@ -18,7 +18,6 @@ from visplay.foreign_text import visible
 from visplay.viewing.half_blocks import half_blocks
 from visplay.viewing.run_reader import RunReader, mark_changed, mark_disagreeing
 
-_BAR = 20
 _ALL = "all"
 
 
@@ -164,13 +163,13 @@ class LookApp(App[None]):
         return Group(*pictures, *lines)
 
 
-def vote_bars(counts: Sequence[Sequence[Any]]) -> list[Text]:
-    """A bar for each answer of a vote."""
+def vote_bars(counts: Sequence[Sequence[Any]], columns: int = 20) -> list[Text]:
+    """A bar for each answer of a vote; one of all votes has so many columns."""
     total = sum(count for _, count in counts) or 1
     return [
         Text.assemble(
             (f"{visible(str(answer))[:16]:16} ", ""),
-            ("━" * max(1, round(_BAR * count / total)), "bold cyan" if n == 0 else "cyan"),
+            ("━" * max(1, round(columns * count / total)), "bold cyan" if n == 0 else "cyan"),
             (f" {count}", "dim"),
         )
         for n, (answer, count) in enumerate(counts)

@@ -77,7 +77,7 @@ class Survey(Callback):
 
     def setup(self, trainer: Trainer, pl_module: VisPlay, stage: str) -> None:
         """Give the trainer, which wants a loader, one that it never reads."""
-        trainer.datamodule.phase_batches = _Unread
+        trainer.datamodule.phase_batches = Unread
 
     def on_fit_start(self, trainer: Trainer, pl_module: VisPlay) -> None:
         """Ask, vote, and look."""
@@ -126,7 +126,9 @@ class Survey(Callback):
         )
 
 
-class _Unread:
+class Unread:
+    """A loader that nobody reads."""
+
     def __len__(self) -> int:
         return 1
 
