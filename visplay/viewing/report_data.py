@@ -88,7 +88,7 @@ def tell_story(run: RunReader) -> str:
             (_, first), (last_iteration, last) = values[0], values[-1]
             best_iteration, best = max(values, key=lambda each: each[1])
             sentences.append(f"{label}: {percent(first)} before, {percent(last)} after iteration {last_iteration}.")
-            if best_iteration not in (0, last_iteration):
+            if best_iteration and percent(best) != percent(last):
                 sentences[-1] = f"{sentences[-1][:-1]} (best: {percent(best)} after iteration {best_iteration})."
     asked = sum(record["statistics"]["asked"] for record in run.curations.values())
     if asked:

@@ -163,10 +163,13 @@ def mark_changed(rows: list[dict[str, Any]]) -> None:
     A verdict is the silver answer and whether the question was kept.
     """
     verdicts, asked = defaultdict(set), [(row["image"], fold_question(row["question"] or "")) for row in rows]
+    iterations = defaultdict(set)
     for row, about in zip(rows, asked, strict=True):
         verdicts[about].add((row["silver"], row["rejected"] is None))
+        iterations[about].add(row["iteration"])
     for row, about in zip(rows, asked, strict=True):
-        row["changed"] = row["question"] is not None and len(verdicts[about]) > 1
+        several = len(iterations[about]) > 1 and len(verdicts[about]) > 1
+        row["changed"] = row["question"] is not None and several
 
 
 def mark_disagreeing(rows: list[dict[str, Any]]) -> None:
