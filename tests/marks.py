@@ -21,6 +21,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
     "process": [  # they start Python anew
         "benchmarks/test_faults.py::test_a",
         "benchmarks/test_kills.py::test_a_run",
+        "browser",
         "callbacks/test_few_items_on_two_ranks.py",
         "callbacks/test_fit_on_two_ranks.py",
         "callbacks/engines/test_time_limit.py::test_a_call",
