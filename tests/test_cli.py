@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from visplay.__main__ import main
 from visplay.callbacks import Health, Limit
+from visplay.callbacks.logging import run_directory
 from visplay.cli import VisPlayCLI, run
 from visplay.commands.continuing import find_checkpoint
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
@@ -173,6 +174,30 @@ def test_defaults_change_key_by_key(parse, tmp_path):
     assert "SampleLogger" not in _kinds(cli)
     assert Path(cli.trainer.log_dir) == Path("there/other/version_0")
     assert cli.config["fit"]["evaluation"]["directory"] == "there/evaluation"
+
+
+RUN = Path("runs/tiny/version_0")
+LOGGERS = {
+    "mlflow": ("loggers/mlflow", ["TensorBoardLogger", "MLFlowLogger"], RUN),
+    "wandb": ("loggers/wandb", ["TensorBoardLogger", "WandbLogger"], RUN),
+    "csv after mlflow": (
+        "[{class_path: MLFlowLogger, init_args: {save_dir: m}}, {class_path: CSVLogger, init_args: {save_dir: logs}}]",
+        *(["CSVLogger", "MLFlowLogger"], Path("logs/tiny/version_0")),
+    ),
+    "none": ("false", [], Path("runs")),
+}
+
+
+@pytest.mark.parametrize("name", LOGGERS)
+def test_the_directory_of_a_run_does_not_depend_on_which_logger_is_first(parse, monkeypatch, name):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    loggers, kinds, directory = LOGGERS[name]
+    argument = _config(loggers) if loggers.startswith("loggers/") else f"--trainer.logger={loggers}"
+    cli = parse("--config", TINY, argument)
+    assert [type(logger).__name__ for logger in cli.trainer.loggers] == kinds
+    assert run_directory(cli.trainer) == directory
+    checkpoint = _checkpoint(cli)
+    assert Path(checkpoint._ModelCheckpoint__resolve_ckpt_dir(cli.trainer)) == directory / "checkpoints"
 
 
 def test_limits_of_health(parse, tmp_path):

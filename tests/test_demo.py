@@ -83,7 +83,8 @@ def test_demo(fit, capsys):
         assert {
             f"{role}/{name}" for name in ("reward", "policy_loss", "kl", "entropy", "grad_norm", "logp_gap_max")
         } <= scalars
-        assert f"{role}/samples" in events.Tags()["images"]
+        panels = {f"{role}/samples/group-1-{which}-reward" for which in ("lowest", "highest")}
+        assert panels <= set(events.Tags()["images"])
     assert [event.step for event in events.Scalars("reasoner/reward")] == [1, 2, 3]
     assert max(event.value for event in events.Scalars("reasoner/logp_gap_max")) < 1e-4
     assert {"questioner/votes_seconds", "reasoner/graded_different", "curation/kept_fraction"} <= scalars

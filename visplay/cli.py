@@ -23,10 +23,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from visplay.callbacks.checkpoints import StepCheckpoint
 from visplay.callbacks.curation.curator import TooFewQuestionsError
+from visplay.callbacks.dashboard import Dashboard
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.evaluation import Evaluation
 from visplay.callbacks.health import Health
@@ -42,6 +44,7 @@ from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
 from visplay.commands.configuration import TRAINER_DEFAULTS, construct, expand_home
 from visplay.commands.continuing import begin_run, find_checkpoint, flatten
+from visplay.commands.defaults import changed_settings
 from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
 from visplay.foreign_text import visible
@@ -60,6 +63,7 @@ CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any] | None]] = {
     "teacher": (Teacher, None),  # after health, whose policy it follows
     "progress": (ProgressBar, {"class_path": "visplay.callbacks.PhaseProgress"}),
     "run_record": (RunRecord, {"class_path": "visplay.callbacks.RunRecord"}),
+    "dashboard": (Dashboard, {"class_path": "visplay.callbacks.Dashboard"}),
     "samples": (SampleLogger, {"class_path": "visplay.callbacks.SampleLogger"}),
     "sink": (RolloutSink, {"class_path": "visplay.callbacks.RolloutSink"}),
     "summary": (Summary, {"class_path": "visplay.callbacks.Summary"}),
@@ -125,6 +129,9 @@ class VisPlayCLI(LightningCLI):
     without replacing the others, ``null`` switches one of ``CALLBACKS`` off, and what ``trainer.callbacks`` lists is
     added to them. Only a progress bar listed there takes the place of ``progress``, as a trainer has one. Lightning's
     own switches ``trainer.enable_checkpointing`` and ``trainer.enable_progress_bar`` work too.
+
+    A run's directory is that of its TensorBoard or CSV log, in whatever place it is among ``trainer.logger``; where
+    there is neither, as with W&B alone, TensorBoard's is added.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -168,6 +175,10 @@ class VisPlayCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback | None]) -> Trainer:
         trainer = super()._instantiate_trainer(config, _in_use(config, callbacks))
+        if trainer.loggers and not any(map(_has_run_directory, trainer.loggers)):
+            name = self.trainer_defaults["logger"]["init_args"]["name"]
+            trainer.loggers.append(TensorBoardLogger(trainer.default_root_dir, name))
+        trainer.loggers.sort(key=lambda logger: not _has_run_directory(logger))  # the first is who decides
         trainer.callbacks.sort(
             key=lambda callback: not isinstance(callback, SelfPlay)
         )  # others see the phase it begins
@@ -192,8 +203,14 @@ class VisPlayCLI(LightningCLI):
         self.trainer.callbacks.insert(0, beginning)
         config = self.config["fit"]
         with self._rejecting(beginning), ExitStack() as held:
-            settings = flatten(yaml.safe_load(self._parser("fit").dump(config, skip_none=False)))
+            parser = self._parser("fit")
+            settings = flatten(yaml.safe_load(parser.dump(config, skip_none=False)))
             next(c for c in self.trainer.callbacks if isinstance(c, SelfPlay)).settings = settings
+            defaults = flatten(
+                yaml.safe_load(parser.dump(parser.get_defaults(), skip_none=False, skip_validation=True))
+            )
+            for dashboard in (each for each in self.trainer.callbacks if isinstance(each, Dashboard)):
+                dashboard.settings = changed_settings(settings, defaults)
             ckpt_path = begin_run(self.trainer, ckpt_path, settings, held, auto_resume=config["auto_resume"])
             with RankWatch(self.trainer, beginning.how_it_goes_on) as beginning.watch, beginning.noting():
                 self.trainer.fit(ckpt_path=ckpt_path, **options)
@@ -310,6 +327,11 @@ def _in_use(config: Mapping[str, Any], callbacks: Sequence[Callback | None]) -> 
     if config["enable_progress_bar"] is False or any(isinstance(callback, ProgressBar) for callback in listed):
         left_out += (ProgressBar,)
     return [callback for callback in callbacks if callback is not None and not isinstance(callback, left_out)]
+
+
+def _has_run_directory(logger: Logger) -> bool:
+    """Whether a logger writes into a directory that is of one run alone."""
+    return isinstance(logger, CSVLogger | TensorBoardLogger)
 
 
 def _first(error: Exception) -> Exception:

@@ -6,6 +6,7 @@ from visplay.callbacks.curation.curation import Curation
 from visplay.callbacks.curation.curator import TooFewQuestionsError
 from visplay.callbacks.curation.gates import Candidate, ConfidenceBand, Gate, Margin, NotAskedBefore, QuantileBand
 from visplay.callbacks.curation.view_gates import AgreementOfViews, CalibratedAccuracy, NeedsTheImage
+from visplay.callbacks.dashboard import Dashboard
 from visplay.callbacks.diagnostics import Diagnostics
 from visplay.callbacks.engines.engine import RolloutEngine, RolloutError, WrongWeightsError
 from visplay.callbacks.engines.transformers import TransformersRollout
@@ -42,6 +43,7 @@ __all__ = [
     "Candidate",
     "ConfidenceBand",
     "Curation",
+    "Dashboard",
     "Diagnostics",
     "DiskBudgetError",
     "DurableCheckpointIO",

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from PIL.Image import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from visplay.foreign_text import markdown_text, visible
 from visplay.ranks import from_first, gather, world_size
 
 
@@ -52,10 +54,47 @@ def log_scalars(trainer: Trainer, group: str, values: Mapping[str, float], step:
 
 
 def log_histogram(trainer: Trainer, name: str, values: Sequence[float], step: int) -> None:
-    """Log a histogram of values in [0, 1] to TensorBoard; nothing without values."""
+    """Log a histogram of values in [0, 1] to TensorBoard and W&B; nothing without values."""
+    if not values:
+        return
+    edges = np.linspace(0, 1, 21)
     for writer in tensorboard_writers(trainer):
-        if values:
-            writer.add_histogram(name, np.asarray(values), step, bins=np.linspace(0, 1, 21))
+        writer.add_histogram(name, np.asarray(values), step, bins=edges)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            from wandb import Histogram
+
+            logger.log_metrics({name: Histogram(np_histogram=np.histogram(values, edges))}, step=step)
+
+
+def log_images(trainer: Trainer, name: str, images: Mapping[str, Image], step: int) -> None:
+    """Log images by their captions to TensorBoard, MLflow, and every logger with a ``log_image`` as W&B's has.
+
+    W&B shows them in one gallery, the others each under ``name/caption``.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for caption, image in images.items():
+                logger.experiment.add_image(f"{name}/{caption}", np.asarray(image), step, dataformats="HWC")
+        elif isinstance(logger, MLFlowLogger):
+            for caption, image in images.items():
+                logger.experiment.log_image(logger.run_id, image, key=f"{name}/{caption}", step=step)
+        elif hasattr(logger, "log_image"):
+            logger.log_image(name, list(images.values()), step=step, caption=list(images))
+
+
+def log_table(trainer: Trainer, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], step: int) -> None:
+    """Log texts to TensorBoard and MLflow as a Markdown table, and as a table to loggers with W&B's ``log_table``."""
+    lines = [columns, ["---"] * len(columns), *([markdown_text(cell) for cell in row] for row in rows)]
+    markdown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text(name, markdown, step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_text(logger.run_id, markdown, f"{name}/step-{step}.md")
+        elif hasattr(logger, "log_table"):
+            shown = [[visible(cell, keep="\n") for cell in row] for row in rows]
+            logger.log_table(name, columns=list(columns), data=shown, step=step)
 
 
 def tensorboard_writers(trainer: Trainer) -> list[SummaryWriter]:

@@ -1,29 +1,32 @@
-"""Images, questions, votes and rewards to TensorBoard, one panel per completion."""
+"""Images, questions, votes and rewards to the loggers, one panel per completion."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from lightning import Callback, Trainer
 from PIL import Image, ImageDraw, ImageFont
 
-from visplay.callbacks.logging import log_histogram, tensorboard_writers
-from visplay.foreign_text import markdown_text, visible
+from visplay.callbacks.logging import log_histogram, log_images, log_table
+from visplay.foreign_text import visible
 from visplay.modules.training import GRPOModule
-from visplay.types import Record
+from visplay.types import Record, Vote
 
-IMAGE_PIXELS = 224
-TEXT_COLUMNS = 64
-LINE_PIXELS = 16
+WIDTH, HEIGHT, MARGIN = 720, 880, 20
+"""Pixels of a panel, which loggers show at about half its size."""
+IMAGE_PIXELS = 320
+TEXT, SMALL, TITLE = 30, 24, 44
+"""Pixels of letters."""
+INK, GREY, PALE, GREEN, RED = "#202124", "#5f6368", "#dadce0", "#188038", "#c5221f"
+MOST_BARS = 5
 SHOWN_CHARACTERS = 10_000
 """Of a text; more is cut off."""
 
 
 class SampleLogger(Callback):
-    """Shows what was asked, said and rewarded.
+    """Shows what was asked, said and rewarded, see ``log_images``.
 
     Args:
         every_n_steps: Steps between two panels.
@@ -50,40 +53,128 @@ class SampleLogger(Callback):
         judgement = pl_module.result.judgement
         step, name = pl_module.phase.role_step, pl_module.role.name
         chosen = _extremes(judgement.records, len(judgement.rewards), self.groups)
-        for writer in tensorboard_writers(trainer):
-            if self.images:
-                panels = np.concatenate([np.asarray(draw_panel(record, self.texts)) for record in chosen])
-                writer.add_image(f"{name}/samples", panels, step, dataformats="HWC")
-            if self.texts:
-                writer.add_text(f"{name}/samples", _table(chosen), step)
+        if self.images:
+            which = ("lowest", "highest")
+            names = (f"group-{number // 2 + 1}-{which[number % 2]}-reward" for number in range(len(chosen)))
+            panels = {name: draw_panel(record, self.texts) for name, record in zip(names, chosen, strict=True)}
+            log_images(trainer, f"{name}/samples", panels, step)
+        if self.texts:
+            columns = ("reward", "question", "completion", "votes")
+            log_table(trainer, f"{name}/samples", columns, [_cells(record) for record in chosen], step)
         confidences = [r.vote.confidence for r in judgement.records if r.vote is not None and r.vote.answer is not None]
         log_histogram(trainer, f"{name}/confidence_histogram", confidences, step)
 
 
-def draw_panel(record: Record, texts: bool = True) -> Image.Image:
-    """Draw an image with what was asked, said, voted and rewarded next to it; without texts, the reward alone."""
-    panel = Image.new("RGB", (IMAGE_PIXELS + 8 + 7 * TEXT_COLUMNS, IMAGE_PIXELS + 8), "white")
-    if record.image is not None:
-        scale = IMAGE_PIXELS / max(record.image.size)
-        size = (max(1, round(record.image.width * scale)), max(1, round(record.image.height * scale)))
-        resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-        panel.paste(record.image.resize(size, resampling), (4, 4))
-    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(size=12)
-    shown = [visible(text[:SHOWN_CHARACTERS], " \t\n") for text in _lines(record)[0 if texts else -1 :]]
-    lines = [line for text in shown for line in textwrap.wrap(text, TEXT_COLUMNS) or [""]]
-    for number, line in enumerate(lines[: IMAGE_PIXELS // LINE_PIXELS]):
-        draw.text((IMAGE_PIXELS + 12, 4 + number * LINE_PIXELS), line, fill="black", font=font)
+def draw_panel(record: Record, texts: bool = True, parts: Iterable[tuple[str, float]] = ()) -> Image.Image:
+    """Draw an image with what was asked, said, voted and rewarded; without texts, the image and the reward alone.
+
+    Args:
+        record: The completion.
+        texts: Whether texts are shown.
+        parts: What the reward is made of, and the advantage, by their names.
+    """
+    panel = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    _draw_image(panel, record.image)
+    page = _Page(panel)
+    page.column(2 * MARGIN + IMAGE_PIXELS)
+    page.write("reward", SMALL, GREY)
+    page.write(f"{record.reward:+.3f}", TITLE, GREEN if record.reward > 0 else RED if record.reward < 0 else INK)
+    for name, value in parts:
+        page.write(f"{name} {value:.3f}", SMALL, GREY)
+    vote = record.vote
+    if texts and record.gold is not None:
+        page.write("true answer", SMALL, GREY, space=10)
+        page.write(record.gold, TEXT, most=2)
+    if texts and vote is not None:
+        page.write("silver answer", SMALL, GREY, space=10)
+        page.write("none: no answer parsed" if vote.answer is None else vote.answer, TEXT, most=2)
+    if vote is not None:
+        page.write(f"confidence {vote.confidence:.2f}", SMALL, GREY)
+    page.column(MARGIN, below=max(page.top, MARGIN + IMAGE_PIXELS) + MARGIN)
+    if texts:
+        page.write(record.problem or "(the completion is no question)", TEXT, most=3)
+        if vote is not None:
+            page.write(f"votes: {vote.parsed} of {vote.total} answers parsed", SMALL, GREY, space=14)
+            page.bars(vote)
+        page.write("completion", SMALL, GREY, space=14)
+        page.write(record.text, SMALL, most=99)
     return panel
 
 
-def _lines(record: Record) -> list[str]:
-    lines = [f"question: {record.problem or '(does not parse)'}", f"completion: {record.text}"]
-    if record.vote is not None:
-        counts = ", ".join(f"{name} x{count}" for name, count in record.vote.counts[:6])
-        lines += [f"votes: {counts}", f"silver: {record.vote.answer}   confidence: {record.vote.confidence:.2f}"]
-    if record.gold is not None:
-        lines.append(f"gold: {record.gold}")
-    return [*lines, f"reward: {record.reward:+.3f}"]
+def _draw_image(panel: Image.Image, image: Image.Image | None) -> None:
+    """Put an image into its square at the top on the left, in the middle of it."""
+    if image is None:
+        return
+    scale = IMAGE_PIXELS / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    resized = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    panel.paste(resized, (MARGIN + (IMAGE_PIXELS - size[0]) // 2, MARGIN + (IMAGE_PIXELS - size[1]) // 2))
+
+
+class _Page:
+    """Writes into a panel from the top down, and nothing below its edge."""
+
+    def __init__(self, panel: Image.Image) -> None:
+        self.draw = ImageDraw.Draw(panel)
+        self.left, self.top = MARGIN, MARGIN
+
+    def column(self, left: int, below: int = MARGIN) -> None:
+        """Go on at another place."""
+        self.left, self.top = left, below
+
+    def write(self, text: str, pixels: int, ink: str = INK, most: int = 1, space: int = 0) -> None:
+        """Write a text in as many lines as it takes, ``most`` at most, as long as there is room."""
+        font, line = ImageFont.load_default(size=pixels), round(1.25 * pixels)
+        self.top += space
+        room = (HEIGHT - MARGIN - self.top) // line
+        for shown in wrap(text, font, WIDTH - MARGIN - self.left, min(most, room)):
+            self.draw.text((self.left, self.top), shown, fill=ink, font=font)
+            self.top += line
+
+    def bars(self, vote: Vote) -> None:
+        """Draw how many answers said what, the silver answer first."""
+        font, height, names = ImageFont.load_default(size=SMALL), round(1.4 * SMALL), 250
+        longest = WIDTH - 2 * MARGIN - names - 60
+        shown = vote.counts if len(vote.counts) <= MOST_BARS else vote.counts[: MOST_BARS - 1]
+        others = sum(count for _, count in vote.counts[len(shown) :])
+        for name, count in (*shown, *([("(others)", others)] if others else [])):
+            if self.top + height > HEIGHT - MARGIN:
+                break
+            (label,) = wrap(name, font, names - 10, 1) or [""]
+            self.draw.text((self.left, self.top), label, fill=INK, font=font)
+            bar = (self.left + names, self.top + 4)
+            end = (bar[0] + max(2, round(longest * count / max(vote.total, 1))), self.top + height - 6)
+            self.draw.rectangle((bar, end), fill=GREEN if name == vote.answer else PALE)
+            self.draw.text((end[0] + 10, self.top), str(count), fill=INK, font=font)
+            self.top += height
+
+
+def wrap(text: str, font: Any, pixels: int, most: int) -> list[str]:
+    """Lines of a text that fit a width, the last with an ellipsis where there is more; control characters are visible.
+
+    Args:
+        text: The text; what is behind 10,000 characters is not looked at.
+        font: Measures it.
+        pixels: The width.
+        most: How many lines.
+    """
+    rest, lines = visible(" ".join(text[:SHOWN_CHARACTERS].split())), list[str]()
+    while rest and len(lines) < most:
+        fitting = max(1, _count_fitting(rest, font, pixels))
+        space = rest.rfind(" ", 1, fitting + 1)
+        end = fitting if fitting == len(rest) or space < 0 else space
+        if end < len(rest) and len(lines) == most - 1:
+            end = _count_fitting(rest, font, pixels - font.getlength("…"))
+            lines.append(f"{rest[:end].rstrip()}…")
+        else:
+            lines.append(rest[:end])
+        rest = rest[end:].lstrip()
+    return lines
+
+
+def _count_fitting(text: str, font: Any, pixels: float) -> int:
+    """How many of a text's first characters fit a width."""
+    return bisect_right(range(1, min(len(text), 200) + 1), pixels, key=lambda count: font.getlength(text[:count]))
 
 
 def _extremes(records: Sequence[Record], prompts: int, groups: int) -> list[Record]:
@@ -94,12 +185,8 @@ def _extremes(records: Sequence[Record], prompts: int, groups: int) -> list[Reco
     return [record for group in ordered for record in (group[0], group[-1])]
 
 
-def _table(records: Sequence[Record]) -> str:
-    """The records as a Markdown table; a model's text cannot break out of its cell."""
-    lines = ["| reward | question | completion | votes |", "|---|---|---|---|"]
-    for record in records:
-        votes = "" if record.vote is None else ", ".join(f"{name} ×{count}" for name, count in record.vote.counts)
-        texts = (f"{record.reward:+.3f}", record.problem or "", record.text, votes)
-        cells = (markdown_text(text[:SHOWN_CHARACTERS]) for text in texts)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _cells(record: Record) -> list[str]:
+    """The record in a table."""
+    votes = "" if record.vote is None else ", ".join(f"{name} ×{count}" for name, count in record.vote.counts)
+    texts = (f"{record.reward:+.3f}", record.problem or "", record.text, votes)
+    return [text[:SHOWN_CHARACTERS] for text in texts]

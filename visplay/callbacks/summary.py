@@ -63,6 +63,7 @@ class Summary(Callback):
             _stdout().print(f"summary: {path}", soft_wrap=True)
         if log and trainer.is_global_zero:
             _stdout().print(f"tensorboard --logdir {log}", soft_wrap=True)
+            _stdout().print("at a glance: http://localhost:6006/#custom_scalars", soft_wrap=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""

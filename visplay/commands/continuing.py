@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "progress*",
     "run_record*",
     "record*",
+    "dashboard*",
     "samples*",
     "sink*",
     "summary*",
