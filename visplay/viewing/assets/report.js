@@ -259,6 +259,8 @@ addEventListener("keydown", (event) => {
   else if (dialog.open) return;
   else if (event.key === "j") select(1);
   else if (event.key === "k") select(-1);
-  else if (event.key === "Enter" && state.selected >= 0 && !event.target.closest("button, a, summary")) openImage(state.found[state.selected]);
-  else if (event.key === "t") byId("theme").click();
+  else if (event.key === "Enter" && state.selected >= 0 && !event.target.closest("button, a, summary")) {
+    event.preventDefault(); // else it also presses the dialog's button
+    openImage(state.found[state.selected]);
+  } else if (event.key === "t") byId("theme").click();
 });
