@@ -1,0 +1,181 @@
+"""Every command and snippet of the documents is parsed or run, or says in a comment before it why it is not."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import json
+import re
+import shlex
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from documents.blocks import BLOCKS, ROOT, blocks_of
+from visplay import cli
+from visplay.__main__ import MODULES
+from visplay.commands import check
+
+SHELL, BASE = ("bash", "sh"), "--config=configs/tiny.yaml"
+RUN = [block for block in BLOCKS if block.not_run is None]
+FIT = ("fit", "validate", "test")
+OTHERS = ("export", "pre-commit", "source", "tensorboard")
+"""Programs of which there is nothing to check here."""
+PLANNED = ("check", "diagnose", "plan")
+
+
+class Parsed(Exception):
+    """A command has accepted its arguments, and is not to do anything."""
+
+
+def commands(block):
+    """The command lines of a block, each as (its words, the variables set before it)."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        variables = []
+        while words and re.match(r"\w+=", words[0]):
+            variables.append(words.pop(0))
+        if words:
+            yield tuple(words), tuple(variables)
+
+
+COMMANDS = sorted({each for block in RUN if block.language in SHELL for each in commands(block)})
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """The repository as a reader has it, with the files that the documents show or tell him to write."""
+    directory = tmp_path_factory.mktemp("workspace")
+    for name in ("visplay", "configs", "examples", "docs", "tests", "setup.py"):
+        (directory / name).symlink_to(ROOT / name)
+    (directory / "mine.yaml").write_text("model: {init_args: {seed: 3}}\n")
+    for block in BLOCKS:
+        if block.file is not None:
+            (directory / block.file).write_text(block.text)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _in_workspace(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    monkeypatch.syspath_prepend(str(workspace))
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def build(arguments):
+    """What the arguments of ``fit`` configure; a wrong one ends the test with the parser's words."""
+    return cli.instantiate(list(arguments))
+
+
+def parse_visplay(words, monkeypatch):
+    command, *rest = words
+    if command in FIT:
+        build(rest)
+        return
+    assert command in (*MODULES, *PLANNED), f"{command}: no command of visplay, or one that this test does not know"
+
+    def parsed(*_):
+        raise Parsed
+
+    parse_args = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *given: parsed(parse_args(*given)))
+    monkeypatch.setattr(check, "_check", parsed)
+    run = importlib.import_module(MODULES.get(command, f"visplay.commands.{command}")).run
+    given = [rest] if command in MODULES else [rest, lambda arguments: parsed(build(arguments))]
+    with pytest.raises(Parsed):
+        run(*given)
+
+
+def check_module(words):
+    """A module that is run with ``python -m`` is there and knows the options."""
+    name, *rest = words
+    spec = find_spec(f"{name}.__main__") if (find_spec(name).submodule_search_locations) else find_spec(name)
+    source = Path(spec.origin).read_text()
+    for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
+        assert f'"{option}"' in source, f"{name} has no option {option}"
+
+
+def check_command(words, monkeypatch):
+    program, *rest = words
+    name = Path(program).name
+    if name == "visplay":
+        parse_visplay(rest, monkeypatch)
+    elif "-m" in rest and rest[rest.index("-m") + 1] == "visplay":
+        parse_visplay(rest[rest.index("-m") + 2 :], monkeypatch)
+    elif name.startswith("python") and rest[0] == "-m":
+        check_module(rest[1:])
+    elif name.startswith("python"):
+        assert Path(rest[0]).is_file()
+    elif name == "sbatch":
+        file = next(word for word in rest if word.endswith(".sbatch"))
+        assert (ROOT / file).is_file()
+        build(rest[rest.index(file) + 1 :])
+    elif name == "make":
+        targets = re.findall(r"^([a-z ]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert rest[0] in {name for target in targets for name in target.split()}
+    elif name == "pip":
+        extras = _extras()
+        asked = re.findall(r"\[([\w,]+)\]", " ".join(rest))
+        assert {extra for each in asked for extra in each.split(",")} <= extras
+    elif name == "pytest":
+        assert all((ROOT / word).exists() for word in rest if "/" in word)
+    elif name not in OTHERS:
+        pytest.fail(f"{' '.join(words)}: neither checked here nor tagged `<!-- not run: why -->`")
+
+
+def _extras():
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    found = next(node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "EXTRAS")
+    return set(ast.literal_eval(found))
+
+
+@pytest.mark.parametrize(("words", "variables"), COMMANDS, ids=[" ".join(words) for words, _ in COMMANDS])
+def test_a_command_is_accepted(words, variables, monkeypatch):
+    check_command(words, monkeypatch)
+    own = [word for word in words if re.search(r"=(examples|own_\w+)\.", word)]
+    assert not own or "PYTHONPATH=." in variables, f"{own}: found only with PYTHONPATH=."
+
+
+@pytest.mark.parametrize("block", [each for each in RUN if each.language == "yaml"], ids=str)
+def test_yaml_is_a_configuration(block, workspace):
+    (workspace / "block.yaml").write_text(block.text)
+    whole = "class_path" in yaml.safe_load(block.text).get("model", {})
+    build([*([] if whole else [BASE]), "--config=block.yaml"])
+
+
+@pytest.mark.parametrize("block", [each for each in RUN if each.language == "python"], ids=str)
+def test_python_runs(block):
+    exec(compile(block.text, str(block), "exec"), {"__name__": "documents"})
+
+
+@pytest.mark.parametrize("block", [each for each in BLOCKS if each.language == "python" and each.not_run], ids=str)
+def test_what_is_not_run_names_what_there_is(block):
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("block", [each for each in BLOCKS if each.language == "json"], ids=str)
+def test_json_parses(block):
+    json.loads(block.text)
+
+
+def test_no_other_language_goes_unseen():
+    seen = {*SHELL, "yaml", "python", "json", "text"}
+    assert [str(block) for block in RUN if block.language not in seen] == []
+
+
+def test_blocks_and_tags_are_found():
+    first = "<!-- not run: needs a GPU -->\n\n  ```bash\n  ls\n  ```\n"
+    second = "<!-- file: a.py -->\n```python\nx = 1\n```\n```\nno\n```\n"
+    first, second = blocks_of("p.md", first + second)
+    assert (first.language, first.text, first.not_run, str(first)) == ("bash", "ls", "needs a GPU", "p.md:4")
+    assert (second.text, second.file, second.not_run) == ("x = 1", "a.py", None)
