@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib
 import json
 import re
-import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,33 +15,13 @@ import torch
 import yaml
 
 from documents.blocks import BLOCKS, ROOT, blocks_of
+from documents.commands import commands, settings_of, split_configs, visplay_words
 from visplay import cli
-from visplay.__main__ import MODULES
-from visplay.commands import check
 
 SHELL, BASE = ("bash", "sh"), "--config=configs/tiny.yaml"
 RUN = [block for block in BLOCKS if block.not_run is None]
-FIT = ("fit", "validate", "test")
 OTHERS = ("export", "pre-commit", "source", "tensorboard")
 """Programs of which there is nothing to check here."""
-PLANNED = ("check", "diagnose", "plan")
-
-
-class Parsed(Exception):
-    """A command has accepted its arguments, and is not to do anything."""
-
-
-def commands(block):
-    """The command lines of a block, each as (its words, the variables set before it)."""
-    for line in block.text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        variables = []
-        while words and re.match(r"\w+=", words[0]):
-            variables.append(words.pop(0))
-        if words:
-            yield tuple(words), tuple(variables)
-
-
 COMMANDS = sorted({each for block in RUN if block.language in SHELL for each in commands(block)})
 
 
@@ -74,23 +52,18 @@ def build(arguments):
     return cli.instantiate(list(arguments))
 
 
-def parse_visplay(words, monkeypatch):
-    command, *rest = words
-    if command in FIT:
-        build(rest)
-        return
-    assert command in (*MODULES, *PLANNED), f"{command}: no command of visplay, or one that this test does not know"
-
-    def parsed(*_):
-        raise Parsed
-
-    parse_args = argparse.ArgumentParser.parse_args
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *given: parsed(parse_args(*given)))
-    monkeypatch.setattr(check, "_check", parsed)
-    run = importlib.import_module(MODULES.get(command, f"visplay.commands.{command}")).run
-    given = [rest] if command in MODULES else [rest, lambda arguments: parsed(build(arguments))]
-    with pytest.raises(Parsed):
-        run(*given)
+def batches(options):
+    """Options that several commands give, put together where no two set the same part, as parsing is slow."""
+    together = []
+    for each in sorted(set(options)):
+        parts = {".".join(re.split(r"[=+]", word)[0].split(".")[:2]) for word in each}
+        fitting = next((batch for batch in together if not parts & batch[0]), None)
+        if fitting is None:
+            together.append((parts, [each]))
+        else:
+            fitting[0].update(parts)
+            fitting[1].append(each)
+    return [each for _, each in together]
 
 
 def check_module(words):
@@ -102,28 +75,22 @@ def check_module(words):
         assert f'"{option}"' in source, f"{name} has no option {option}"
 
 
-def check_command(words, monkeypatch):
+def check_command(words):
     program, *rest = words
     name = Path(program).name
-    if name == "visplay":
-        parse_visplay(rest, monkeypatch)
-    elif "-m" in rest and rest[rest.index("-m") + 1] == "visplay":
-        parse_visplay(rest[rest.index("-m") + 2 :], monkeypatch)
+    if (given := visplay_words(words)) is not None:
+        configs, _ = split_configs(settings_of(given) or ())
+        assert all(Path(config.partition("=")[2]).is_file() for config in configs)
     elif name.startswith("python") and rest[0] == "-m":
         check_module(rest[1:])
     elif name.startswith("python"):
         assert Path(rest[0]).is_file()
-    elif name == "sbatch":
-        file = next(word for word in rest if word.endswith(".sbatch"))
-        assert (ROOT / file).is_file()
-        build(rest[rest.index(file) + 1 :])
     elif name == "make":
         targets = re.findall(r"^([a-z ]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert rest[0] in {name for target in targets for name in target.split()}
     elif name == "pip":
-        extras = _extras()
         asked = re.findall(r"\[([\w,]+)\]", " ".join(rest))
-        assert {extra for each in asked for extra in each.split(",")} <= extras
+        assert {extra for each in asked for extra in each.split(",")} <= _extras()
     elif name == "pytest":
         assert all((ROOT / word).exists() for word in rest if "/" in word)
     elif name not in OTHERS:
@@ -137,10 +104,35 @@ def _extras():
 
 
 @pytest.mark.parametrize(("words", "variables"), COMMANDS, ids=[" ".join(words) for words, _ in COMMANDS])
-def test_a_command_is_accepted(words, variables, monkeypatch):
-    check_command(words, monkeypatch)
+def test_a_command_is_known(words, variables):
+    check_command(words)
     own = [word for word in words if re.search(r"=(examples|own_\w+)\.", word)]
     assert not own or "PYTHONPATH=." in variables, f"{own}: found only with PYTHONPATH=."
+
+
+@pytest.mark.parametrize("base", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_its_settings_are_accepted(base):
+    """Those of configuration files alone are built by test_configs.py and recipes/test_overlays.py."""
+    given = [settings_of(words) for each, _ in COMMANDS if (words := visplay_words(each)) is not None]
+    asked = [split_configs(settings) for settings in given if settings]
+    asked = [(configs, options) for configs, options in asked if configs[:1] == (f"--config=configs/{base}",)]
+    for configs in {configs for configs, _ in asked}:
+        for batch in batches(options for each, options in asked if each == configs and options):
+            _build_each(configs, batch)
+
+
+def _build_each(configs, batch):
+    """Build all at once; where that fails, one by one, to say which it is."""
+    try:
+        build([*configs, *(word for options in batch for word in options)])
+    except SystemExit:
+        for options in batch:
+            build([*configs, *options])
+
+
+def test_what_sets_one_part_is_not_parsed_together():
+    options = [("--a.b.c=1",), ("--a.b+=2", "--d=3"), ("--e=4",), ("--a.b.c=1",)]
+    assert batches(options) == [[("--a.b+=2", "--d=3"), ("--e=4",)], [("--a.b.c=1",)]]
 
 
 @pytest.mark.parametrize("block", [each for each in RUN if each.language == "yaml"], ids=str)
