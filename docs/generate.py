@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType
@@ -136,7 +135,8 @@ def _section(section: Section) -> str:
     for name, (hint, each) in arguments(section.kind).items():
         text = _cell(meaning(section.kind, name))
         rows.append(f"| `{name}` | {_type(hint, each.annotation)} | {_default(each.default)} | {text} |")
-    lines = [f"### {public_name(section.kind)}", "", f"At {keys}. {_purpose(section.kind)}", ""]
+    where = f"`{public_name(section.kind)}`, at {keys}. {_purpose(section.kind)}"
+    lines = [f"### {section.kind.__name__}", "", where, ""]
     return "\n".join([*lines, "| setting | type | default | meaning |", "|---|---|---|---|", *rows, ""])
 
 
@@ -186,15 +186,11 @@ def _purpose(kind: type) -> str:
 def _type(hint: Any, annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(hint)
     named = list(dict.fromkeys(classes(hint)))
-    links = [f"[{kind.__name__}](#{_anchor(kind)})" for kind in named if not inspect.isabstract(kind)]
+    links = [f"[{kind.__name__}](#{kind.__name__.lower()})" for kind in named if not inspect.isabstract(kind)]
     if [text] == [kind.__name__ for kind in named] and links:
         return links[0]
     names = [f"`{each.__name__}`" for kind in named if inspect.isabstract(kind) for each in implementations(kind)]
     return f"`{_cell(text)}`" + (f" ({', '.join(links + names)})" if links + names else "")
-
-
-def _anchor(kind: type) -> str:
-    return re.sub(r"[^\w]", "", public_name(kind).lower())
 
 
 def _default(value: Any) -> str:
