@@ -20,7 +20,7 @@ PAGES = (HOME, "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 _ROW = re.compile(r"^\|.*$", re.MULTILINE)
 _INLINE_CODE = re.compile(r"`[^`]+`")
-_CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 
 
 def linked(page: str) -> list[str]:
@@ -59,7 +59,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[1]))
         return posixpath.relpath(site_path(target), posixpath.dirname(source) or ".")
 
-    return _ROW.sub(_unescape_bars, _LINK.sub(rewritten, markdown))
+    parts = _CODE.split(markdown)  # text and code in turn
+    parts[::2] = [_ROW.sub(_unescape_bars, _LINK.sub(rewritten, text)) for text in parts[::2]]
+    return "".join(parts)
 
 
 def _unescape_bars(row: re.Match[str]) -> str:

@@ -69,7 +69,7 @@ def batches(options):
 def check_module(words):
     """A module that is run with ``python -m`` is there and knows the options."""
     name, *rest = words
-    spec = find_spec(f"{name}.__main__") if (find_spec(name).submodule_search_locations) else find_spec(name)
+    spec = find_spec(f"{name}.__main__") if find_spec(name).submodule_search_locations else find_spec(name)
     source = Path(spec.origin).read_text()
     for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
         assert f'"{option}"' in source, f"{name} has no option {option}"
@@ -116,7 +116,7 @@ def test_its_settings_are_accepted(base):
     given = [settings_of(words) for each, _ in COMMANDS if (words := visplay_words(each)) is not None]
     asked = [split_configs(settings) for settings in given if settings]
     asked = [(configs, options) for configs, options in asked if configs[:1] == (f"--config=configs/{base}",)]
-    for configs in {configs for configs, _ in asked}:
+    for configs in dict.fromkeys(configs for configs, _ in asked):
         for batch in batches(options for each, options in asked if each == configs and options):
             _build_each(configs, batch)
 
@@ -168,8 +168,8 @@ def test_no_other_language_goes_unseen():
 
 
 def test_blocks_and_tags_are_found():
-    first = "<!-- not run: needs a GPU -->\n\n  ```bash\n  ls\n  ```\n"
-    second = "<!-- file: a.py -->\n```python\nx = 1\n```\n```\nno\n```\n"
-    first, second = blocks_of("p.md", first + second)
+    tagged = "<!-- not run: needs a GPU -->\n\n  ```bash\n  ls\n  ```\n"
+    shown = "<!-- file: a.py -->\n```python\nx = 1\n```\n```\nno\n```\n"
+    first, second = blocks_of("p.md", tagged + shown)
     assert (first.language, first.text, first.not_run, str(first)) == ("bash", "ls", "needs a GPU", "p.md:4")
     assert (second.text, second.file, second.not_run) == ("x = 1", "a.py", None)

@@ -32,7 +32,7 @@ def test_nothing_is_loaded_from_elsewhere(site):
 def test_the_site_has_what_lies_outside_docs(site):
     assert (site / "index.html").is_file()
     assert (site / "CONTRIBUTING.html").is_file()
-    assert (site / "examples/study/README.html").is_file()
+    assert (site / "examples/study/index.html").is_file()
     assert (site / "examples/add_a_vlm.py").read_text() == (ROOT / "examples/add_a_vlm.py").read_text()
 
 
