@@ -11,7 +11,9 @@ begin = torch.distributed.init_process_group
 
 def begin_and_limit(*given: object, **named: object) -> None:
     begin(*given, **named)
-    torch.distributed.distributed_c10d._get_default_store().set_timeout(timedelta(seconds=20))
+    store = torch.distributed.distributed_c10d._get_default_store()
+    assert store.timeout == timedelta(minutes=10), "it is that of the strategy"
+    store.set_timeout(timedelta(seconds=20))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ LONG = [
     *(f"--model.questioner.init_args.grpo.{name}" for name in ("steps=1000", "prompts_per_step=2", "group_size=2")),
     "--model.reasoner.init_args.voting.votes=2",
 ]
+LIMIT = ["--trainer.strategy=lightning.pytorch.strategies.DDPStrategy", "--trainer.strategy.timeout=0:10:00"]
+"""What impatient_rank.py shortens."""
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def test_a_rank_that_is_killed_ends_the_run(tmp_path, killed):
 
 def stop(directory: Path, stopped: int) -> tuple[str, Path]:
     """What a run says that ends because a rank of it is stopped, and its directory."""
-    with running(directory, program=[str(ROOT / "tests/impatient_rank.py")]) as ranks:
+    with running(directory, *LIMIT, program=[str(ROOT / "tests/impatient_rank.py")]) as ranks:
         ranks[stopped].suspend()
         try:
             deadline = time.monotonic() + 120
