@@ -122,8 +122,9 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
     ],
 }
 FIRST = [  # those that take longest; a worker takes a whole file
-    "test_rank_watch.py",
     "test_configs.py",
+    "test_rank_watch.py",
+    "callbacks/test_fit_on_two_ranks.py",
     "callbacks/engines/test_vllm_loop.py",
     "test_demo.py",
     "callbacks/engines/test_vllm_families.py",
@@ -132,13 +133,22 @@ FIRST = [  # those that take longest; a worker takes a whole file
     "planning/test_peak.py",
     "planning/test_live.py",
     "test_cli.py",
-    "callbacks/test_fit_on_two_ranks.py",
     "callbacks/engines/test_vllm_server.py",
     "callbacks/engines/test_vllm.py",
     "judge/test_vllm_judge.py",
     "planning/test_families.py",
     "planning/test_plan.py",
     "grading/test_worker.py",
+    "callbacks/test_checkpoints.py",
+    "callbacks/test_few_items_on_two_ranks.py",
+    "test_several_machines.py",
+    "test_study_command.py",
+    "test_auto_resume.py",
+    "test_run_directory.py",
+    "recipes/test_overlays.py",
+    "benchmarks/test_kills.py",
+    "benchmarks/test_soak.py",
+    "benchmarks/test_faults.py",
 ]
 
 

@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def killed(whole, tmp_path):
-    """The same, killed in the Reasoner's phase: it has checkpoints to there, and a log that goes on."""
+    """The same, killed in the Reasoner's phase: it has checkpoints to there, half of one, and a log that goes on."""
     shutil.copytree(whole.parents[1], tmp_path / "runs")
     killed = tmp_path / "runs" / "tiny" / "version_0"
     kept = ["phase-00-step-0001", "phase-00", "phase-01-step-0001"]
@@ -54,6 +54,7 @@ def killed(whole, tmp_path):
             path.unlink()
     for number, name in enumerate(kept):
         os.utime(killed / "checkpoints" / f"{name}.ckpt", (number, number))
+    (killed / "checkpoints" / ".phase-01.ckpt.999-0a1b2c3d.tmp").write_bytes(b"half")
     return killed
 
 
@@ -71,13 +72,8 @@ def check(version, whole):
 
 
 @pytest.mark.parametrize("how", ["--ckpt_path=last", "--auto_resume"])
-def test_a_run_goes_on_as_itself(whole, killed, how):
+def test_a_run_goes_on_as_itself_and_removes_what_a_kill_left_unfinished(whole, killed, how):
     check(fit(killed.parents[2], how), whole)
-
-
-def test_what_a_kill_left_unfinished_is_removed(whole, killed):
-    (killed / "checkpoints" / ".phase-01.ckpt.999-0a1b2c3d.tmp").write_bytes(b"half")
-    check(fit(killed.parents[2], "--auto_resume"), whole)
     assert not list(killed.rglob(".*.tmp"))
 
 

@@ -24,7 +24,7 @@ from visplay.commands.continuing import find_checkpoint
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import ImageSource, LabelledSource
 from visplay.data.streams.image_stream import Streaming
-from visplay.modules import VLM, LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
+from visplay.modules import LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
 from visplay.tiny import ANSWER, ASK, BASE, QUESTION_KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -51,33 +51,26 @@ def _config(name):
     return f"--config={ROOT / 'configs' / name}.yaml"
 
 
-@pytest.mark.parametrize("config", BASES)
-def test_every_config_is_instantiated_without_loading_weights(parse, config):
-    cli = parse(_config(config))
-    assert all(module.model is None for module in cli.model.modules() if isinstance(module, VLM))
-
-
-@pytest.mark.parametrize("config", ["qwen2_5_vl_3b", "tiny"])
-def test_the_benchmarks(parse, config):
-    assert parse(_config(config), _config("paper_protocol")).datamodule.suite == BenchmarkSuite(max_images=1)
-    suite = parse(_config(config), _config("benchmarks")).datamodule.suite
+def test_the_benchmarks(parse):
+    """What the overlays say of every base is looked at in test_configs.py."""
+    assert parse(_config("tiny"), _config("paper_protocol")).datamodule.suite == BenchmarkSuite(max_images=1)
+    suite = parse(_config("tiny"), _config("benchmarks")).datamodule.suite
     assert [source.name for source in suite.sources] == EIGHT
     assert (suite.max_images, suite.validation) == (None, ("mmstar",))
-    together = parse(_config(config), _config("benchmarks"), _config("paper_protocol")).datamodule.suite
+    together = parse(_config("tiny"), _config("benchmarks"), _config("paper_protocol")).datamodule.suite
     assert together == replace(suite, max_images=1)
 
 
 ON = "--model.questioner.grpo.start_from=last_phase"
 
 
-@pytest.mark.parametrize("config", ["qwen2_5_vl_3b", "tiny"])
-def test_adapters(parse, config):
-    model = parse(_config(config), _config("lora")).model
+def test_adapters(parse):
+    model = parse(_config("qwen2_5_vl_3b"), _config("lora")).model
     assert model.role.vlm.tuning == Tuning(["vision_tower", "projector"], LoRA(rank=32, alpha=64))
     assert [role.config.learning_rate for role in (model.questioner, model.reasoner)] == [1e-5, 1e-5]
     assert model.reasoner.vlm is not model.questioner.vlm
     assert model.reasoner.vlm.tuning == model.questioner.vlm.tuning
-    shared = parse(_config(config), _config("lora"), "--model.shared_policy=true", ON).model
+    shared = parse(_config("qwen2_5_vl_3b"), _config("lora"), "--model.shared_policy=true", ON).model
     assert shared.reasoner.vlm is shared.questioner.vlm
 
 
@@ -97,10 +90,9 @@ def test_a_table_of_images_keeps_its_column(parse):
     assert streamed == replace(expected, streaming=True)
     streamed = parse(config, "--data.images.streaming={shuffle_buffer: 50}").datamodule.image_source
     assert streamed == replace(expected, streaming=Streaming(shuffle_buffer=50))
-    moved = parse(config, "--data.images.path=x.parquet").datamodule.image_source
-    assert moved == replace(expected, path="x.parquet")
-    labelled = parse(config, "--data.labelled={path: y.parquet, split: test}").datamodule.labelled_source
-    assert labelled == LabelledSource("y.parquet", split="test")
+    moved = parse(config, "--data.images.path=x.parquet", "--data.labelled={path: y.parquet, split: test}").datamodule
+    assert moved.image_source == replace(expected, path="x.parquet")
+    assert moved.labelled_source == LabelledSource("y.parquet", split="test")
 
 
 def test_the_embedded_default_says_what_the_code_says(parse):

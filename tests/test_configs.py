@@ -7,8 +7,8 @@ What is run, each base and each overlay at least once:
 - mimo_vl_7b with released_code: untied embeddings, and the other rewards, votes and losses;
 - tiny_labelled with benchmarks, and qwen2_5_vl_7b with benchmarks and paper_protocol: validation within a fit of one
   role and of two, by rules and by a judge;
-- tiny with vllm and with vllm_server, where two policies take turns in one engine; with fsdp, on two ranks, in
-  callbacks/test_fit_on_two_ranks.py.
+- tiny with digits, and with vllm_server, where two policies take turns in one engine; with vllm, in
+  callbacks/engines/test_vllm_loop.py; with fsdp, on two ranks, in callbacks/test_fit_on_two_ranks.py.
 
 The other pairs differ from these in settings alone, which are looked at where they are built.
 """
@@ -29,7 +29,7 @@ from visplay.callbacks import Evaluation, RolloutEngine, SelfPlay, TransformersR
 from visplay.cli import VisPlayCLI
 from visplay.cli import run as run_command
 from visplay.functional import formatted_agreement_rewards, minority_difficulty
-from visplay.modules import LoRA, Qwen2_5_VL, Tuning, VisPlay
+from visplay.modules import VLM, LoRA, Qwen2_5_VL, Tuning, VisPlay
 from visplay.strategy import FSDP2Strategy
 from visplay.tiny import BASE
 from visplay.tiny.digits import DigitWorld
@@ -155,7 +155,7 @@ def rates(run):
 RUN = {  # overlay -> bases that are run with it, see above; "" is no overlay
     "": ["qwen2_5_vl_7b", "tiny", "tiny_labelled", "tiny_questioner"],
     "benchmarks": ["tiny_labelled"],
-    "digits": ["tiny", "tiny_labelled"],
+    "digits": ["tiny"],
     "fsdp": ["tiny"],
     "lora": ["qwen2_5_vl_3b"],
     "paper_protocol": ["qwen2_5_vl_7b"],
@@ -192,6 +192,7 @@ def build(monkeypatch, tmp_path):
 @pytest.mark.parametrize("base", BASES)
 def test_a_base_is_built(build, base):
     built = build(base)
+    assert all(module.model is None for module in built.model.modules() if isinstance(module, VLM))
     engine = VLLMRollout if base in OF_MODELS else TransformersRollout
     assert type(_first(built.trainer.callbacks, RolloutEngine)) is engine
     assert len(roles_of(built.model)) == (2 if base in SELF_PLAY else 1)
@@ -260,7 +261,7 @@ def _vllm_server(built, engine):
 BUILT = {overlay: globals()[f"_{overlay}"] for overlay in MISFITS}
 
 
-@run_with("")
+@pytest.mark.parametrize("base", sorted({*RUN[""]} - {"tiny"}))
 def test_base(fit, base):
     run = fit(base)
     check(run, VLLMRollout if base in OF_MODELS else TransformersRollout)
@@ -326,11 +327,6 @@ def test_digits(fit, base):
     assert len(run.scalars["val/heldout/rule_accuracy"]) == 2
 
 
-@run_with("vllm")
-def test_vllm(fit, base):
-    check(fit(base, config("vllm")), VLLMRollout)
-
-
 @pytest.mark.parametrize("base", MISFITS["vllm"])
 def test_vllm_is_what_the_configurations_of_models_say_themselves(base):
     assert FILES[base]["rollout"]["class_path"] == FILES["vllm"]["rollout"]["class_path"]
@@ -344,9 +340,11 @@ def test_vllm_server(fit, server, base):
     check(run, VLLMServerRollout)
 
 
-def test_one_setting_moves_all_that_a_run_writes(fit):
+def test_tiny_and_that_one_setting_moves_all_that_a_run_writes(fit):
     """Exports and evaluations too; ``fit`` sees that nothing is written where it runs."""
     run = fit("tiny", "--trainer.callbacks+=visplay.callbacks.Export")
+    check(run, TransformersRollout)
+    assert rates(run) == {role.config.learning_rate for role in run.roles}
     assert (run.directory / "exports/iteration-1/reasoner/model.safetensors").is_file()
     fit("tiny", f"--ckpt_path={run.checkpoints[-1]}", command="test")
     assert {path.name.partition("-")[0] for path in (run.root / "evaluation").iterdir()} >= {"base", "reasoner"}

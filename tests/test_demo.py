@@ -16,13 +16,13 @@ from visplay.data.generated import read_examples
 ROOT = Path(__file__).parent.parent
 SMALL = [
     "--self_play.iterations=1",
-    "--self_play.curation.images=24",
+    "--self_play.curation.images=12",
     "--model.questioner.grpo.steps=2",
     "--model.questioner.grpo.prompts_per_step=4",
     "--model.reasoner.grpo.steps=3",
     "--model.reasoner.grpo.prompts_per_step=8",
     "--data.heldout_votes=2",
-    "--data.heldout_questions=48",
+    "--data.heldout_questions=16",
     "--data.n_images=60",
 ]
 COLUMNS = [

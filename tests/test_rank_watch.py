@@ -1,37 +1,43 @@
 """A rank that is killed, stopped or fails ends the run: soon, with one message, and with a checkpoint to go on from."""
 
+import json
 import re
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from benchmarks.ranks import SMALL
 from two_ranks import ON_TWO, ROOT, free_port, kill_all, start, start_fit
+from watched_rank import CASES
 
 pytestmark = pytest.mark.timeout(600)  # two processes, which load all there is
 LONG = [
-    *(*SMALL, *ON_TWO, "--model.questioner.init_args.grpo.steps=1000", "--trainer.num_sanity_val_steps=0"),
-    "--step_checkpoint.init_args.every_n_steps=1",
+    *(*SMALL, *ON_TWO, "--trainer.num_sanity_val_steps=0", "--step_checkpoint.init_args.every_n_steps=1"),
+    *(f"--model.questioner.init_args.grpo.{name}" for name in ("steps=1000", "prompts_per_step=2", "group_size=2")),
+    "--model.reasoner.init_args.voting.votes=2",
 ]
-SHORT_LIMIT = ["--trainer.strategy=lightning.pytorch.strategies.DDPStrategy", "--trainer.strategy.timeout=0:00:45"]
+LIMIT = ["--trainer.strategy=lightning.pytorch.strategies.DDPStrategy", "--trainer.strategy.timeout=0:10:00"]
+"""What impatient_rank.py shortens."""
 
 
 @contextmanager
-def running(directory: Path, *options: str, checkpoints: int = 2) -> Iterator[list[psutil.Process]]:
+def running(directory: Path, *options: str, checkpoints: int = 2, **start: Any) -> Iterator[list[psutil.Process]]:
     """The ranks of a run that has written so many checkpoints."""
-    run = start_fit(directory, *LONG, *options)
+    run = start_fit(directory, *LONG, *options, **start)
     try:
         while len(list(directory.glob("tiny/version_0/checkpoints/*.ckpt"))) < checkpoints:
             assert run.poll() is None, run.stderr.read()[-3000:]
             time.sleep(0.1)
         first = psutil.Process(run.pid)
-        (second,) = (child for child in first.children() if "visplay.__main__" in child.cmdline())
+        (second,) = (child for child in first.children() if "fit" in child.cmdline())
         yield [first, second, run]
     finally:
         kill_all(run)
@@ -70,9 +76,9 @@ def test_a_rank_that_is_killed_ends_the_run(tmp_path, killed):
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("stopped", [0, 1])
-def test_a_rank_that_is_stopped_ends_the_run_at_the_time_limit(tmp_path, stopped):
-    with running(tmp_path, *SHORT_LIMIT) as ranks:
+def stop(directory: Path, stopped: int) -> tuple[str, Path]:
+    """What a run says that ends because a rank of it is stopped, and its directory."""
+    with running(directory, *LIMIT, program=[str(ROOT / "tests/impatient_rank.py")]) as ranks:
         ranks[stopped].suspend()
         try:
             deadline = time.monotonic() + 120
@@ -82,8 +88,22 @@ def test_a_rank_that_is_stopped_ends_the_run_at_the_time_limit(tmp_path, stopped
         finally:
             ranks[stopped].kill()
         _, said = see_all_end(ranks, 60)
+    return said, directory
+
+
+@pytest.fixture(scope="module")
+def stopped_runs(tmp_path_factory):
+    """A run with its first rank stopped and one with its second; they wait for the time limit at once."""
+    directories = [tmp_path_factory.mktemp("stopped") for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(stop, directories, range(2)))
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_rank_that_is_stopped_ends_the_run_at_the_time_limit(stopped_runs, stopped):
+    said, directory = stopped_runs[stopped]
     assert said.count(f"rank {stopped}") == said.count("is lost: killed, stopped, or its machine is gone") == 1
-    checkpoint_named(said, tmp_path)
+    checkpoint_named(said, directory)
     assert "Traceback" not in said
 
 
@@ -111,43 +131,47 @@ def test_a_rank_that_fails_ends_the_run_with_its_error(tmp_path):
     assert checkpoint_named(said, tmp_path) == "phase-00-step-0001.ckpt"
 
 
-def run_three(which: int, how: str) -> tuple[list[int], str]:
-    """The exit codes of three ranks, one of which fails in a way, and what they have said."""
-    words = [free_port(), which, how]
-    commands = [[sys.executable, str(ROOT / "tests/watched_rank.py"), *map(str, (rank, *words))] for rank in range(3)]
-    ranks = [start(command) for command in commands]
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """For each of ``CASES`` the exit codes of three ranks, and what they have said; all are run at once."""
+    directory = tmp_path_factory.mktemp("three")
+    ports = [str(free_port()) for _ in CASES]
+    watched = start([sys.executable, str(ROOT / "tests/watched_rank.py"), str(directory), *ports])
     try:
-        said = [rank.communicate(timeout=90)[1] for rank in ranks]
+        out, error = watched.communicate(timeout=240)
     finally:
-        for rank in ranks:
-            kill_all(rank)
-    return [rank.returncode for rank in ranks], "".join(said)
+        kill_all(watched)
+    assert watched.returncode == 0, error
+    return {
+        case: (codes, "".join((directory / f"{number}-{rank}").read_text() for rank in range(3)))
+        for number, (case, codes) in enumerate(zip(CASES, json.loads(out), strict=True))
+    }
 
 
-def test_ranks_that_finish_say_nothing():
-    codes, said = run_three(0, "finish")
+def test_ranks_that_finish_say_nothing(three):
+    codes, said = three[0, "finish"]
     assert codes == [0, 0, 0]
     assert said == "finished" * 3
 
 
 @pytest.mark.parametrize("which", [0, 2])
-def test_one_of_three_that_raises(which):
-    codes, said = run_three(which, "raise")
+def test_one_of_three_that_raises(three, which):
+    codes, said = three[which, "raise"]
     assert codes == [1, 1, 1]
     assert said.count("Traceback") == said.count("ValueError: this rank has failed") == 1
     assert f"It was rank {which} of 3 that failed; the others end with it." in said
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_one_of_three_that_is_killed(which):
-    codes, said = run_three(which, "kill")
+def test_one_of_three_that_is_killed(three, which):
+    codes, said = three[which, "kill"]
     assert codes == [-signal.SIGKILL if rank == which else 1 for rank in range(3)]
     assert said.count("is lost: killed, stopped, or its machine is gone. It goes on from there.") == 1
     assert f"rank {which}, " in said
     assert "Traceback" not in said
 
 
-def test_one_of_three_that_hangs_is_named_at_the_time_limit():
-    codes, said = run_three(1, "hang")
+def test_one_of_three_that_hangs_is_named_at_the_time_limit(three):
+    codes, said = three[1, "hang"]
     assert codes == [1, 1, 1]
     assert said.count("Traceback") == said.count("Ranks that the others waited for: [1]") == 1

@@ -1,17 +1,27 @@
-"""One of three ranks, which wait for each other again and again, and of which one does what is asked."""
+"""Three ranks which wait for each other again and again, and of which one does what is asked; several such cases.
 
+Called with a directory and a port for each of ``CASES``. The ranks are forks of this process, which has imported what
+takes long. Each writes its standard error into the directory, and their exit codes are printed as JSON.
+"""
+
+import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
 from visplay.rank_watch import RankWatch
 from visplay.terminal import set_up_log
+
+CASES = [(0, "finish"), (0, "raise"), (2, "raise"), (0, "kill"), (1, "kill"), (1, "hang")]
+"""Which rank does what."""
 
 
 def misbehave(how: str) -> None:
@@ -24,8 +34,10 @@ def misbehave(how: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(rank: int, port: str, which: int, how: str) -> None:
+def be_rank(log: Path, rank: int, port: str, which: int, how: str) -> None:
     """Wait for the others ten times."""
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 2)
     set_up_log(logging.ERROR)
     trainer = SimpleNamespace(global_rank=rank, world_size=3, strategy=SimpleNamespace(launcher=None))
     with RankWatch(trainer, lambda: "It goes on from there."):
@@ -43,5 +55,21 @@ def main(rank: int, port: str, which: int, how: str) -> None:
     sys.stderr.write("finished")
 
 
+def main(directory: Path, ports: list[str]) -> None:
+    """Run all cases at once."""
+    fork = multiprocessing.get_context("fork")
+    started = [
+        [fork.Process(target=be_rank, args=(directory / f"{number}-{rank}", rank, port, *case)) for rank in range(3)]
+        for number, (case, port) in enumerate(zip(CASES, ports, strict=True))
+    ]
+    for ranks in started:
+        for rank in ranks:
+            rank.start()
+    for ranks in started:
+        for rank in ranks:
+            rank.join()
+    sys.stdout.write(json.dumps([[rank.exitcode for rank in ranks] for ranks in started]))
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    main(Path(sys.argv[1]), sys.argv[2:])

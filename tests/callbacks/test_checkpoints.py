@@ -144,16 +144,18 @@ KINDS = [
     "a stream",
     "sampled ahead",
 ]
+FROM_EVERY_STEP = ["two policies", "sampled ahead"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_goes_on_from_any_step(tmp_path, kind, caplog):
+    """Kinds not in ``FROM_EVERY_STEP`` go on from the middle and end of the first phase and the middle of the last."""
     whole = run(kind, tmp_path)
     directory = Path(whole[0].log_dir)
     checkpoints = sorted((directory / "checkpoints").glob("*-step-*.ckpt"))
     assert len(checkpoints) == 3 * len(whole[1].roles)
     expected = curves(directory)
-    for path in checkpoints:
+    for path in checkpoints if kind in FROM_EVERY_STEP else sorted({*checkpoints[1:3], checkpoints[-2]}):
         check_checkpoint(str(path))
         again = run(kind, tmp_path, path.stem, path)
         assert_same(whole, again)

@@ -14,9 +14,11 @@ import pytest
 from evaluation_run import BATCH, main, make_suite
 from visplay.evaluation import AnswerStore
 
+pytestmark = pytest.mark.timeout(900)  # up to two processes at once, which load all there is
+
 TESTS = Path(__file__).parents[1]
 BENCHMARKS = ("compositional", "hallucination", "heldout")
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 600
 
 
 def start(directory, devices=1):

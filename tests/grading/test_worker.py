@@ -27,7 +27,8 @@ HANGS = "pass"
 
 @pytest.fixture
 def grader():
-    grader = Grader()
+    """With a limit that no pair of these tests reaches, however busy the machine is."""
+    grader = Grader(time_limit_seconds=60)
     yield grader
     grader.close()
 
@@ -83,29 +84,30 @@ def test_outcomes_are_counted(grader):
     assert grader.drain_outcomes() == {}
 
 
-def test_a_hanging_comparison_is_killed_and_the_next_one_works(monkeypatch):
+def test_a_hanging_comparison_is_killed_and_the_next_one_works(monkeypatch, grader):
     _break(monkeypatch, HANGS)
-    grader = Grader(time_limit_seconds=0.5)
     assert grader(*EQUAL)
+    grader.time_limit_seconds = 0.5
     start = time.monotonic()
     assert not grader(*BROKEN)
-    assert 0.5 <= time.monotonic() - start < 2
-    start = time.monotonic()
+    assert time.monotonic() - start >= 0.5
+    assert grader._worker is None
     assert not grader(*BROKEN[::-1])
-    assert time.monotonic() - start < 0.1
+    assert grader._worker is None  # remembered: no other has been asked
+    grader.time_limit_seconds = 60
     assert grader(*ALSO_EQUAL)
     assert grader.outcomes == {"equal_mathematics": 2, "timed_out": 2}
-    grader.close()
 
 
 def test_a_vote_on_hard_answers_is_bounded(monkeypatch):
     _break(monkeypatch, HANGS, when="sqrt")
     grader = Grader(time_limit_seconds=0.2)
+    asked, ask = [], Grader._ask_worker
+    monkeypatch.setattr(Grader, "_ask_worker", lambda self, *pair: asked.append(pair) or ask(self, *pair))
     hard = [rf"x + \sqrt{{{n}}} + \sin(x)" for n in range(10)]  # 45 pairs
-    start = time.monotonic()
     with grader.bounded():
         assert [count for _, count in vote(hard, grader).counts] == [1] * 10
-    assert time.monotonic() - start < 10  # a start of the worker, a second or so, is no part of the limit
+    assert 1 <= len(asked) <= 4  # three limits, less what the starts of workers take
     assert grader.outcomes == {"timed_out": 45}
     grader.close()
 
@@ -139,13 +141,13 @@ def test_what_had_less_than_its_limit_is_tried_again(monkeypatch):
         assert grader(*EQUAL)
 
 
-def test_an_explosive_expression_is_bounded():
-    grader = Grader(time_limit_seconds=1.0)
+def test_an_explosive_expression_is_bounded(grader):
+    grader.time_limit_seconds = 1.0
     start = time.monotonic()
     assert not grader("(1+x)^{999}(2+y)^{999}", "(2+x)^{999}(1+y)^{999}=0")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60  # two starts of the worker, on a busy machine
+    grader.time_limit_seconds = 60
     assert grader(*EQUAL)
-    grader.close()
 
 
 def test_a_worker_that_is_killed_is_replaced(grader):

@@ -45,8 +45,14 @@ def _first(callbacks, kind):
     return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
+@pytest.fixture(scope="module")
+def known():
+    """What was built, by the base and the recipes; nothing changes it."""
+    return {}
+
+
 @pytest.fixture
-def build(monkeypatch, tmp_path):
+def build(monkeypatch, tmp_path, known):
     """Build what a recipe says over a base, without running anything."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["visplay"])
@@ -54,8 +60,10 @@ def build(monkeypatch, tmp_path):
     files = {"tiny": config("tiny"), "3b": config("qwen2_5_vl_3b")}
 
     def build(base, *recipes):
-        overlays = [config(f"recipes/{recipe}") for recipe in recipes]
-        built = run_command(["fit", files[base], *overlays, "--trainer.accelerator=cpu"])
+        if (base, recipes) not in known:
+            overlays = [config(f"recipes/{recipe}") for recipe in recipes]
+            known[base, recipes] = run_command(["fit", files[base], *overlays, "--trainer.accelerator=cpu"])
+        built = known[base, recipes]
         return built.model, _first(built.trainer.callbacks, SelfPlay).curation, built.trainer.callbacks
 
     yield build

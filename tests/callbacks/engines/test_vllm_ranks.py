@@ -13,7 +13,8 @@ from two_ranks import ROOT, assert_close, fit_on_ranks
 from visplay.callbacks import VLLMRollout
 from vllm_rank import SAMPLING, SETTINGS, make_policy, prompts_of
 
-TIMEOUT_SECONDS = 240
+pytestmark = pytest.mark.timeout(900)  # two processes, which load all there is
+TIMEOUT_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,6 @@ def test_two_ranks_sample_what_one_does(alone, tmp_path, tensor_parallel_size):
             assert list(logps) == pytest.approx(other_logps, abs=1e-5)
 
 
-@pytest.mark.timeout(900)
 def test_a_run_on_two_ranks_with_sharded_weights_is_that_of_one(tmp_path):
     settings = "--rollout.init_args.engine={cache_gib: 0.125, max_sequences: 64}"
     vllm = [f"--config={ROOT / 'configs/vllm.yaml'}", settings]
