@@ -41,10 +41,10 @@ def test_the_same_weights_ask_and_vote_alike(image, capsys):
 )
 def test_what_is_not_there_is_one_line(image, arguments, message):
     with pytest.raises(SystemExit, match=message):
-        play.run([image if each == "IMAGE" else each for each in arguments], cli.instantiate)
+        play.run([*CONFIG, *(image if each == "IMAGE" else each for each in arguments)], cli.instantiate)
 
 
 def test_nothing_to_ask(image, capsys):
     with pytest.raises(SystemExit):
-        play.run([image, "--questions=0"], cli.instantiate)
+        play.run([image, *CONFIG, "--questions=0"], cli.instantiate)
     assert "argument --questions: 0 must be at least 1, or 0 with --question" in capsys.readouterr().err

@@ -122,6 +122,9 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
         instantiate: Builds what the arguments of ``fit`` configure.
     """
     options, rest = _parse(arguments)
+    built = instantiate(rest)
+    if not isinstance(built.model, VisPlay):
+        raise SystemExit(f"error: model: both roles are needed, of a VisPlay, got {type(built.model).__name__}")
     try:
         image = load_image(Path(options.image))
         sources = {name: source for text in options.model or [BASE] for name, source in [_source(text)]}
@@ -130,9 +133,6 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
                 source.check()
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}") from error
-    built = instantiate(rest)
-    if not isinstance(built.model, VisPlay):
-        raise SystemExit(f"error: model: both roles are needed, of a VisPlay, got {type(built.model).__name__}")
     engine = next(each for each in built.callbacks if isinstance(each, RolloutEngine))
     playing = Playing(UnlabeledImage(Path(options.image).name, image), sources, options.questions, options.question)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
