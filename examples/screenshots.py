@@ -80,8 +80,10 @@ def tensorboard(run: Path) -> Iterator[str]:
     Raises:
         RuntimeError: TensorBoard does not start.
     """
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--host", "127.0.0.1", "--port", "0"]
-    server = subprocess.Popen([*command, "--load_fast=false"], stderr=subprocess.PIPE, text=True)
+    run = run.resolve()  # its page says where the log is: below the directory of runs, and not where that is
+    log, root = str(run.relative_to(run.parents[1])), run.parents[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", log, "--host", "127.0.0.1", "--port", "0"]
+    server = subprocess.Popen([*command, "--load_fast=false"], cwd=root, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None, "it is a pipe"
     try:
         lines = []

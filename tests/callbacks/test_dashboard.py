@@ -17,10 +17,13 @@ def run(tmp_path):
     """The trainer and module of a run with a TensorBoard log."""
     benchmarks = [SimpleNamespace(name="heldout"), SimpleNamespace(name="mmmu")]
     data = SimpleNamespace(benchmarks=lambda stage: benchmarks, summary_scores={"greedy": "val/heldout/rule_accuracy"})
+    logger = TensorBoardLogger(tmp_path)
     trainer = SimpleNamespace(
         is_global_zero=True,
+        log_dir=logger.log_dir,
+        ckpt_path=None,
         datamodule=data,
-        loggers=[TensorBoardLogger(tmp_path)],
+        loggers=[logger],
         state=SimpleNamespace(fn=TrainerFn.FITTING),
         sanity_checking=True,
     )
@@ -67,6 +70,14 @@ def test_the_layout_and_the_settings_are_written(run):
     assert started.hparams["model.vlm.path"].string_value == "base"
     assert started.hparams["gates"].string_value == "['a']"
     assert any(tag.endswith("session_end_info") for tag in plugin)
+
+
+@pytest.mark.parametrize(("of", "written"), [("lightning_logs/version_0", False), ("another", True)])
+def test_a_log_has_the_layout_once(run, tmp_path, of, written):
+    trainer, module = run
+    trainer.ckpt_path = str(tmp_path / of / "checkpoints" / "phase-00.ckpt")
+    Dashboard().on_fit_start(trainer, module)
+    assert ("custom_scalars__config__" in read(trainer).Tags()["tensors"]) == written
 
 
 def test_other_loggers_are_told_the_settings(run, tmp_path):

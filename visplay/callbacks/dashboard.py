@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -11,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.tensorboard.summary import hparams
 
-from visplay.callbacks.logging import log_scalars, tensorboard_writers
+from visplay.callbacks.logging import log_scalars, run_directory, tensorboard_writers
 from visplay.modules.training import GRPOModule
 
 Layout = dict[str, dict[str, list[Any]]]
@@ -41,7 +42,7 @@ class Dashboard(Callback):
                     raise ValueError(f"references: {benchmark!r}, {name!r}: need a fraction in [0, 1], got {score}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        """Write the layout and the settings, which a run that is continued has again.
+        """Write the layout and the settings; the log of a run that goes on has them.
 
         Raises:
             ValueError: There are references for what is not validated.
@@ -50,11 +51,13 @@ class Dashboard(Callback):
         benchmarks = [each.name for each in trainer.datamodule.benchmarks("validate")] if answers else []
         if unknown := sorted(self.references.keys() - {*benchmarks}):
             raise ValueError(f"references: there is no benchmark {unknown} to validate on, only {benchmarks}")
+        directory = run_directory(trainer)  # of several ranks all have to ask
         if not trainer.is_global_zero:
             return
+        goes_on = trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent.parent == directory
         scores = trainer.datamodule.summary_scores.values() or [f"val/{name}/rule_accuracy" for name in benchmarks]
         session, described, _ = hparams(plain := _plain(self.settings), dict.fromkeys(scores if answers else (), 0.0))
-        for writer in tensorboard_writers(trainer):
+        for writer in [] if goes_on else tensorboard_writers(trainer):
             writer.add_custom_scalars(lay_out(benchmarks, list(pl_module.roles)))
             for summary in (session, described):
                 writer._get_file_writer().add_summary(summary)
