@@ -17,6 +17,7 @@ commands:
   check       whether a model family computes what its checkpoint says
   diagnose    will self-play help this model on these images? in minutes, without labels
   plan        what a run needs, before anything is loaded; what cannot fit is rejected
+  predict     images in, question-answer pairs with confidence out; nothing is trained
   fit         self-play: train Questioner and Reasoner in turns
   validate    score the Reasoner on the benchmarks to validate on
   test        score models on all benchmarks, and compare them: base against evolved
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from visplay import cli
 
-    if given[0] in ("check", "diagnose", "plan"):
+    if given[0] in ("check", "diagnose", "plan", "predict"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
     cli.run(arguments)

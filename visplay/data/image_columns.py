@@ -117,6 +117,16 @@ def read_image(
         raise DecodeError(f"{_show(value)}: {error}") from error
 
 
+def encoded_image(value: object, directory: str | Path | None = None) -> bytes | None:
+    """The bytes of an image that ``split_images`` gave and ``read_image`` has read; None for a PIL image."""
+    if isinstance(value, Image.Image):
+        return None
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    data = _decode_base64(value)
+    return _locate(value, directory).read_bytes() if data is None else data
+
+
 def find_column(names: list[str], wanted: str | None) -> str:
     """Choose the column of images: the wanted one, or the first of images, image, img, picture, pictures.
 
