@@ -103,6 +103,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "test_configs.py",
         "test_demo.py",
         "test_export_command.py",
+        "test_predict_command.py::test_a_prediction",
         "test_odd_input.py",
         "test_rank_watch.py",
         "test_run_directory.py",

@@ -18,6 +18,7 @@ commands:
   diagnose    will self-play help this model on these images? in minutes, without labels
   plan        what a run needs, before anything is loaded; what cannot fit is rejected
   predict     images in, question-answer pairs with confidence out; nothing is trained
+  convert     what predict wrote, for TRL, verl, EasyR1, LLaMA-Factory, lmms-eval or VLMEvalKit
   fit         self-play: train Questioner and Reasoner in turns
   validate    score the Reasoner on the benchmarks to validate on
   test        score models on all benchmarks, and compare them: base against evolved
@@ -33,6 +34,7 @@ All options: visplay fit --help
 
 MODULES = {
     "compare": "visplay.commands.compare",
+    "convert": "visplay.commands.convert",
     "export": "visplay.commands.export",
     "prepare": "visplay.commands.prepare",
     "replay": "visplay.commands.replay",

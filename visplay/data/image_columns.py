@@ -117,10 +117,8 @@ def read_image(
         raise DecodeError(f"{_show(value)}: {error}") from error
 
 
-def encoded_image(value: object, directory: str | Path | None = None) -> bytes | None:
-    """The bytes of an image that ``split_images`` gave and ``read_image`` has read; None for a PIL image."""
-    if isinstance(value, Image.Image):
-        return None
+def encoded_image(value: object, directory: str | Path | None = None) -> bytes:
+    """The bytes of an image in a table's cell, as ``split_images`` gave it, that ``read_image`` could read."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     data = _decode_base64(value)

@@ -37,27 +37,31 @@ class ImageFacts:
     attribution: str | None = None
 
 
-def image_facts(images: object, item: UnlabeledImage) -> ImageFacts:
-    """What is known of an image of a collection.
+def file_facts(images: ImageFolder | ImageTable, key: str) -> ImageFacts:
+    """What is known of an image of a collection that keeps its bytes; it is not decoded.
 
     Args:
-        images: The collection; of a directory or a table the encoded bytes are read, of any other the pixels.
-        item: The image.
+        images: The collection.
+        key: Of the image.
+    """
+    encoded = images.encoded(key)
+    described = images.described(key) if isinstance(images, ImageTable) else {}
+    licence, attribution = _first(described, LICENCES), _first(described, ORIGINS)
+    copyright_notice, artist = _read_exif(encoded)
+    digest = hashlib.sha256(encoded).hexdigest()
+    return ImageFacts(encoded, digest, "file", licence or copyright_notice, attribution or artist)
+
+
+def pixel_facts(item: UnlabeledImage) -> ImageFacts:
+    """What is known of an image of any other collection.
 
     Raises:
         ValueError: There is no image.
     """
     if item.image is None:
         raise ValueError(f"images: {item.key!r} has no image")
-    encoded = images.encoded(item.key) if isinstance(images, ImageFolder | ImageTable) else None
-    if encoded is None:
-        pixels = hashlib.sha256(f"{item.image.width}x{item.image.height}:".encode() + item.image.tobytes())
-        return ImageFacts(PngEncoder()(item.image), pixels.hexdigest(), "pixels")
-    described = images.described(item.key) if isinstance(images, ImageTable) else {}
-    licence, attribution = _first(described, LICENCES), _first(described, ORIGINS)
-    copyright_notice, artist = _read_exif(encoded)
-    digest = hashlib.sha256(encoded).hexdigest()
-    return ImageFacts(encoded, digest, "file", licence or copyright_notice, attribution or artist)
+    pixels = hashlib.sha256(f"{item.image.width}x{item.image.height}:".encode() + item.image.tobytes())
+    return ImageFacts(PngEncoder()(item.image), pixels.hexdigest(), "pixels")
 
 
 def _first(described: Mapping[str, str], names: Sequence[str]) -> str | None:

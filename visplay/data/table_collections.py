@@ -110,8 +110,8 @@ class ImageTable(Dataset[UnlabeledImage]):
         except ValueError as error:
             raise UnusableItemError(key, str(error)) from error
 
-    def encoded(self, key: str) -> bytes | None:
-        """The bytes of an image by its key; None where the table holds pixels."""
+    def encoded(self, key: str) -> bytes:
+        """The bytes of an image by its key."""
         row, number = self._find(key)
         return encoded_image(split_images(self._table[row][self.column])[number], self._directory)
 

@@ -23,9 +23,11 @@ from visplay.data.draws import DrawsOnce, Stream
 from visplay.data.files import remove_unfinished, replacing
 from visplay.data.fingerprints import fingerprint_images
 from visplay.data.generated import write_rows
-from visplay.data.image_facts import ImageFacts, image_facts
+from visplay.data.image_facts import file_facts, pixel_facts
+from visplay.data.image_folder import ImageFolder
 from visplay.data.manifest import Manifest, Shards
 from visplay.data.module import NoImages
+from visplay.data.table_collections import ImageTable
 from visplay.data_engine.card import Tally, data_card
 from visplay.data_engine.near_duplicates import first_alike, perceptual_hashes
 from visplay.data_engine.rows import FEATURES, FEATURES_WITH_IMAGES, as_rows, describe_run
@@ -131,6 +133,7 @@ class Predictor(Callback):
         run = describe_run(self.curation, module)
         made_by = describe_asking(self.curation, module) | {
             "images": source,
+            "seed": module.seed,
             "prediction": asdict(self.prediction),
             "visplay_version": run["visplay_version"],
         }
@@ -238,8 +241,11 @@ class Predictor(Callback):
         written.seconds.update(batch.facts["seconds"])
         if self.manifest.get(path.stem) is not None:
             return
-        drawn = again.draw(batch.facts["position"] - batch.position)
-        facts: dict[str, ImageFacts] = {item.key: image_facts(images, item) for item in drawn}
+        if isinstance(images, ImageFolder | ImageTable):
+            facts = {key: file_facts(images, key) for key in {asked.image for asked in batch.questions}}
+        else:
+            drawn = again.draw(batch.facts["position"] - batch.position)
+            facts = {item.key: pixel_facts(item) for item in drawn}
         embed = self.prediction.embed_images
         rows = list(as_rows(batch.questions, found, reasons, facts, run, first, embed=embed))
         chunks = (rows[start : start + _ROWS_PER_GROUP] for start in range(0, len(rows), _ROWS_PER_GROUP))
