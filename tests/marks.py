@@ -81,6 +81,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "callbacks/test_self_play.py::test_same_seed",
         "callbacks/test_stages.py",
         "callbacks/curation/test_survey.py::test_the_command",
+        "data_engine/test_exports.py::test_trl",
         "callbacks/test_teacher.py",
         "checking/test_family_check.py",
         "evaluation/test_the_eight.py",

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from transformers import AutoProcessor
 
 from data.rows import encode
 from visplay.commands.convert import run
 from visplay.data_engine.exports.vlmevalkit import letter_of, split_options
 from visplay.data_engine.pairs import Pairs, portable_image
 from visplay.data_engine.rows import FEATURES
+from visplay.tiny import BASE
 
 PROMPTS = {"reasoner": {"system": "Put it in \\boxed{}.", "user": "Q: {question}"}, "questioner": {"user": "Ask."}}
 ASKED = [  # question, type, silver answer, kept
@@ -63,11 +65,14 @@ def _number(image):
 
 
 def test_trl(written, tmp_path):
-    data_utils = pytest.importorskip("trl.data_utils")
+    data_utils, rewards = (pytest.importorskip(f"trl.{name}") for name in ("data_utils", "rewards"))
+    sft_trainer = pytest.importorskip("trl.trainer.sft_trainer")
     place = _convert(written, "trl")
     grpo, sft = _load(place / "grpo.parquet", tmp_path), _load(place / "sft.parquet", tmp_path)
     assert grpo.column_names == ["prompt", "images", "solution", "key", "question_type", "confidence"]
     assert grpo["solution"] == ["3", "blue"]
+    said = [[{"role": "assistant", "content": f"\\boxed{{{number}}}"}] for number in (3, 4)]
+    assert rewards.accuracy_reward(said, [grpo[0]["solution"]] * 2) == [1.0, 0.0]
     assert grpo[1]["prompt"] == [
         {"role": "system", "content": "Put it in \\boxed{}."},
         {"role": "user", "content": "Q: Which? A) red B) blue"},
@@ -79,6 +84,9 @@ def test_trl(written, tmp_path):
     question, answer = data_utils.prepare_multimodal_messages(sft[0]["messages"], images=sft[0]["images"])
     assert [part["type"] for part in question["content"]] == ["image", "text"]
     assert [part["type"] for part in answer["content"]] == ["text"]
+    collate = sft_trainer.DataCollatorForVisionLanguageModeling(AutoProcessor.from_pretrained(BASE))
+    batch = collate([{name: row[name] for name in ("messages", "images")} for row in sft])
+    assert len(batch["image_grid_thw"]) == 2
 
 
 def test_verl(written, tmp_path):

@@ -133,8 +133,9 @@ def test_weights_of_a_run(images, tmp_path):
 
 def test_images_that_look_alike(images, tmp_path):
     shutil.copy(images / "0.png", images / "7.png")
+    (images / "8.png").write_bytes(b"broken")
     reported, _ = predict(images, tmp_path / "report", votes=4)
-    assert (reported.duplicates, reported.tally.images) == ({"7.png": "0.png"}, 6)
+    assert (reported.duplicates, reported.tally.images, reported.tally.unusable) == ({"7.png": "0.png"}, 6, 1)
     skipped, _ = predict(images, tmp_path / "skip", votes=4, duplicates="skip")
     assert [row["image_path"] for row in _rows(tmp_path / "skip")][::2] == [f"{n}.png" for n in range(5)]
     assert skipped.duplicates == {"7.png": "0.png"}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -78,15 +77,11 @@ class Written:
         directory: Where.
         tally: What the rows are like.
         duplicates: Keys of images that look like one before them, with its key; None where nobody looked.
-        tokens: Completion tokens of each stage.
-        seconds: Of each stage, those of earlier processes too.
     """
 
     directory: Path
     tally: Tally
-    duplicates: dict[str, str] | None = None
-    tokens: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    duplicates: dict[str, str] | None
 
 
 class Predictor(Callback):
@@ -138,9 +133,10 @@ class Predictor(Callback):
             "visplay_version": run["visplay_version"],
         }
         from_first(lambda: self._take_up(made_by))
-        duplicates, chosen = from_first(lambda: self._choose(images))
+        limit = min(len(images), self.prediction.max_images or len(images))
+        duplicates, chosen = from_first(lambda: self._choose(images, limit))
         collection = images if chosen is None else Subset(images, chosen)
-        count = min(len(collection), self.prediction.max_images or len(collection))
+        count = min(len(collection), limit)
         curation = replace(self.curation, images=count)
 
         def why_not(image: UnlabeledImage) -> str | None:
@@ -157,7 +153,8 @@ class Predictor(Callback):
             from_first(partial(self._write, images, run, batch, found, reasons, again, written))
             tally = written.tally
             logger.info("%d of %d images: %d questions, %d kept", draws.position, count, tally.asked, tally.kept)
-        written.tally.unusable = count - written.tally.images
+        broken = len(images.skipped) if isinstance(images, ImageFolder) else 0  # a table's are met when they are drawn
+        written.tally.unusable = broken + count - written.tally.images
         card = data_card(
             written.tally,
             run,
@@ -196,8 +193,8 @@ class Predictor(Callback):
         with replacing(path) as file:
             file.write(json.dumps(made_by, indent=2, sort_keys=True).encode() + b"\n")
 
-    def _choose(self, images: Any) -> tuple[dict[str, str] | None, list[int] | None]:
-        """Images that look like one before them, by key, and the indices of those asked about where some are not."""
+    def _choose(self, images: Any, limit: int) -> tuple[dict[str, str] | None, list[int] | None]:
+        """Which of the first images look like one before them; the indices of all others where those are skipped."""
         p, path = self.prediction, self.directory / DUPLICATES_FILE
         if p.duplicates == "off" or isinstance(images, Stream):
             if p.duplicates == "skip":
@@ -206,7 +203,7 @@ class Predictor(Callback):
         if path.is_file():
             record = json.loads(path.read_bytes())
             return record["duplicates"], record["chosen"]
-        keys, indices, codes = perceptual_hashes(images)
+        keys, indices, codes = perceptual_hashes(Subset(images, range(limit)))
         first = first_alike(codes, p.duplicate_distance).tolist()
         duplicates = {keys[n]: keys[one] for n, one in enumerate(first) if one != n}
         chosen = None
@@ -237,8 +234,6 @@ class Predictor(Callback):
         first = written.tally.asked
         path = self.directory / "data" / f"part-{batch.number:05d}.parquet"
         written.tally.add(batch.questions, found, reasons)
-        written.tokens.update(batch.facts["tokens"])
-        written.seconds.update(batch.facts["seconds"])
         if self.manifest.get(path.stem) is not None:
             return
         if isinstance(images, ImageFolder | ImageTable):
