@@ -16,6 +16,7 @@ from typing import Any
 from lightning import Trainer
 from rich.table import Table
 
+from visplay.callbacks.curation.curation import Curation
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.records.replaying import SILENT
 from visplay.callbacks.self_play import SelfPlay
@@ -26,7 +27,6 @@ from visplay.data.locking import locked
 from visplay.data_engine.predictor import LOCK_FILE, Prediction, Predictor, Written
 from visplay.modules.policy.weights.model_source import check_checkpoint
 from visplay.modules.visplay import VisPlay
-from visplay.ranks import rank
 from visplay.terminal import Terminal
 
 
@@ -65,12 +65,12 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
             )
     except (NothingUsableError, OSError, ValueError) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}") from error
-    if rank() == 0:
+    if trainer.is_global_zero:
         votes = (predictor.curation.voting or built.model.reasoner.voting).votes
         _show(predictor.written, votes, time.monotonic() - start)
 
 
-def _curation(self_play: SelfPlay, options: argparse.Namespace) -> Any:
+def _curation(self_play: SelfPlay, options: argparse.Namespace) -> Curation:
     given = {"questions_per_image": options.questions_per_image, "votes_per_round": options.adaptive_votes}
     return replace(self_play.curation, **{name: value for name, value in given.items() if value is not None})
 
