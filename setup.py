@@ -50,7 +50,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["visplay", "visplay.*"]),
-    package_data={"visplay": ["py.typed"], "visplay.tiny": ["base/*"], "visplay.tiny.digits": ["base/*"], "visplay.viewing": ["assets/*"]},
+    package_data={
+        "visplay": ["py.typed"],
+        "visplay.tiny": ["base/*"],
+        "visplay.tiny.digits": ["base/*"],
+        "visplay.viewing": ["assets/*"],
+    },
     install_requires=[
         "lightning>=2.6,<3",
         "torch>=2.9,<2.14",

@@ -55,7 +55,8 @@ class Scripted(RolloutEngine):
 
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         self.calls.append((policy.name, policy.version, sampling))
-        return [[self._complete(policy, prompt, sample) for sample in range(sampling.n)] for prompt in prompts]
+        numbers = range(sampling.first, sampling.first + sampling.n)
+        return [[self._complete(policy, prompt, sample) for sample in numbers] for prompt in prompts]
 
     def begin(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> Callable[[], list[list[Completion]]]:
         groups = self.generate(policy, prompts, sampling)

@@ -23,7 +23,7 @@ FLOORS = [  # from the ground up; a name is a file or a room, and the longest th
     ["callbacks.engines"],
     ["checking"],
     ["callbacks", "callbacks.export", "callbacks.records"],
-    ["planning"],
+    ["planning", "data_engine"],
     ["commands"],
     ["cli", "__main__"],
 ]

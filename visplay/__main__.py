@@ -17,6 +17,8 @@ commands:
   check       whether a model family computes what its checkpoint says
   diagnose    will self-play help this model on these images? in minutes, without labels
   plan        what a run needs, before anything is loaded; what cannot fit is rejected
+  predict     images in, question-answer pairs with confidence out; nothing is trained
+  convert     what predict wrote, for TRL, verl, EasyR1, LLaMA-Factory, lmms-eval or VLMEvalKit
   fit         self-play: train Questioner and Reasoner in turns
   validate    score the Reasoner on the benchmarks to validate on
   test        score models on all benchmarks, and compare them: base against evolved
@@ -35,6 +37,7 @@ All options: visplay fit --help
 
 MODULES = {
     "compare": "visplay.commands.compare",
+    "convert": "visplay.commands.convert",
     "export": "visplay.commands.export",
     "look": "visplay.commands.look",
     "prepare": "visplay.commands.prepare",
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from visplay import cli
 
-    if given[0] in ("check", "diagnose", "plan", "play"):
+    if given[0] in ("check", "diagnose", "plan", "play", "predict"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
     cli.run(arguments)

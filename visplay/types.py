@@ -74,6 +74,8 @@ class Sampling:
         top_p: Keep the smallest set of tokens with this total probability; 1 keeps all.
         top_k: Keep this many most probable tokens; 0 keeps all.
         seed: Root of every sample's own seed, see ``derive_seed``.
+        first: Number of the first sample. A sample's seed follows from its number: n samples from 4 on are those that
+            come behind the first 4 of a larger n.
     """
 
     n: int
@@ -82,13 +84,14 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    first: int = 0
 
     def override(self, **settings: float | None) -> Sampling:
         """The same with these settings; one that is None stays as it is.
 
         Example:
             >>> Sampling(1, max_new_tokens=64, top_k=5).override(max_new_tokens=9, top_k=None)
-            Sampling(n=1, max_new_tokens=9, temperature=1.0, top_p=1.0, top_k=5, seed=0)
+            Sampling(n=1, max_new_tokens=9, temperature=1.0, top_p=1.0, top_k=5, seed=0, first=0)
         """
         chosen: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         return replace(self, **chosen)

@@ -1,6 +1,6 @@
 import pytest
 
-from visplay.data.draws import Draws, MixedDraws
+from visplay.data.draws import Draws, DrawsOnce, MixedDraws
 from visplay.data.image_folder import UnusableItemError
 
 
@@ -41,6 +41,13 @@ def test_an_unusable_item_is_counted_and_the_next_takes_its_place(caplog):
     draws.draw(20)
     assert len(draws.skipped) == 2
     assert caplog.text.count("skipped row 2: broken") == 1
+
+
+def test_once_and_in_order():
+    draws = DrawsOnce(Spotted(5, bad={1}), seed=0)
+    assert (draws.draw(3), draws.draw(3), draws.draw(3)) == ([0, 2], [3, 4], [])
+    assert (draws.position, draws.skipped) == (5, {"row 1": "broken"})
+    assert DrawsOnce(Spotted(5), seed=0, position=3, why_not=lambda item: None).draw(9) == [3, 4]
 
 
 def test_what_cannot_be_drawn_from():

@@ -88,10 +88,7 @@ class Draws:
             missing = count - len(drawn)
             for index in self._next_indices(missing):
                 try:
-                    item = self.items[index]
-                    if (reason := self.why_not(item)) is not None:
-                        raise UnusableItemError(item.key, reason)
-                    drawn.append(item)
+                    drawn.append(self._usable(index))
                     missed = 0
                 except UnusableItemError as error:
                     error.count_in(self.skipped)
@@ -102,10 +99,42 @@ class Draws:
                 raise NothingUsableError(f"items: none of the {len(self.items)} can be used, for example {some}")
         return drawn
 
+    def _usable(self, index: int) -> Any:
+        """One item; an ``UnusableItemError`` if it cannot be used."""
+        item = self.items[index]
+        if (reason := self.why_not(item)) is not None:
+            raise UnusableItemError(item.key, reason)
+        return item
+
     def _next_indices(self, count: int) -> list[int]:
         if isinstance(self.items, Stream):
             return self.items.schedule(self.position, count, self.seed)
         return permuted_indices(self.position, count, len(self.items), self.seed)
+
+
+class DrawsOnce(Draws):
+    """Draws every item once, in the order of the collection or of a ``Stream``; an unusable one is left out.
+
+    Example:
+        >>> draws = DrawsOnce(["a", "b", "c"], seed=0)
+        >>> draws.draw(2), draws.draw(2)
+        (['a', 'b'], ['c'])
+    """
+
+    def draw(self, count: int) -> list:
+        """The usable ones among the next ``count`` items; fewer at the end."""
+        drawn: list = []
+        count = min(count, len(self.items) - self.position)
+        indices = list(range(self.position, self.position + count))
+        if isinstance(self.items, Stream):
+            indices = self.items.schedule(self.position, count, self.seed)
+        for index in indices:
+            try:
+                drawn.append(self._usable(index))
+            except UnusableItemError as error:
+                error.count_in(self.skipped)
+        self.position += count
+        return drawn
 
 
 @dataclass

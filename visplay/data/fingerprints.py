@@ -24,20 +24,23 @@ MOST_READ_BYTES = 2**30
 def fingerprint_data(data: SelfPlayData) -> dict[str, Any]:
     """What identifies each source of a fit that is set up: see ``fingerprint_files``; of the Hub, name and revision."""
     found: dict[str, Any] = {}
-    images = data.image_source
-    if isinstance(images, NoImages):
-        found["images"] = {"count": images.count}
-    elif images is not None:
-        files = (
-            [str(data.images.root / key) for key in data.images.keys] if isinstance(data.images, ImageFolder) else None
-        )
-        found["images"] = _fingerprint_source(images.path, images.revision, files)
+    if data.image_source is not None:
+        found["images"] = fingerprint_images(data)
     if (labelled := data.labelled_source) is not None:
         found["labelled"] = _fingerprint_source(labelled.path, labelled.revision)
     if data.silver_path is not None:
         found["silver"] = _fingerprint_source(str(data.silver_path))
     found |= {f"benchmark {each.name}": _fingerprint_benchmark(each, data) for each in data.benchmarks("validate")}
     return found
+
+
+def fingerprint_images(data: SelfPlayData) -> dict[str, Any]:
+    """What identifies the unlabeled images of a data module that has them and is set up."""
+    images = data.image_source
+    if images is None or isinstance(images, NoImages):
+        return {"count": len(data.images)}
+    files = [str(data.images.root / key) for key in data.images.keys] if isinstance(data.images, ImageFolder) else None
+    return _fingerprint_source(images.path, images.revision, files)
 
 
 def fingerprint_files(paths: Iterable[str | Path]) -> dict[str, Any]:

@@ -117,6 +117,14 @@ def read_image(
         raise DecodeError(f"{_show(value)}: {error}") from error
 
 
+def encoded_image(value: object, directory: str | Path | None = None) -> bytes:
+    """The bytes of an image in a table's cell, as ``split_images`` gave it, that ``read_image`` could read."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    data = _decode_base64(value)
+    return _locate(value, directory).read_bytes() if data is None else data
+
+
 def find_column(names: list[str], wanted: str | None) -> str:
     """Choose the column of images: the wanted one, or the first of images, image, img, picture, pictures.
 

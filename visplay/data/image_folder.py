@@ -135,6 +135,10 @@ class ImageFolder(Dataset[UnlabeledImage]):
             reason = f"root: {self.root / key} was a good image when the directory was scanned and is not now: {error}"
             raise UnusableItemError(key, reason) from error
 
+    def encoded(self, key: str) -> bytes:
+        """The bytes of an image's file; an OSError if it has vanished."""
+        return (self.root / key).read_bytes()
+
     def _find_error(self, key: str) -> str | None:
         try:
             self._load(key)

@@ -159,15 +159,22 @@ class SelfPlayData(LightningDataModule):
     def prepare_data(self) -> None:
         """Have one process of a machine open the images first: it leaves an index, or a copy, to the others."""
         trainer = self.trainer
-        if trainer is not None and trainer.world_size > 1 and trainer.state.fn == TrainerFn.FITTING:
+        reads = trainer is not None and trainer.state.fn in (TrainerFn.FITTING, TrainerFn.PREDICTING)
+        if reads and trainer.world_size > 1:
             for source in (self.image_source, self.labelled_source):
                 if source is not None:
                     source.open()
 
     def setup(self, stage: str) -> None:
-        """Open what there is; without benchmarks nothing is validated in a fit, and else a ValueError raised."""
-        if stage == "fit":
+        """Open what there is, for a prediction the images alone.
+
+        Without benchmarks nothing is validated in a fit, and else a ValueError raised.
+        """
+        if stage in ("fit", "predict"):
             self._images = None if self.image_source is None else self.image_source.open()
+        if stage == "predict":
+            return
+        if stage == "fit":
             self.labelled = None if self.labelled_source is None else self.labelled_source.open()
             self.silver = None if self.silver_path is None else GeneratedDataset(self.silver_path)
         if self.trainer is None or self.benchmarks("test" if stage == "test" else "validate"):
@@ -202,6 +209,12 @@ class SelfPlayData(LightningDataModule):
             suite = self.suite if chosen is None else self.suite.choose(chosen)
             self._benchmarks[stage] = suite.open()
         return self._benchmarks[stage]
+
+    def predict_dataloader(self) -> Iterable:
+        """The batches of a prediction; a RuntimeError if no callback says what to read."""
+        if self.phase_batches is None:
+            raise RuntimeError("predict: a callback is needed that sets phase_batches, see `visplay predict`")
+        return self.phase_batches()
 
     def val_dataloader(self) -> list[BenchmarkBatches]:
         """The batches of each benchmark to validate on."""

@@ -20,13 +20,18 @@ from PIL.Image import Image
 from torch.utils.data import Dataset
 
 from visplay.data.decoding import EXTENSIONS, ImageLimits
-from visplay.data.image_columns import count_per_row, find_column, read_image, split_images
+from visplay.data.image_columns import count_per_row, encoded_image, find_column, read_image, split_images
 from visplay.data.image_folder import ImageFolder, UnusableItemError
 from visplay.data.question_text import BARE_MARK, read_text, unwrap_answer
 from visplay.data.sources import Origin, find_origin, is_saved, is_table, list_files, open_origin
 from visplay.types import Example, UnlabeledImage
 
 logger = logging.getLogger(__name__)
+
+LICENCES = ("license", "licence", "license_url", "rights", "copyright")
+ORIGINS = ("attribution", "credit", "author", "artist", "creator", "photographer", "source", "source_url", "url")
+DESCRIBING = (*LICENCES, *ORIGINS)
+"""Columns of a table that say under which licence an image is, and whose it is, the first ones first."""
 
 _SHOWN_KEYS = 5
 _SHOWN_CHARACTERS = 80
@@ -85,6 +90,7 @@ class ImageTable(Dataset[UnlabeledImage]):
         self._directory, self._from_hub = origin.directory, origin.kind == "hub"
         self.column, self._counts = _find_images(origin, table, column, "column")
         self._table = table.select_columns([self.column])
+        self._described = table.select_columns([name for name in table.column_names if name.lower() in DESCRIBING])
         self._rows = np.repeat(np.arange(len(table)), self._counts)
         self._firsts = np.cumsum(self._counts) - self._counts
 
@@ -103,6 +109,22 @@ class ImageTable(Dataset[UnlabeledImage]):
             return UnlabeledImage(key, read_image(image, self._directory, self.limits, from_hub=self._from_hub))
         except ValueError as error:
             raise UnusableItemError(key, str(error)) from error
+
+    def encoded(self, key: str) -> bytes:
+        """The bytes of an image by its key."""
+        row, number = self._find(key)
+        return encoded_image(split_images(self._table[row][self.column])[number], self._directory)
+
+    def described(self, key: str) -> dict[str, str]:
+        """What the table says of an image's licence and origin, by column in lower case, see ``DESCRIBING``."""
+        row, _ = self._find(key)
+        cells = self._described[row] if self._described.column_names else {}
+        return {name.lower(): str(value) for name, value in cells.items() if value not in (None, "")}
+
+    def _find(self, key: str) -> tuple[int, int]:
+        """Row, and number in it, of an image."""
+        row, _, number = key.rpartition(":")[2].partition("#")
+        return int(row), int(number or 0)
 
 
 class LabelledTable(Dataset[Example]):

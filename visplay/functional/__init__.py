@@ -68,6 +68,7 @@ from visplay.functional.rewards.rewards import (
 from visplay.functional.votes.admission import find_repeated, observed_quantile, vote_lead, why_outside
 from visplay.functional.votes.confidence_band import confidence_histogram, in_band, keep_in_band, relax_band
 from visplay.functional.votes.majority_vote import is_valid_vote, vote
+from visplay.functional.votes.settled import is_settled
 from visplay.functional.votes.views import LabelAccuracy, estimate_accuracy, harmonic_vote, same_winner, support
 from visplay.grading.equivalence import equivalent, normalise_answer
 from visplay.statistics.averages import ScoredRows, average_benchmarks
@@ -161,6 +162,7 @@ __all__ = [
     "has_thought",
     "hold_highest",
     "in_band",
+    "is_settled",
     "is_valid_vote",
     "judge_score",
     "k1_kl",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from visplay.functional.rewards.negatives import answer_classes
 from visplay.functional.rewards.reward_protocols import GroupReward
 from visplay.functional.rewards.rewards import agreement, agreement_rewards
 from visplay.functional.votes.majority_vote import is_valid_vote, vote
+from visplay.functional.votes.settled import is_settled
 from visplay.grading.rules import GradingRules
 from visplay.grading.worker import Grader
 from visplay.modules.learner.grpo_config import GRPOConfig
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.role import Role, by_completion, distinct_keys
-from visplay.modules.voting import Voting
+from visplay.modules.voting import Voting, VotingRounds
 from visplay.prompts import ANSWER, Template
 from visplay.ranks import spread
 from visplay.types import (
@@ -209,6 +211,7 @@ class Reasoner(Role):
         seed: int,
         voting: Voting | None = None,
         voter: VLM | None = None,
+        rounds: VotingRounds | None = None,
     ) -> list[list[Vote | None]]:
         """Vote on every question with K sampled answers (Eq. 4).
 
@@ -220,6 +223,7 @@ class Reasoner(Role):
             seed: Root of all draws.
             voting: How; None is ``self.voting``.
             voter: The policy that answers; None is the Reasoner's own.
+            rounds: How the answers are sampled in rounds, and which question needs no further one; None samples all K.
 
         Returns:
             (N, G) votes; None where there is no question, or one too long for the context.
@@ -247,14 +251,25 @@ class Reasoner(Role):
         def votes_of(own: Sequence[int]) -> list[tuple[list[Vote | None], int]]:
             of_own = {*own}
             asked = {index: prompt for index, prompt in prompts.items() if index[0] in of_own}
-            sampled = self.engine.generate(voter, list(asked.values()), sampling)
-            votes: dict[tuple[int, int], Vote] = {}
+            answers: dict[tuple[int, int], list[str | None]] = {index: [] for index in asked}
             tokens = Counter[int]()
-            for (index, prompt), completions in zip(asked.items(), sampled, strict=True):
-                tokens[index[0]] += sum(len(each.token_ids) for each in completions)
-                answers, tie_seed = [self.parse(each) for each in completions], derive_seed(seed, "tie", prompt.key)
+            open_questions = dict(asked)
+            size = voting.votes if rounds is None else rounds.size
+            for first in range(0, voting.votes, size):  # on every rank, as an engine may sample only with all of them
+                drawn = replace(sampling, first=first, n=min(size, voting.votes - first))
+                sampled = self.engine.generate(voter, list(open_questions.values()), drawn)
+                for index, completions in zip([*open_questions], sampled, strict=True):
+                    tokens[index[0]] += sum(len(each.token_ids) for each in completions)
+                    answers[index] += map(self.parse, completions)
+                    if rounds is not None and self._is_settled(answers[index], voting, rounds):
+                        del open_questions[index]
+            votes: dict[tuple[int, int], Vote] = {}
+            for index, prompt in asked.items():
+                tie_seed = derive_seed(seed, "tie", prompt.key)
                 with self.grader.bounded():
-                    votes[index] = vote(answers, self.grader, count_unparsed=voting.count_unparsed, seed=tie_seed)
+                    votes[index] = vote(
+                        answers[index], self.grader, count_unparsed=voting.count_unparsed, seed=tie_seed
+                    )
             return [([votes.get((n, g)) for g in range(len(questions[n]))], tokens[n]) for n in own]
 
         costs = [0] * len(images)
@@ -263,6 +278,18 @@ class Reasoner(Role):
         voted = spread(costs, votes_of)
         self.clock.tokens["votes"] += sum(tokens for _, tokens in voted)
         return [votes for votes, _ in voted]
+
+    def _is_settled(self, answers: Sequence[str | None], voting: Voting, rounds: VotingRounds) -> bool:
+        with self.grader.bounded():
+            return is_settled(
+                answers,
+                voting.votes,
+                rounds.low,
+                rounds.high,
+                self.grader,
+                count_unparsed=voting.count_unparsed,
+                min_parsed_fraction=voting.min_parsed_fraction,
+            )
 
 
 def _silver_vote(item: Example) -> Vote | None:

@@ -16,7 +16,7 @@ from visplay.modules.reasoner import Reasoner
 from visplay.modules.role import Role, distinct_keys
 from visplay.modules.second_view import Questions, SecondView, VoteOn, own_votes
 from visplay.modules.training import GRPOModule
-from visplay.modules.voting import Voting
+from visplay.modules.voting import Voting, VotingRounds
 from visplay.prompts import Template
 from visplay.types import Engine, Proposal, UnlabeledImage
 
@@ -99,6 +99,11 @@ class VisPlay(GRPOModule):
             for role in self.roles.values():
                 self.load_policy(role.vlm, shares_with=self.reasoner.vlm)
 
+    def predict_step(self, batch: Sequence[UnlabeledImage], batch_idx: int) -> list[Proposal]:
+        """Ask about N images as often as in training and have the questions voted on; see ``propose``."""
+        seed = self.stage_seed("prediction", batch_idx)
+        return self.propose(batch, self.questioner.config.group_size, seed) if batch else []
+
     def propose(
         self,
         images: Sequence[UnlabeledImage],
@@ -108,6 +113,7 @@ class VisPlay(GRPOModule):
         voting: Voting | None = None,
         vote_again: VoteOn | None = None,
         blind: bool = False,
+        rounds: VotingRounds | None = None,
         **settings: float | None,
     ) -> list[Proposal]:
         """Ask about images and have the questions voted on, by the teacher if it labels, without learning.
@@ -120,6 +126,7 @@ class VisPlay(GRPOModule):
             voting: How the Reasoner votes; None is as while it judges.
             vote_again: Votes on another view of the questions, see ``second_voter``; None does not.
             blind: Whether the Reasoner answers without the image, too.
+            rounds: Of the first vote; None samples all answers at once.
             settings: How questions are sampled, by the names of ``Sampling``; None is as in training.
 
         Returns:
@@ -130,7 +137,7 @@ class VisPlay(GRPOModule):
             questions = self.questioner.ask(rollout)
         self.clock.tokens["questions"] += rollout.completion_tokens
         with self.clock("votes"):
-            votes = self.reasoner.vote_on(images, questions, seed, voting, self.labeller)
+            votes = self.reasoner.vote_on(images, questions, seed, voting, self.labeller, rounds)
             nothing: list[list] = [[None] * len(group) for group in questions]
             views = vote_again(images, questions, seed) if vote_again else nothing
             blind_answers = self._answer_blind(images, questions, seed) if blind else nothing

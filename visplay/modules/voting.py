@@ -41,3 +41,18 @@ class Voting:
             raise ValueError(f"votes: {self.votes} must be at least 2, or every vote is unanimous")
         if not 0 <= self.min_parsed_fraction <= 1:
             raise ValueError(f"min_parsed_fraction: {self.min_parsed_fraction} must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class VotingRounds:
+    """How answers are sampled in rounds, until those left can change nothing: see ``visplay.functional.is_settled``.
+
+    Args:
+        size: Answers sampled per question in a round.
+        low: Lower end of the confidence band.
+        high: Upper end of the confidence band.
+    """
+
+    size: int
+    low: float
+    high: float

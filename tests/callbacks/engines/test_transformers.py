@@ -28,6 +28,8 @@ def test_samples_do_not_depend_on_order_or_batching(base):
     assert _tokens(TransformersRollout().generate(base, prompts[::-1], sampling))[::-1] == expected
     assert _tokens(TransformersRollout().generate(base, prompts[1:2], sampling)) == expected[1:2]
     assert _tokens(TransformersRollout().generate(base, prompts, Sampling(2, 12, seed=5))) == [g[:2] for g in expected]
+    last = Sampling(1, 12, seed=5, first=2)
+    assert _tokens(TransformersRollout().generate(base, prompts, last)) == [g[2:] for g in expected]
     assert _tokens(TransformersRollout().generate(base, prompts, Sampling(3, 12, seed=6))) != expected
 
 

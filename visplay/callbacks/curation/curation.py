@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-from visplay.callbacks.curation.gates import ConfidenceBand, Gate
+from visplay.callbacks.curation.gates import ConfidenceBand, Gate, describe_gate
 from visplay.data.draws import Draws
 from visplay.data.manifest import Shards
 from visplay.modules.second_view import SecondView, VoteOn
 from visplay.modules.visplay import VisPlay
-from visplay.modules.voting import Voting
+from visplay.modules.voting import Voting, VotingRounds
 from visplay.prompts import Template
 from visplay.ranks import from_first, total
 from visplay.types import Proposal, Question, UnlabeledImage, Vote
@@ -42,6 +43,9 @@ class Curation:
         voting: How the Reasoner votes in this stage; null takes what it does while it judges.
         second_view: How questions are voted on a second time, for a label that both votes support, for gates that need
             it, and for an estimate of how many silver answers are right; null does not.
+        votes_per_round: Answers sampled at a time in the first vote on a question. It ends when those left can change
+            neither the silver answer nor whether the question is kept (``visplay.functional.is_settled``), and its
+            confidence is of the answers taken. Null samples all of them.
         images_per_batch: Images asked about in one batch.
     """
 
@@ -58,6 +62,7 @@ class Curation:
     top_k: int | None = None
     voting: Voting | None = None
     second_view: SecondView | None = None
+    votes_per_round: int | None = None
     images_per_batch: int = 64
 
     def __post_init__(self) -> None:
@@ -80,6 +85,20 @@ class Curation:
             )
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: {self.max_new_tokens} must be at least 1, or null")
+        if self.votes_per_round is not None:
+            self._check_rounds(self.votes_per_round)
+
+    def _check_rounds(self, size: int) -> None:
+        """Reject rounds where more follows from a vote than its answer and the side of the band."""
+        if size < 1:
+            raise ValueError(f"votes_per_round: {size} must be at least 1, or null")
+        readers = [f"the gate {gate.name}" for gate in self.gates if gate.reads_votes]
+        if self.on_too_few == "relax":
+            readers.append("on_too_few: relax")
+        if self.second_view is not None and self.second_view.label == "harmonic":
+            readers.append("second_view.label: harmonic")
+        if readers:
+            raise ValueError(f"votes_per_round: all votes count for {', '.join(readers)}; give null, got {size}")
 
     @property
     def needs(self) -> set[str]:
@@ -169,20 +188,74 @@ def ask(
         on_images: Told of the images of each batch that is asked about, on rank 0.
     """
     asked = Asked(curation, images)
+    for batch in ask_in_batches(curation, module, images, shards, on_images):
+        asked.positions.append(batch.position)
+        asked.graded.update(batch.facts["graded"])
+        asked.seconds.update(batch.facts["seconds"])
+        asked.tokens.update(batch.facts.get("tokens", {}))  # older shards have none
+        asked.questions += batch.questions
+    return asked
+
+
+class AskedBatch(NamedTuple):
+    """What was asked about the images of one batch.
+
+    Args:
+        number: Of the batch, from 0.
+        position: Where in the order of the images it begins.
+        questions: ``questions_per_image`` for each image, image by image.
+        facts: What was written with its shard: "position" behind it, "graded", "seconds" and "tokens".
+    """
+
+    number: int
+    position: int
+    questions: list[AskedQuestion]
+    facts: dict[str, Any]
+
+
+def ask_in_batches(
+    curation: Curation,
+    module: VisPlay,
+    images: Draws,
+    shards: Shards,
+    on_images: Callable[[Sequence[UnlabeledImage]], None] | None = None,
+) -> Iterator[AskedBatch]:
+    """Do as ``ask``, one batch after the other, and keep none."""
     vote_again = None if curation.second_view is None else module.second_voter(curation.second_view)
     for number, start in enumerate(range(0, curation.images, curation.images_per_batch)):
         module.clock.note = f"{start}/{curation.images} images"
-        asked.positions.append(images.position)
+        position = images.position
         facts = from_first(partial(shards.get, number)) or _ask_batch(
             curation, module, vote_again, images, shards, number, on_images
         )
         images.position = facts["position"]
-        asked.graded.update(facts["graded"])
-        asked.seconds.update(facts["seconds"])
-        asked.tokens.update(facts.get("tokens", {}))  # older shards have none
-        asked.questions += from_first(partial(_read, shards, number))
+        yield AskedBatch(number, position, from_first(partial(_read, shards, number)), facts)
     module.clock.note = ""
-    return asked
+
+
+def describe_asking(curation: Curation, module: VisPlay) -> dict[str, Any]:
+    """What questions, votes and verdicts follow from besides the images, as JSON values; all ranks take part."""
+    roles = (module.questioner, module.reasoner)
+    facts = {
+        "seed": module.stage_seed("curation"),
+        "curation": asdict(replace(curation, gates=())),
+        "gates": [describe_gate(gate) for gate in curation.gates],
+        "format": asdict(module.questioner.format),
+        "voting": asdict(module.reasoner.voting),
+        "templates": [asdict(role.template) for role in roles],
+        "sampling": [asdict(role.sampling(1, seed=0)) for role in roles],
+        "policies": [role.vlm.fingerprint() for role in roles],
+    }
+    if module.teacher is not None:
+        facts["teacher"] = {"weights": module.teacher.fingerprint(), "labels": module.labeller is not None}
+    return json.loads(json.dumps(facts, default=_plain))  # as the manifest gives it back
+
+
+def _plain(setting: Any) -> Any:
+    """A setting that JSON does not know: a set in one order, a function by its name, anything else as it shows."""
+    if isinstance(setting, set | frozenset):
+        return sorted(setting)
+    return getattr(setting, "__qualname__", None) or repr(setting)
 
 
 def _ask_batch(
@@ -195,17 +268,18 @@ def _ask_batch(
     on_images: Callable[[Sequence[UnlabeledImage]], None] | None,
 ) -> dict[str, Any]:
     most_tokens = c.max_new_tokens and min(c.max_new_tokens, module.questioner.vlm.context_tokens - 1)
-    batch = _draw_batch(c, images, number)
+    drawn = _draw_batch(c, images, number)
     if on_images is not None:
-        from_first(partial(on_images, batch))
+        from_first(partial(on_images, drawn))
     proposals = module.propose(
-        batch,
+        drawn,
         c.questions_per_image,
         module.stage_seed("curation", number * c.images_per_batch),
         c.template,
         c.voting,
         vote_again,
         "blind" in c.needs,
+        None if c.votes_per_round is None else VotingRounds(c.votes_per_round, c.low, c.high),
         max_new_tokens=most_tokens,
         top_p=c.top_p,
         top_k=c.top_k,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,11 @@ from lightning import Trainer
 from PIL.Image import Image
 
 from visplay.callbacks.curation.candidates import CandidateFinder
-from visplay.callbacks.curation.curation import Asked, AskedQuestion, Curation, ask
+from visplay.callbacks.curation.curation import Asked, AskedQuestion, Curation, ask, describe_asking
 from visplay.callbacks.curation.gates import (
     Candidate,
     ConfidenceBand,
     admit,
-    describe_gate,
     gate_states,
     load_gate_states,
 )
@@ -179,21 +176,7 @@ class Curator:
 
     def _made_by(self, images: Draws) -> dict[str, Any]:
         """What the data set follows from, as plain values; one that was made by anything else is not taken."""
-        module, roles = self.module, (self.module.questioner, self.module.reasoner)
-        facts = {
-            "seed": module.stage_seed("curation"),
-            "images": [images.position, len(images.items)],
-            "curation": asdict(replace(self.config, gates=())),
-            "gates": [describe_gate(gate) for gate in self.config.gates],
-            "format": asdict(module.questioner.format),
-            "voting": asdict(module.reasoner.voting),
-            "templates": [asdict(role.template) for role in roles],
-            "sampling": [asdict(role.sampling(1, seed=0)) for role in roles],
-            "policies": [role.vlm.fingerprint() for role in roles],
-        }
-        if module.teacher is not None:
-            facts["teacher"] = {"weights": module.teacher.fingerprint(), "labels": module.labeller is not None}
-        return json.loads(json.dumps(facts, default=_plain))  # as the manifest gives it back
+        return {"images": [images.position, len(images.items)]} | describe_asking(self.config, self.module)
 
     def _judge(
         self, found: Sequence[Candidate | str], votes: Sequence[Vote | None]
@@ -283,13 +266,6 @@ def as_example(key: str, image: UnlabeledImage, kept: Candidate, iteration: int)
         iteration=iteration,
         label_accuracy=1.0 if kept.accuracy is None else kept.accuracy,
     )
-
-
-def _plain(setting: Any) -> Any:
-    """A setting that JSON does not know: a set in one order, a function by its name, anything else as it shows."""
-    if isinstance(setting, set | frozenset):
-        return sorted(setting)
-    return getattr(setting, "__qualname__", None) or repr(setting)
 
 
 def _count(reasons: Sequence[str | None]) -> Counter[str]:

@@ -46,10 +46,12 @@ class Gate(ABC):
         name: What its rejections are counted under and its state is stored under; different for each gate of a run.
         needs: What must be known of a candidate: "view", for which ``self_play.curation.second_view`` is needed, and
             "blind", the answer without the image, which is asked for then.
+        reads_votes: Whether it reads more of a vote than the silver answer, for example its confidence.
     """
 
     name: str
     needs: ClassVar[Collection[str]] = ()
+    reads_votes: ClassVar[bool] = True
 
     @abstractmethod
     def judge(self, candidates: Sequence[Candidate]) -> Sequence[str | None]:
@@ -166,6 +168,7 @@ class NotAskedBefore(Gate):
         name: Of the gate.
     """
 
+    reads_votes: ClassVar[bool] = False
     threshold: float = 0.0
     same_image: bool = True
     name: str = "not_asked_before"

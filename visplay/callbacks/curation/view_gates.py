@@ -74,6 +74,7 @@ class NeedsTheImage(Gate):
     """
 
     needs: ClassVar[Collection[str]] = ("blind",)
+    reads_votes: ClassVar[bool] = False
     name: str = "needs_the_image"
 
     def judge(self, candidates: Sequence[Candidate]) -> list[str | None]:

@@ -118,7 +118,8 @@ def _sample_batch(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) ->
     A sequence that has stopped leaves the batch once a quarter of it has.
     """
     device, limit = policy.device, sampling.max_new_tokens
-    seeds = [derive_seed(sampling.seed, prompt.key, i) for prompt in prompts for i in range(sampling.n)]
+    numbers = range(sampling.first, sampling.first + sampling.n)
+    seeds = [derive_seed(sampling.seed, prompt.key, i) for prompt in prompts for i in numbers]
     uniforms = uniform_stream(seeds, limit)
     uniforms = uniforms.to(device) if device.type != "mps" else uniforms.float().to(device)
     sampled_ids = torch.zeros(len(seeds), limit, dtype=torch.long, device=device)

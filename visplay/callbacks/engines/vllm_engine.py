@@ -268,7 +268,7 @@ def report_before_truncation(runner: Any) -> None:
 def sampling_parameters(policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[dict[str, Any]]:
     """How vLLM draws for each prompt; greedy completions are all the same, so one is asked for.
 
-    Sample i has the prompt's seed plus i.
+    Sample i has the prompt's seed plus i; vLLM counts from the seed that it is given.
     """
     common = {
         "n": sampling.n if sampling.temperature else 1,
@@ -282,7 +282,7 @@ def sampling_parameters(policy: VLM, prompts: Sequence[Prompt], sampling: Sampli
         "ignore_eos": True,  # they are among the stop tokens
         "detokenize": False,
     }
-    return [common | {"seed": derive_seed(sampling.seed, prompt.key) >> 1} for prompt in prompts]
+    return [common | {"seed": (derive_seed(sampling.seed, prompt.key) >> 1) + sampling.first} for prompt in prompts]
 
 
 def check_length(policy: VLM, prompt: Prompt, tokens: int, advice: str) -> None:

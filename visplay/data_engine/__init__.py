@@ -1,0 +1,1 @@
+"""Question-answer pairs from images without training: near-duplicates, rows on disk, their data card, exports."""
