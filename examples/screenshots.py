@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import re
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from examples.headless import OpenPage, chromium
+from visplay.commands.report import write_report
+from visplay.viewing.look_app import LookApp
+from visplay.viewing.run_reader import RunReader
 
 MOST_BYTES = 300_000
 
@@ -67,10 +71,42 @@ def show_panels(page: Page) -> None:
         image.evaluate("(image) => image.decode()")
 
 
+def show_report(page: Page) -> None:
+    """The report is drawn."""
+    page.locator("#cards .card").first.wait_for()
+
+
+def show_questions(page: Page) -> None:
+    """The report's questions, those that were kept."""
+    page.locator("#verdict").select_option("kept")
+    page.locator("#gallery").scroll_into_view_if_needed()
+    page.evaluate("document.getElementById('gallery').scrollIntoView()")
+    for image in page.locator("#cards img").all()[:9]:
+        image.evaluate("(image) => image.decode()")
+
+
+def show_terminal(page: Page) -> None:
+    """The terminal is drawn."""
+    page.locator("svg").first.wait_for()
+
+
 SHOTS = (
     Shot("tensorboard", "{tensorboard}#custom_scalars", show_curves, height=1350),
     Shot("panels", "{tensorboard}#images", show_panels, height=1150),
+    Shot("report-light", "{run}/report.html", show_report, width=1280),
+    Shot("report-dark", "{run}/report.html", show_questions, width=1280, colors="dark"),
+    Shot("report-narrow", "{run}/report.html", show_report, width=420),
+    Shot("look", "{run}/look.svg", show_terminal, width=1480, height=980),
 )
+
+
+async def _draw_terminal(run: Path) -> str:
+    """What ``visplay look`` shows of a run, as SVG."""
+    app = LookApp(RunReader(run))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("v", "down", "down", "down")
+        await pilot.pause()
+        return app.export_screenshot()
 
 
 @contextmanager
@@ -124,6 +160,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[shot.name for shot in SHOTS], help="some of them")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
+    write_report(str(arguments.run))
+    (arguments.run / "look.svg").write_text(asyncio.run(_draw_terminal(arguments.run)), "utf-8")
     with tensorboard(arguments.run) as board, chromium() as open_page:
         for shot in SHOTS:
             if not arguments.only or shot.name in arguments.only:

@@ -15,9 +15,12 @@ def test_what_a_configuration_changes():
     settings = flatten(yaml.safe_load(parser.dump(config, skip_none=False)))
     defaults = flatten(yaml.safe_load(parser.dump(parser.get_defaults(), skip_none=False, skip_validation=True)))
     changed = changed_settings(settings, defaults)
-    assert changed["model.questioner.grpo.steps"] == 10
-    assert changed["model.questioner.reward.combine"] == "visplay.functional.signed_questioner_rewards"
-    assert changed["self_play.curation.images"] == 256
+    assert changed["model.questioner.grpo.steps"] == (10, 20)
+    assert changed["model.questioner.reward.combine"] == (
+        "visplay.functional.signed_questioner_rewards",
+        "visplay.functional.questioner_rewards",
+    )
+    assert changed["self_play.curation.images"] == (256, 1000)
     of_questioner = {name for name in changed if name.startswith("model.questioner.grpo.")}
     assert of_questioner == {
         f"model.questioner.grpo.{name}"

@@ -25,7 +25,7 @@ def write_run(directory: Path, text: str = "How many?", votes: int = 4, question
             "settings_changed": {"rollout.max_sequences": [64, 128]},
         },
     ]
-    _dump(directory / "run.json", {"seed": 0, "weights": {}, "data": {}, "processes": processes})
+    _dump(directory / "run.json", {"seed": 0, "settings": SETTINGS, "weights": {}, "data": {}, "processes": processes})
     phases, stages = [], {}
     for iteration in (1, 2):
         for role, seconds in (("questioner", {"rollout": 10.0, "votes": 20.0}), ("reasoner", {"update": 30.0})):
@@ -77,6 +77,7 @@ def write_run(directory: Path, text: str = "How many?", votes: int = 4, question
     return directory
 
 
+SETTINGS = {"self_play.iterations": [2, 3], "model.vlm.path": ["tiny", None]}
 SCORES = [(0, 0.5, None), (1, 0.75, 0.9), (2, 0.7, 0.8)]
 
 

@@ -205,12 +205,17 @@ class VisPlayCLI(LightningCLI):
         with self._rejecting(beginning), ExitStack() as held:
             parser = self._parser("fit")
             settings = flatten(yaml.safe_load(parser.dump(config, skip_none=False)))
-            next(c for c in self.trainer.callbacks if isinstance(c, SelfPlay)).settings = settings
             defaults = flatten(
                 yaml.safe_load(parser.dump(parser.get_defaults(), skip_none=False, skip_validation=True))
             )
-            for dashboard in (each for each in self.trainer.callbacks if isinstance(each, Dashboard)):
-                dashboard.settings = changed_settings(settings, defaults)
+            changed = changed_settings(settings, defaults)
+            for callback in self.trainer.callbacks:
+                if isinstance(callback, SelfPlay):
+                    callback.settings = settings
+                elif isinstance(callback, RunRecord):
+                    callback.settings = changed
+                elif isinstance(callback, Dashboard):
+                    callback.settings = {name: value for name, (value, _) in changed.items()}
             ckpt_path = begin_run(self.trainer, ckpt_path, settings, held, auto_resume=config["auto_resume"])
             with RankWatch(self.trainer, beginning.how_it_goes_on) as beginning.watch, beginning.noting():
                 self.trainer.fit(ckpt_path=ckpt_path, **options)

@@ -7,10 +7,7 @@ from written_run import HOSTILE, write_run
 
 
 def _open(browser, directory, text="How many?", questions=2, **settings):
-    described = describe_run(
-        RunReader(write_run(directory / "run", text, questions=questions)),
-        settings=[["self_play.iterations", "2", "3"]],
-    )
+    described = describe_run(RunReader(write_run(directory / "run", text, questions=questions)))
     (directory / "report.html").write_text(render_report(described))
     page = browser(**settings)
     page.errors = []
@@ -41,7 +38,10 @@ def test_every_part_is_there(page):
     assert page.locator("#cards img").count() == 4
     assert page.locator("#phases .row").count() == 4
     assert page.locator("#health li").count() == 4
-    assert page.locator("#settings td").all_text_contents() == ["self_play.iterations", "2", "3"]
+    assert page.locator("#settings td").all_text_contents() == [
+        *("self_play.iterations", "2", "3"),
+        *("model.vlm.path", "tiny", ""),
+    ]
     assert page.locator("#answers tr").count() == 2
     page.locator("#groups summary").click()
     assert page.locator("#groups tbody tr").first.locator("td").all_text_contents() == [

@@ -41,14 +41,18 @@ _TERMINATED = 143
 class RunRecord(Callback):
     """Writes ``run.json`` and ``phases.jsonl`` into the run's directory, each whole or as it was.
 
-    ``run.json`` has the seed, the weights that the run began with, its data, and an entry of ``processes`` for every
-    process that worked on it: command, versions, machine, the checkpoint that it went on from, the settings that were
-    others before, and how it ended; the configuration is in ``config.yaml``. ``phases.jsonl`` has a line for every
-    phase that is over. A run that goes on from a checkpoint goes on with the phases that were over there. It comes
-    after ``SelfPlay``, and before what writes checkpoints.
+    ``run.json`` has the seed, the settings that differ from the defaults, the weights that the run began with, its
+    data, and an entry of ``processes`` for every process that worked on it: command, versions, machine, the checkpoint
+    that it went on from, the settings that were others before, and how it ended; the configuration is in
+    ``config.yaml``. ``phases.jsonl`` has a line for every phase that is over. A run that goes on from a checkpoint goes
+    on with the phases that were over there. It comes after ``SelfPlay``, and before what writes checkpoints.
+
+    Attributes:
+        settings: Those that differ from the defaults by dotted name, each with its default.
     """
 
     def __init__(self) -> None:
+        self.settings: Mapping[str, tuple[Any, Any]] = {}
         self.phases: list[dict[str, Any]] = []
         self._run: dict[str, Any] = {}
         self._settings_before: Mapping[str, Any] = {}
@@ -76,7 +80,8 @@ class RunRecord(Callback):
             return
         data = fingerprint_data(trainer.datamodule)
         if new:
-            self._run = {"seed": pl_module.seed, "weights": weights, "data": data, "processes": []}
+            self._run = {"seed": pl_module.seed, "settings": self.settings, "weights": weights, "data": data}
+            self._run["processes"] = []
         else:
             self._run = _go_on(path, data)
         self._run["processes"].append(self._describe_process(trainer))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -50,28 +51,33 @@ class SampleLogger(Callback):
         """Log panels and the histogram of confidence every so many steps, the first one included."""
         if pl_module.result is None or (pl_module.phase.step - 1) % self.every_n_steps or not trainer.is_global_zero:
             return
-        judgement = pl_module.result.judgement
+        judgement, advantages = pl_module.result.judgement, pl_module.result.advantages
         step, name = pl_module.phase.role_step, pl_module.role.name
         chosen = _extremes(judgement.records, len(judgement.rewards), self.groups)
+        learned_with = [None] * len(judgement.records) if advantages is None else advantages.flatten().tolist()
         if self.images:
             which = ("lowest", "highest")
-            names = (f"group-{number // 2 + 1}-{which[number % 2]}-reward" for number in range(len(chosen)))
-            panels = {name: draw_panel(record, self.texts) for name, record in zip(names, chosen, strict=True)}
+            panels = {
+                f"group-{number // 2 + 1}-{which[number % 2]}-reward": draw_panel(
+                    judgement.records[index], self.texts, learned_with[index]
+                )
+                for number, index in enumerate(chosen)
+            }
             log_images(trainer, f"{name}/samples", panels, step)
         if self.texts:
             columns = ("reward", "question", "completion", "votes")
-            log_table(trainer, f"{name}/samples", columns, [_cells(record) for record in chosen], step)
+            log_table(trainer, f"{name}/samples", columns, [_cells(judgement.records[index]) for index in chosen], step)
         confidences = [r.vote.confidence for r in judgement.records if r.vote is not None and r.vote.answer is not None]
         log_histogram(trainer, f"{name}/confidence_histogram", confidences, step)
 
 
-def draw_panel(record: Record, texts: bool = True, parts: Iterable[tuple[str, float]] = ()) -> Image.Image:
+def draw_panel(record: Record, texts: bool = True, advantage: float | None = None) -> Image.Image:
     """Draw an image with what was asked, said, voted and rewarded; without texts, the image and the reward alone.
 
     Args:
         record: The completion.
         texts: Whether texts are shown.
-        parts: What the reward is made of, and the advantage, by their names.
+        advantage: What was learned with; None, or not a number, where it was left out of the update.
     """
     panel = Image.new("RGB", (WIDTH, HEIGHT), "white")
     _draw_image(panel, record.image)
@@ -79,8 +85,10 @@ def draw_panel(record: Record, texts: bool = True, parts: Iterable[tuple[str, fl
     page.column(2 * MARGIN + IMAGE_PIXELS)
     page.write("reward", SMALL, GREY)
     page.write(f"{record.reward:+.3f}", TITLE, GREEN if record.reward > 0 else RED if record.reward < 0 else INK)
-    for name, value in parts:
-        page.write(f"{name} {value:.3f}", SMALL, GREY)
+    for part, value in record.parts.items():
+        page.write(f"{part} {value:.3f}", SMALL, GREY)
+    if advantage is not None and not isnan(advantage):
+        page.write(f"advantage {advantage:+.3f}", SMALL, GREY)
     vote = record.vote
     if texts and record.gold is not None:
         page.write("true answer", SMALL, GREY, space=10)
@@ -177,12 +185,12 @@ def _count_fitting(text: str, font: Any, pixels: float) -> int:
     return bisect_right(range(1, min(len(text), 200) + 1), pixels, key=lambda count: font.getlength(text[:count]))
 
 
-def _extremes(records: Sequence[Record], prompts: int, groups: int) -> list[Record]:
-    """The worst and the best completion of each of the first groups."""
+def _extremes(records: Sequence[Record], prompts: int, groups: int) -> list[int]:
+    """Where the worst and the best completion of each of the first groups are."""
     size = len(records) // prompts
     starts = range(0, min(groups, prompts) * size, size)
-    ordered = (sorted(records[start : start + size], key=lambda record: record.reward) for start in starts)
-    return [record for group in ordered for record in (group[0], group[-1])]
+    ordered = (sorted(range(start, start + size), key=lambda index: records[index].reward) for start in starts)
+    return [index for group in ordered for index in (group[0], group[-1])]
 
 
 def _cells(record: Record) -> list[str]:

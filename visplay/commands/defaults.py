@@ -16,7 +16,7 @@ _WHERE = ("trainer.logger", "trainer.default_root_dir", "evaluation.directory", 
 """Settings that say where a run writes and what is shown of it, and nothing of what it is."""
 
 
-def changed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def changed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that are others than the defaults of the command line and of the classes that are configured.
 
     Args:
@@ -24,12 +24,13 @@ def changed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -
         defaults: Those of the command line, likewise.
 
     Returns:
-        By dotted name, without ``init_args``, as the command line takes it; what is null is left out.
+        Each with its default, null where there is none, by dotted name, without ``init_args``, as the command line
+        takes it; what is null is left out.
 
     Example:
         >>> settings = {"model.class_path": "decimal.Decimal", "model.init_args.value": "3", "trainer.devices": 1}
         >>> changed_settings(settings, {"trainer.devices": 1, "model": None})
-        {'model.class_path': 'decimal.Decimal', 'model.value': '3'}
+        {'model.class_path': ('decimal.Decimal', None), 'model.value': ('3', None)}
     """
     known: dict[str, Any] = {}
     for name, path in settings.items():
@@ -38,7 +39,7 @@ def changed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -
             known |= {f"{arguments}.{each}": value for each, value in _defaults_of(path).items()}
     known |= defaults
     return {
-        name.replace(".init_args", ""): value
+        name.replace(".init_args", ""): (value, known.get(name))
         for name, value in settings.items()
         if value is not None and not name.startswith(_WHERE) and (name not in known or known[name] != value)
     }

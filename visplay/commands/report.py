@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visplay import __version__
-from visplay.commands.differing import differing_settings
 from visplay.data.files import replacing
 from visplay.terminal import Terminal
 from visplay.viewing.report_data import describe_run
@@ -48,7 +47,7 @@ def write_report(directory: str, output: str | None = None, iterations: Sequence
     known = {phase["iteration"] for phase in reader.phases} | set(reader.curations)
     if unknown := sorted(set(iterations or ()) - known):
         raise ValueError(f"iteration: {str(reader.directory)!r} has the iterations {sorted(known)}, got {unknown}")
-    described = describe_run(reader, iterations=iterations, settings=differing_settings(reader.config))
+    described = describe_run(reader, iterations=iterations)
     path = Path(output) if output else reader.directory / "report.html"
     with replacing(path) as file:
         file.write(render_report(described, f"{reader.directory} · visplay {__version__}").encode())

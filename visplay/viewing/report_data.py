@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,7 +27,6 @@ def describe_run(
     run: RunReader,
     *,
     iterations: Sequence[int] | None = None,
-    settings: Sequence[Sequence[Any]] = (),
     most_questions: int = 20_000,
     most_image_bytes: int = 24 * 2**20,
 ) -> dict[str, Any]:
@@ -35,7 +35,6 @@ def describe_run(
     Args:
         run: The run.
         iterations: Whose questions and rollouts are shown; None is all.
-        settings: Name, value and default of the settings that differ from their defaults.
         most_questions: Questions in the gallery; of more, every so many are left out.
         most_image_bytes: Of all thumbnails; questions about further images have none.
     """
@@ -67,7 +66,10 @@ def describe_run(
             "groups": groups,
             "answers": answers,
             "health": _health(run),
-            "settings": [list(each) for each in settings],
+            "settings": [
+                [name, _word(value), "" if default is None else _word(default)]
+                for name, (value, default) in run.facts.get("settings", {}).items()
+            ],
         }
     )
     return found | {"images": list(images.values())}
@@ -329,6 +331,11 @@ def _health(run: RunReader) -> list[str]:
             f"over {len(gaps):,} steps."
         )
     return found
+
+
+def _word(value: Any) -> str:
+    """A setting as YAML writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,6 @@ from visplay.types import PhaseState
 RUN_FILE = "run.json"
 PHASES_FILE = "phases.jsonl"
 SUMMARY_FILE = "summary.json"
-CONFIG_FILE = "config.yaml"
 SAMPLES = "samples"
 THUMBNAILS_FILE = "thumbnails.sqlite"
 STEPS_FILE = "steps.jsonl"

@@ -10,13 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from visplay.evaluation import AnswerStore
 from visplay.functional.diagnosis import fold_question
 from visplay.grading.equivalence import canonical_form, equivalent
 from visplay.viewing.run_files import (
-    CONFIG_FILE,
     PHASES_FILE,
     RUN_FILE,
     SAMPLES,
@@ -57,12 +54,6 @@ class RunReader:
     def facts(self) -> dict[str, Any]:
         """``run.json``."""
         return json.loads((self.directory / RUN_FILE).read_bytes())
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The configuration; empty if it was not written."""
-        path = self.directory / CONFIG_FILE
-        return yaml.safe_load(path.read_bytes()) or {} if path.is_file() else {}
 
     @cached_property
     def phases(self) -> list[dict[str, Any]]:

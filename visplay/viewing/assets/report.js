@@ -238,7 +238,7 @@ if (data.answers.length) {
 const health = data.health.length ? data.health : ["Nothing was noted."];
 byId("health").append(make("ul", {}, ...health.map((text) => make("li", {}, said(text)))));
 byId("settings").append(...data.settings.map(([name, value, usual]) => make("tr", {}, make("td", { class: "name", text: name }), make("td", {}, said(value)), make("td", { class: "quiet" }, said(usual)))));
-if (!data.settings.length) byId("settings").append(make("tr", {}, make("td", { colspan: 3, class: "quiet", text: "no configuration was found" })));
+if (!data.settings.length) byId("settings").append(make("tr", {}, make("td", { colspan: 3, class: "quiet", text: "none is on record" })));
 
 // Keyboard
 
