@@ -49,8 +49,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["visplay", "visplay.*"]),
-    package_data={"visplay": ["py.typed"], "visplay.tiny": ["base/*"], "visplay.tiny.digits": ["base/*"]},
+    packages=[*find_packages(include=["visplay", "visplay.*"]), "visplay.configs"],
+    package_dir={"visplay.configs": "configs"},  # visplay/shipped.py finds them, in a checkout too
+    package_data={
+        "visplay": ["py.typed"],
+        "visplay.configs": ["*.yaml", "recipes/*.yaml", "slurm.sbatch"],
+        "visplay.tiny": ["base/*"],
+        "visplay.tiny.digits": ["base/*"],
+    },
     install_requires=[
         "lightning>=2.6,<3",
         "torch>=2.9,<2.14",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
 from visplay.foreign_text import visible
+from visplay.short_help import PURPOSES, short_help
 
 USAGE = """\
 usage: visplay COMMAND [options]
@@ -25,11 +28,12 @@ commands:
   replay      do a recorded step of a run again, and compare it bit by bit
   prepare     download the benchmarks, and check every file by its hash
 
-Try it:      visplay fit --config configs/tiny.yaml
-Your images: visplay fit --config configs/tiny.yaml --data.images=DIR
-All options: visplay fit --help
+Try it:      visplay fit --config tiny
+Your images: visplay fit --config tiny --data.images=DIR
+Settings:    visplay fit --help
 """
 
+COMMANDS = tuple(re.findall(r"^  (\w+) {2,}", USAGE, re.MULTILINE))
 MODULES = {
     "compare": "visplay.commands.compare",
     "export": "visplay.commands.export",
@@ -55,12 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except SystemExit as end:  # an error's words may quote a file or a table
             raise (SystemExit(visible(end.code, "\n")) if isinstance(end.code, str) else end) from end.__cause__
         return
+    if not given[0].startswith("-") and given[0] not in COMMANDS:
+        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise SystemExit(visible(f"error: there is no command {given[0]!r}; {hint}", "\n"))
+    if given[0] in PURPOSES and {"-h", "--help"} & {*given[1:]}:
+        sys.stdout.write(short_help(given[0]))
+        return
     from visplay import cli
 
     if given[0] in ("check", "diagnose", "plan"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
-    cli.run(arguments)
+    cli.run(
+        ["--help" if argument == "--help=all" else argument for argument in given]
+        if "--help=all" in given
+        else arguments
+    )
 
 
 if __name__ == "__main__":
