@@ -27,6 +27,7 @@ commands:
   export      write a role of a run as a Hugging Face directory
   replay      do a recorded step of a run again, and compare it bit by bit
   prepare     download the benchmarks, and check every file by its hash
+  completion  print the completion of fit, validate and test for a shell: bash, zsh, tcsh or fish
 
 Try it:      visplay fit --config tiny
 Your images: visplay fit --config tiny --data.images=DIR
@@ -34,6 +35,7 @@ Settings:    visplay fit --help
 """
 
 COMMANDS = tuple(re.findall(r"^  (\w+) {2,}", USAGE, re.MULTILINE))
+SHELLS = ("bash", "zsh", "tcsh", "fish")
 MODULES = {
     "compare": "visplay.commands.compare",
     "export": "visplay.commands.export",
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What follows the program's name; None takes it from the process.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return
@@ -71,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] in ("check", "diagnose", "plan"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
-    cli.run(
-        ["--help" if argument == "--help=all" else argument for argument in given]
-        if "--help=all" in given
-        else arguments
-    )
+    if given[0] == "completion":
+        if given[1:] not in ([shell] for shell in SHELLS):
+            raise SystemExit(f"error: completion: name one of {', '.join(SHELLS)}: visplay completion bash")
+        given = ["--print_completion", f"shtab-{given[1]}"]
+    cli.run(["--help" if argument == "--help=all" else argument for argument in given])
 
 
 if __name__ == "__main__":

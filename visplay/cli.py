@@ -429,7 +429,7 @@ def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlay
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_class=SuggestingParser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "visplay"},
             save_config_kwargs={"overwrite": True},
             args=arguments,
         )
