@@ -203,7 +203,7 @@ class VisPlayCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback | None]) -> Trainer:
         """Build the trainer; whatever it rejects is a setting."""
         _reject_second(config["callbacks"] or [])
-        if str(config["precision"]) in ("16-true", "bf16-true", "64", "64-true"):
+        if self.subcommand == "fit" and str(config["precision"]) in ("16-true", "bf16-true", "64", "64-true"):
             raise ValueError(
                 f"trainer.precision: {config['precision']!r}, but weights that learn must be float32, or updates of "
                 "1e-6 are lost; give bf16-mixed to compute in bfloat16, or 32-true"

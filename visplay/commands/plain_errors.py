@@ -23,7 +23,6 @@ _NOISE = (
 )
 """Beginnings of lines in a parser's message that say nothing of the mistake."""
 
-
 _OURS = ("visplay.callbacks", "visplay.modules", "visplay.functional", "visplay.checking", "visplay.tiny")
 """Rooms whose classes and functions a configuration names."""
 
@@ -64,9 +63,10 @@ def explain(message: str) -> str:
         wanted = dict.fromkeys(_readable(leaf.text) for leaf in found if leaf.text.startswith("Expected a "))
         return f"{key}: need {' or '.join(wanted)}, got {given}"
     if unknown := next((name for each in _UNKNOWN.findall(text) for name in each if name), None):
-        name = ".".join(filter(None, (key, unknown)))
+        name, classes = _as_typed(".".join(filter(None, (key, unknown)))), _CLASS.findall(message)
+        what = f"no setting of {classes[-1]}" if classes else "unknown key"
         further = f"did you mean {hint}?" if hint else "`visplay fit --help=all` lists what there is"
-        return f"{name}: unknown key; {further}"
+        return f"{name}: {what}; {further}"
     if missing := _MISSING.search(text):
         module, name, _ = missing.groups()
         near = nearest(name, import_module(module).__all__) if module in _OURS else None
@@ -119,12 +119,13 @@ def name_key(message: str, settings: Mapping[str, Any]) -> str:
         return message
     about = [key for key, value in settings.items() if _is_about(rest, value)]
     named = [key for key in about if key.rpartition(".")[2] == name]
-    is_known = any(key.rpartition(".")[2] == name for key in settings)
-    found = named if is_known else [key for key in about if settings[key] and isinstance(settings[key], str)]
-    if len(found) != 1:
+    inside = [key for key in about if name in key.split(".")]  # a template's text, where it is of the template
+    is_known = any(name in key.split(".") for key in settings)
+    texts = [] if is_known else [key for key in about if settings[key] and isinstance(settings[key], str)]
+    found = next((keys for keys in (named, inside, texts) if len(keys) == 1), None)
+    if found is None:
         return message
-    key = re.sub(r"\.(init_args|dict_kwargs)\b", "", found[0])
-    return f"{key}: {rest}"
+    return f"{_as_typed(found[0])}: {rest}"
 
 
 def describe_os_error(error: OSError, settings: Mapping[str, Any]) -> str:
@@ -135,12 +136,13 @@ def describe_os_error(error: OSError, settings: Mapping[str, Any]) -> str:
         "trainer.default_root_dir: '/x': File exists: '/x/runs'"
     """
     file, text = str(error.filename), f"{error.strerror}: {str(error.filename)!r}"
-    paths = {key: value for key, value in settings.items() if isinstance(value, str) and value and "/" in value}
+    paths = {key: value for key, value in settings.items() if isinstance(value, str) and value}
     leading = [key for key, value in paths.items() if file == value or file.startswith(value.rstrip("/") + "/")]
     if not leading:
         return text
     key = min(leading, key=lambda key: (-len(paths[key]), not key.startswith("trainer.default_root_dir")))
-    return f"{key}: {text}" if paths[key] == file else f"{key}: {paths[key]!r}: {text}"
+    key, value = _as_typed(key), paths[key]
+    return f"{key}: {text}" if value == file else f"{key}: {value!r}: {text}"
 
 
 def _is_about(rest: str, value: Any) -> bool:
@@ -165,6 +167,11 @@ def _leaves(message: str) -> list[_Leaf]:
         if text and not text.startswith(_NOISE):
             leaves.append(_Leaf(depth, ".".join(key for at, key in keys if at <= depth), text))
     return leaves
+
+
+def _as_typed(key: str) -> str:
+    """A key as it is given on the command line."""
+    return re.sub(r"\.(init_args|dict_kwargs)\b", "", key)
 
 
 def _readable(text: str) -> str:
