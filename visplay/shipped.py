@@ -35,7 +35,7 @@ def find_configuration(given: str) -> str:
         return str(known[given])
     if ":" in given:
         return given
-    near = difflib.get_close_matches(Path(given).with_suffix("").as_posix().removeprefix("configs/"), known, n=2)
+    near = difflib.get_close_matches(Path(given).with_suffix("").as_posix().removeprefix("configs/"), known, 2, 0.75)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     raise FileNotFoundError(f"config: {given!r} is no file here, and no configuration of the package; {hint}")
 
