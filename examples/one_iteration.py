@@ -1,7 +1,6 @@
-"""One iteration of VisPlay (arXiv 2511.15661) by hand, without a trainer or engine: python -m examples.one_iteration.
+"""One iteration of VisPlay (arXiv 2511.15661) by hand, without trainer or engine: python -m examples.one_iteration."""
 
-N images or questions, G completions each, K answers of a vote, T tokens. Left out: KL, clipping, limits of time.
-"""
+# N images or questions, G completions each, K answers of a vote, T tokens. Left out: KL, clipping, limits of time.
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ def sample(policy: VLM, prompts: list, g: int) -> tuple[list[list[str]], Tensor,
         hidden, cache = policy.extend(cache, ids[-1])
     ids = torch.stack(ids, -1).view(len(prompts), g, -1)
     ends = torch.isin(ids, torch.tensor(policy.stop_token_ids)).int()
-    mask = ends.cumsum(-1) - ends == 0  # up to the first stop token, which is learned as well
+    mask = ends.cumsum(-1) == ends  # up to the first stop token, which is learned as well
     return [[policy.decode(ids[n, i][mask[n, i]].tolist()) for i in range(g)] for n in range(len(ids))], ids, mask
 
 
