@@ -49,9 +49,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["visplay", "visplay.*"]),
+    packages=[*find_packages(include=["visplay", "visplay.*"]), "visplay.configs"],
+    package_dir={"visplay.configs": "configs"},  # visplay/shipped.py finds them, in a checkout too
     package_data={
         "visplay": ["py.typed"],
+        "visplay.configs": ["*.yaml", "recipes/*.yaml", "slurm.sbatch"],
         "visplay.tiny": ["base/*"],
         "visplay.tiny.digits": ["base/*"],
         "visplay.viewing": ["assets/*"],

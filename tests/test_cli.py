@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import ImageSource, LabelledSource
 from visplay.data.streams.image_stream import Streaming
 from visplay.modules import LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
+from visplay.short_help import short_help
 from visplay.tiny import ANSWER, ASK, BASE, QUESTION_KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +46,7 @@ def parse(monkeypatch, tmp_path):
 CONFIGS = {path.stem: yaml.safe_load(path.read_text()).get("model", {}) for path in (ROOT / "configs").glob("*.yaml")}
 BASES = sorted(name for name, model in CONFIGS.items() if "class_path" in model)
 SELF_PLAY = [name for name in BASES if CONFIGS[name]["class_path"] == "visplay.modules.VisPlay"]
+ROLES = ["questioner", "reasoner"]
 EIGHT = ["mmmu", "mm_vet", "realworldqa", "visnumbench", "mathverse", "mathvision", "hallusionbench", "mmstar"]
 
 
@@ -79,7 +82,7 @@ def test_adapters(parse):
 def test_a_role_alone_refuses_settings_of_two(parse, capsys, config, overlay):
     with pytest.raises(SystemExit, match="2"):
         parse(_config(config), _config(overlay))
-    assert "is not accepted" in capsys.readouterr().err
+    assert f": no setting of {CONFIGS[config]['class_path']}; " in capsys.readouterr().err
 
 
 def test_a_table_of_images_keeps_its_column(parse):
@@ -239,12 +242,20 @@ def test_a_run_is_named_after_the_first_configuration(parse, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["--self_play.iteratons=2"], "self_play.iterations'?"),
-        (["--model.reasoner.votin=2"], "unknown key 'votin': did you mean 'voting'?"),
-        (["--data.imags=x"], "unknown key 'imags': did you mean 'images'?"),
-        ("self_play: {curation: {imagess: 2}}", "curation.images'?"),
-        ("rolout: {a: 2}", "did you mean 'rollout'?"),
-        ("trainer: {acelerator: cpu}", "accelerator'?"),
+        (["--self_play.iteratons=2"], "self_play.iteratons: unknown key; did you mean 'self_play.iterations'?"),
+        (
+            ["--model.reasoner.votin=2"],
+            "model.reasoner.votin: no setting of visplay.modules.Reasoner; did you mean 'voting'?",
+        ),
+        (
+            ["--model.questioner.grpo.loss=x"],
+            "model.questioner.grpo.loss: no setting of visplay.modules.Questioner; did",
+        ),
+        (["--data.imags=x"], "data.imags: no setting of visplay.tiny.data.TinyWorld; did you mean 'images'?"),
+        (["--fooo=1"], "fooo: unknown key; `visplay fit --help=all` lists what there is"),
+        ("self_play: {curation: {imagess: 2}}", "self_play.curation.imagess: unknown key; did you mean"),
+        ("rolout: {a: 2}", "rolout.a: unknown key; did you mean 'rollout'?"),
+        ("trainer: {acelerator: cpu}", "trainer.acelerator: unknown key; did you mean"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_one(parse, tmp_path, capsys, arguments, hint):
@@ -254,14 +265,147 @@ def test_an_unknown_key_names_the_nearest_one(parse, tmp_path, capsys, arguments
         arguments = ["--config", str(path)]
     with pytest.raises(SystemExit, match="2"):
         parse("--config", TINY, *arguments)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("unknown key")]
-    assert hint in line
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {hint}")
 
 
-def test_bad_value_names_the_argument(parse, capsys):
-    with pytest.raises((SystemExit, ValueError)):
-        parse("--config", TINY, "--model.reasoner.voting.votes=many")
-    assert "votes" in capsys.readouterr().err
+ONE_LINE = {
+    "--model.reasoner.voting.votes=many": "model.reasoner.voting.votes: need int, got 'many'",
+    "--self_play.iterations=null": "self_play.iterations: need int, got null",
+    "--model.questioner.grpo.learning_rate=1e-4x": "model.questioner.grpo.learning_rate: need float, got '1e-4x'",
+    "--model.vlm=visplay.modules.Qwen2_5VL": (
+        "model.vlm: 'visplay.modules.Qwen2_5VL' is no class or function; did you mean 'visplay.modules.Qwen2_5_VL'?"
+    ),
+    "--model.vlm=torch.nn.Linear": "model.vlm: need a VLM, got 'torch.nn.Linear'",
+    "--model=foo.Bar": "model: 'foo.Bar' is no class or function; No module named 'foo'",
+    "--summary=visplay.callbacks.Health": "summary: need a Summary, got 'visplay.callbacks.Health'",
+    "--health.entropy=5": "health.entropy: need a class, or settings of one as {name: value}, got '5'",
+    "--self_play.curation.second_view.voter=bass": (
+        "self_play.curation.second_view.voter: need one of 'base', 'reasoner', 'teacher', 'questioner', got 'bass'"
+    ),
+    "--rollout=null": "rollout: not given; name a configuration that has it, such as --config tiny",
+    "--trainer.max_epochs=3": "trainer.max_epochs: follows from self_play.iterations; give that instead",
+    "--trainer.precision=16-true": (
+        "trainer.precision: '16-true', but weights that learn must be float32, or updates of 1e-6 are lost; "
+        "give bf16-mixed to compute in bfloat16, or 32-true"
+    ),
+    "--trainer.devices=abc": (
+        "trainer.devices: got 'abc': `devices` selected with `CPUAccelerator` should be an int > 0."
+    ),
+    "--trainer.callbacks+=visplay.callbacks.Summary": (
+        "trainer.callbacks: a run has one Summary, whose key is 'summary'; set it there"
+    ),
+    "--self_play.curation.second_view=null": (
+        "self_play.curation.second_view: the gates ['calibrated_accuracy'] judge by a second vote on each question, "
+        "got null"
+    ),
+    "--model.reasoner.template.user=hello": (
+        "model.reasoner.template.user: its user part must have {question} in it, got 'hello'"
+    ),
+    "--data.n_images=-1": "data.n_images: -1 must be at least 1",
+    "--model.questioner.grpo.learning_rate=-1": "model.questioner.grpo.learning_rate: -1.0 must be above 0",
+    "hello": "hello: no setting; give one as --key=value",
+}
+
+
+@pytest.mark.parametrize("argument", ONE_LINE)
+def test_one_line_tells_of_a_mistake(parse, capsys, argument):
+    with pytest.raises(SystemExit, match="2"):
+        parse("--config", TINY, argument)
+    assert capsys.readouterr().err == f"error: {ONE_LINE[argument]}\n"
+
+
+FILES = {
+    "a: [\n  b: c: d": "cannot be read as YAML: while parsing a flow sequence",
+    "": "is empty; it must hold settings, as name: value",
+    "- a": "holds a list; it must hold settings, as name: value",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_files_without_settings_are_named(parse, tmp_path, capsys, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        parse("--config=mine.yaml")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: config: 'mine.yaml' {FILES[text]}")
+
+
+def test_configurations_have_names(parse, capsys):
+    assert parse("--config=tiny", "--config=recipes/visplay").trainer.logger.name == "tiny"
+    assert parse("--config=tiny_labelled").trainer.logger.name == "tiny_labelled"
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        parse("--config=tinny")
+    message = "config: 'tinny' is no file here, and no configuration of the package; did you mean tiny?"
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_the_nearest_command_is_named(capsys):
+    with pytest.raises(SystemExit, match="error: there is no command 'fitt'; did you mean 'fit'?"):
+        main(["fitt"])
+
+
+@pytest.mark.parametrize(("path", "words"), [("file", "File exists"), ("file/runs", "Not a directory")])
+def test_an_output_that_cannot_be_written_names_its_setting(fit, capsys, path, words):
+    Path("file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        fit(f"--trainer.default_root_dir={path}")
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: trainer.default_root_dir: {words}: '{path}'"
+
+
+KEY = re.compile(r"^  --([\w.]+)(?:\+?=[A-Z]+)? +(\S+)?  \S", re.MULTILINE)
+PLAIN = """
+model:
+  class_path: visplay.modules.VisPlay
+  init_args:
+    vlm: {class_path: visplay.modules.Qwen2_5_VL, init_args: {path: x}}
+    questioner: {class_path: visplay.modules.Questioner}
+    reasoner: {class_path: visplay.modules.Reasoner}
+data: {class_path: visplay.data.module.SelfPlayData, init_args: {images: DIR}}
+rollout: {class_path: visplay.callbacks.TransformersRollout}
+"""
+
+
+def test_the_short_help_says_what_the_defaults_are(parse, tmp_path):
+    (tmp_path / "plain.yaml").write_text(PLAIN)
+    settings = parse("--config=plain.yaml").settings()
+    defaults = {re.sub(r"\.init_args\b", "", name): value for name, value in settings.items()}
+    told = [(key.replace("ROLE", role), default) for key, default in KEY.findall(short_help("fit")) for role in ROLES]
+    assert len({*told}) == 45
+    for key, default in told:
+        assert any(name == key or name.startswith(f"{key}.") for name in defaults), key
+        if default:
+            assert defaults[key] == yaml.safe_load(default.replace("1e-06", "1.0e-06")), key
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_the_short_help_fits_a_page(capsys, command):
+    main([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"usage: visplay {command} --config NAME [--config NAME ...] [--KEY=VALUE ...]"
+    assert len(lines) <= 70
+    assert max(map(len, lines)) <= 120
+    assert any(line.startswith("  --auto_resume") for line in lines) == (command == "fit")
+
+
+def test_a_shell_completes_keys(tmp_path):
+    command = [sys.executable, "-m", "visplay", "completion", "bash"]
+    script = tmp_path / "script"
+    script.write_text(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+    words = "COMP_WORDS=(visplay fit --self_play.it); COMP_CWORD=2; _shtab_visplay"
+    ask = f"source {script}; {words}; echo ${{COMPREPLY[@]}}"
+    out = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert out.stdout == "--self_play.iterations\n"
+
+
+def test_the_whole_help_has_every_setting_and_the_trainer_last(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["visplay"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--help=all"])
+    out = capsys.readouterr().out
+    assert len(re.findall("^usage:", out, re.MULTILINE)) == 1
+    assert out.index("\n  --model ") < out.index("\n  --self_play.iterations ") < out.index("\n  --trainer.devices ")
 
 
 @pytest.mark.parametrize(
@@ -302,8 +446,8 @@ def fit(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--data.images=nowhere", "source: 'nowhere' does not exist"),
-        ("--model.vlm.path=./nowhere", "path: no processor could be loaded from './nowhere'"),
+        ("--data.images=nowhere", "data.images: 'nowhere' does not exist"),
+        ("--model.vlm.path=./nowhere", "model.vlm.path: no processor could be loaded from './nowhere'"),
         ("--ckpt_path=nowhere.ckpt", "ckpt_path: there is no checkpoint 'nowhere.ckpt'"),
         ("--evaluation.judges=[{model: x}]", "OPENAI_BASE_URL: the judge needs this environment variable"),
         ("--trainer.accelerator=mps", "MPSAccelerator"),
@@ -621,8 +765,8 @@ def test_help_is_quick_and_loads_nothing_heavy(capsys):
     main(["--help"])
     assert "visplay fit --config" in capsys.readouterr().out
     code = (
-        "import sys\nfrom visplay.__main__ import main\nmain([])\n"
-        "print(sorted({'torch', 'lightning', 'transformers'} & set(sys.modules)))"
+        "import sys\nfrom visplay.__main__ import main\nmain([])\nmain(['fit', '--help'])\n"
+        "print(sorted({'torch', 'lightning', 'transformers', 'datasets', 'jsonargparse', 'numpy'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.endswith("[]\n")

@@ -96,9 +96,12 @@ def test_a_run_of_python_has_no_configuration(whole, replay, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--record.steps=[0]", "error: steps: [0] must be 'all', or steps of a phase, counted from 1"),
-        ("--record.phases=[-1]", "error: phases: [-1] must be phases of the run, counted from 0, or null for all"),
-        ("--record.steps=some", "Expected a typing.Literal['all']"),
+        ("--record.steps=[0]", "error: record.steps: [0] must be 'all', or steps of a phase, counted from 1"),
+        (
+            "--record.phases=[-1]",
+            "error: record.phases: [-1] must be phases of the run, counted from 0, or null for all",
+        ),
+        ("--record.steps=some", "record.steps: need one of 'all' or Sequence, got 'some'"),
         ("--record=all", "record"),
     ],
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
 from visplay.foreign_text import visible
+from visplay.short_help import PURPOSES, short_help
 
 USAGE = """\
 usage: visplay COMMAND [options]
@@ -29,12 +32,15 @@ commands:
   export      write a role of a run as a Hugging Face directory
   replay      do a recorded step of a run again, and compare it bit by bit
   prepare     download the benchmarks, and check every file by its hash
+  completion  print the completion of fit, validate and test for a shell: bash, zsh, tcsh or fish
 
-Try it:      visplay fit --config configs/tiny.yaml
-Your images: visplay fit --config configs/tiny.yaml --data.images=DIR
-All options: visplay fit --help
+Try it:      visplay fit --config tiny
+Your images: visplay fit --config tiny --data.images=DIR
+Settings:    visplay fit --help
 """
 
+COMMANDS = tuple(re.findall(r"^  (\w+) {2,}", USAGE, re.MULTILINE))
+SHELLS = ("bash", "zsh", "tcsh", "fish")
 MODULES = {
     "compare": "visplay.commands.compare",
     "convert": "visplay.commands.convert",
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What follows the program's name; None takes it from the process.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return
@@ -63,12 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except SystemExit as end:  # an error's words may quote a file or a table
             raise (SystemExit(visible(end.code, "\n")) if isinstance(end.code, str) else end) from end.__cause__
         return
+    if not given[0].startswith("-") and given[0] not in COMMANDS:
+        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise SystemExit(visible(f"error: there is no command {given[0]!r}; {hint}", "\n"))
+    if given[0] in PURPOSES and {"-h", "--help"} & {*given[1:]}:
+        sys.stdout.write(short_help(given[0]))
+        return
     from visplay import cli
 
     if given[0] in ("check", "diagnose", "plan", "play", "predict"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
-    cli.run(arguments)
+    if given[0] == "completion":
+        if given[1:] not in ([shell] for shell in SHELLS):
+            raise SystemExit(f"error: completion: name one of {', '.join(SHELLS)}: visplay completion bash")
+        given = ["--print_completion", f"shtab-{given[1]}"]
+    cli.run(["--help" if argument == "--help=all" else argument for argument in given])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import logging
 import re
@@ -15,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
@@ -42,9 +41,10 @@ from visplay.callbacks.summary import Summary
 from visplay.callbacks.teacher import Teacher
 from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
-from visplay.commands.configuration import TRAINER_DEFAULTS, construct, expand_home
+from visplay.commands.configuration import TRAINER_DEFAULTS, check_configuration, construct, expand_home
 from visplay.commands.continuing import begin_run, find_checkpoint, flatten
 from visplay.commands.defaults import changed_settings
+from visplay.commands.plain_errors import describe_os_error, explain, name_key, nearest, unknown_keys
 from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
 from visplay.foreign_text import visible
@@ -52,6 +52,7 @@ from visplay.judge import JudgeUnavailableError
 from visplay.modules.training import GRPOModule
 from visplay.rank_watch import RankWatch
 from visplay.ranks import check_alike
+from visplay.shipped import find_configuration
 from visplay.terminal import set_up_log
 
 logger = logging.getLogger(__name__)
@@ -84,33 +85,54 @@ CALLBACKS: Mapping[str, tuple[type[Callback], Mapping[str, Any] | None]] = {
 }
 """Callbacks of every run, by their keys: of which class, and what they are by default."""
 
-_UNKNOWN = re.compile(
-    r"(?:[Oo]ption|[Kk]ey) ['\"]([\w.]+)['\"] is not|accept option '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)"
-)
 _CLASS = re.compile(r"class_path '([\w.]+)'")
+
+
+class NamedConfig(ActionConfigFile):
+    """``--config``: a file, or the name of one of the package's configurations."""
+
+    def __call__(self, parser: ArgumentParser, cfg: Any, values: str, option_string: str | None = None) -> None:
+        """Add what the configuration says."""
+        try:
+            path = find_configuration(values)
+            check_configuration(path)
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+        super().__call__(parser, cfg, path, option_string)
 
 
 class SuggestingParser(LightningArgumentParser):
     """Names the nearest known key when one is unknown."""
 
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """As the base class does; a configuration may be given by its name."""
+        if options.get("action") is ActionConfigFile:
+            options |= {"action": NamedConfig, "help": "File, or name of one of the package's: tiny, recipes/visplay."}
+        return super().add_argument(*names, **options)
+
     def exit(self, status: int = 0, message: str | None = None) -> None:
         """Exit with words in which control characters are visible, as they may quote a file or a table."""
         super().exit(status, None if message is None else visible(message, "\n"))
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        """Exit with the message and, for an unknown key, the nearest known one."""
-        unknown = dict.fromkeys(name for found in _UNKNOWN.findall(message) for name in found if name)
-        hints = [hint for name in unknown if (hint := self._nearest(name, message))]
-        super().error("\n".join([message, *hints]), ex)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with one line that names the key, what it was given, and what is allowed or was meant."""
+        near = (self._nearest(name, message) for name in unknown_keys(message))
+        message = "\n".join([message, *(f"did you mean {name!r}?" for name in near if name)])
+        if not self.exit_on_error:  # of a class within: the outermost parser explains
+            super().error(message, ex)
+        self.exit(2, f"error: {explain(message)}\n")
+        raise AssertionError("exit raises")
 
-    def _nearest(self, unknown: str, message: str) -> str:
-        """The nearest among the parser's keys and the arguments of the classes that the message names."""
+    def _nearest(self, unknown: str, message: str) -> str | None:
+        """The nearest among the parser's keys, first of the same group, and the arguments of the classes named."""
+        group, _, name = unknown.rpartition(".")
         depth = unknown.count(".") + 1
         known = {".".join(dest.split(".")[-depth:]) for dest in _destinations(self)}
         for path in _CLASS.findall(message):
             known |= set(inspect.signature(locate(path)).parameters)  # type: ignore[arg-type]
-        close = difflib.get_close_matches(unknown, sorted(known), n=1)
-        return f"unknown key {unknown!r}: did you mean {close[0]!r}?" if close else ""
+        siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == group]
+        near = nearest(name, siblings)
+        return nearest(unknown, known) if near is None else ".".join(filter(None, (group, near)))
 
 
 def _destinations(parser: argparse.ArgumentParser) -> set[str]:
@@ -149,6 +171,8 @@ class VisPlayCLI(LightningCLI):
         """Read checkpoints that ``--ckpt_path`` names as tensors and plain values, never as code."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
         parser.set_defaults({"weights_only": True})
+        parser.usage = f"visplay {subcommand} --config NAME [--config NAME ...] [--KEY=VALUE ...]"
+        parser._action_groups.sort(key=lambda group: str(group.title).startswith("Customize"))  # the trainer's are last
         if subcommand == "fit":
             text = "Continue the last run of this name from its last checkpoint, or start one where there is none."
             parser.add_argument("--auto_resume", action="store_true", help=text)
@@ -171,10 +195,35 @@ class VisPlayCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (MisconfigurationException, ValueError) as error:
-            self.parser.exit(2, f"error: {_first(error)}\n")
+            self.parser.exit(2, f"error: {self.words(_first(error))}\n")
+
+    def words(self, error: Exception) -> str:
+        """What an error says, in one line, with the key of the setting that it is about where that is known."""
+        settings = self.settings()
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            return describe_os_error(error, settings)
+        return name_key(" ".join(str(error).split()), settings)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings of the subcommand, by dotted key."""
+        dumped = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False, skip_validation=True)
+        return flatten(yaml.safe_load(dumped))
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback | None]) -> Trainer:
-        trainer = super()._instantiate_trainer(config, _in_use(config, callbacks))
+        """Build the trainer; whatever it rejects is a setting."""
+        _reject_second(config["callbacks"] or [])
+        if self.subcommand == "fit" and str(config["precision"]) in ("16-true", "bf16-true", "64", "64-true"):
+            raise ValueError(
+                f"trainer.precision: {config['precision']!r}, but weights that learn must be float32, or updates of "
+                "1e-6 are lost; give bf16-mixed to compute in bfloat16, or 32-true"
+            )
+        try:
+            trainer = super()._instantiate_trainer(config, _in_use(config, callbacks))
+        except (ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+            about = [name for name in config if re.search(rf"\b{name}\b", str(error))]
+            about += [name for name, value in config.items() if isinstance(value, str) and value in str(error).split()]
+            named = f"trainer.{about[0]}: got {config[about[0]]!r}: " if about else "trainer: "
+            raise MisconfigurationException(f"{named}{error}") from error
         if trainer.loggers and not any(map(_has_run_directory, trainer.loggers)):
             name = self.trainer_defaults["logger"]["init_args"]["name"]
             trainer.loggers.append(TensorBoardLogger(trainer.default_root_dir, name))
@@ -203,8 +252,12 @@ class VisPlayCLI(LightningCLI):
         self.trainer.callbacks.insert(0, beginning)
         config = self.config["fit"]
         with self._rejecting(beginning), ExitStack() as held:
+            if self.datamodule.image_source is None and any(
+                role.learns_from == "images" for role in self.model.roles.values()
+            ):
+                raise ValueError("data.images: null, and a Questioner asks about images; give a directory or a table")
+            settings = self.settings()
             parser = self._parser("fit")
-            settings = flatten(yaml.safe_load(parser.dump(config, skip_none=False)))
             defaults = flatten(
                 yaml.safe_load(parser.dump(parser.get_defaults(), skip_none=False, skip_validation=True))
             )
@@ -245,11 +298,11 @@ class VisPlayCLI(LightningCLI):
         try:
             yield
         except (NothingUsableError, TooFewQuestionsError) as error:
-            self.parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+            self.parser.exit(2, f"error: {self.words(error)}\n")
         except (JudgeUnavailableError, MisconfigurationException, OSError, ValueError) as error:
             if beginning is not None and beginning.over:
                 raise
-            self.parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+            self.parser.exit(2, f"error: {self.words(error)}\n")
 
 
 class _Beginning(Callback):
@@ -298,7 +351,7 @@ class _Unloaded(VisPlayCLI):
         try:
             built = self.parser.instantiate_classes(self.config)
         except ValueError as error:
-            self.parser.exit(2, f"error: {_first(error)}\n")
+            self.parser.exit(2, f"error: {self.words(_first(error))}\n")
         built = built[self.subcommand]
         self.model, self.data, self.trainer = built.model, built.data, built.trainer
         given = [built[key] for key in self._parser(self.subcommand).callback_keys]
@@ -339,6 +392,21 @@ def _has_run_directory(logger: Logger) -> bool:
     return isinstance(logger, CSVLogger | TensorBoardLogger)
 
 
+def _reject_second(listed: Callback | Sequence[Callback]) -> None:
+    """See that no callback is listed that a run has already.
+
+    Raises:
+        ValueError: One is, under a key of its own.
+    """
+    own: dict[str, type] = {"rollout": RolloutEngine, "self_play": SelfPlay, "evaluation": Evaluation}
+    own |= {key: kind for key, (kind, _) in CALLBACKS.items() if key not in ("progress", "checkpoint")}
+    for callback in listed if isinstance(listed, Sequence) else [listed]:
+        for key, kind in own.items():
+            if isinstance(callback, kind):
+                name = type(callback).__name__
+                raise ValueError(f"trainer.callbacks: a run has one {name}, whose key is {key!r}; set it there")
+
+
 def _first(error: Exception) -> Exception:
     """The first rejection among the errors that led to this one."""
     first, cause = error, error.__cause__ or error.__context__
@@ -362,17 +430,16 @@ def _run_name(arguments: Sequence[str]) -> str:
 
 def instantiate(arguments: Sequence[str]) -> VisPlayCLI:
     """Build what the arguments of ``fit`` configure: ``model``, ``data``, ``callbacks``, the ``trainer``'s settings."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the command's own are not for it
-        return run(["fit", *arguments], _Unloaded)
+    return run(["fit", *arguments], _Unloaded)
 
 
 def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlayCLI) -> VisPlayCLI:
     """Parse the arguments and run the subcommand they name."""
     set_up_log(logging.ERROR if rank_zero_only.rank else logging.INFO)  # what all ranks see, rank 0 says
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the process's own are not for it
     # A path such as ${model.init_args.seed} in a file starts at its top level; one in a default is relative to itself.
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, add_print_completion_argument=True)
     run_logger = {
         "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
         "init_args": {
@@ -391,7 +458,7 @@ def run(arguments: Sequence[str] | None = None, kind: type[VisPlayCLI] = VisPlay
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_class=SuggestingParser,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "visplay"},
             save_config_kwargs={"overwrite": True},
             args=arguments,
         )

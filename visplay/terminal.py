@@ -30,6 +30,14 @@ CONSOLE = Terminal(stderr=True)
 """Shared by the log and the line that is redrawn, so that one does not overwrite the other."""
 
 
+_SAYS_NOTHING = (
+    "Tip: For seamless",
+    "GPU available: False",
+    "TPU available: False",
+    "`Trainer.fit` stopped: `max_epochs=",
+)
+
+
 class LineHandler(logging.Handler):
     """Writes one line per message, with its time; nothing is wrapped, padded or coloured."""
 
@@ -54,12 +62,13 @@ def set_up_log(level: int = logging.INFO) -> None:
     """Show this package's log on standard error, and no libraries' progress bars or advertisements."""
     disable_progress_bar()
     datasets.disable_progress_bars()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_says_something)
     log = logging.getLogger("visplay")
     if not log.handlers:
         log.addHandler(LineHandler())
         log.setLevel(level)
 
 
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless" not in record.getMessage()
+def _says_something(record: logging.LogRecord) -> bool:
+    """Whether a message of the trainer is more than an advertisement, or about a device that nobody asked for."""
+    return not any(words in record.getMessage() for words in _SAYS_NOTHING)

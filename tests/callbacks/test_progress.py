@@ -31,6 +31,7 @@ def _module(stage="votes", note="64/400 images", step=3, role="reasoner"):
 
 def _trainer(epoch=3, fn=TrainerFn.FITTING, **state):
     metrics = {"reasoner/reward": torch.tensor(0.25), "reasoner/agreement": 0.5, "questioner/reward": 9.0}
+    metrics |= {"reasoner/rollout_tokens": torch.tensor(900.0), "reasoner/update_tokens": 900.0}
     flags = {"evaluating": False, "sanity_checking": False, "testing": False} | state
     return SimpleNamespace(
         state=SimpleNamespace(fn=fn), callback_metrics=metrics, max_epochs=6, current_epoch=epoch, **flags
@@ -83,11 +84,14 @@ def test_says_how_a_step_went_and_the_time_left(at, lines):
     at(80.0)
     said.on_train_batch_end(trainer, _module(step=10), None, None, 9)
     told = "iteration 2 · reasoner · step 10/30 · reward 0.250 · agreement 0.500 · 3 s/step · 60 s left in the phase"
-    assert said.describe(trainer, _module("", "")) == f"{told} · about 6 min in the run"  # 60 + 2 phases of 140
+    assert said.describe(trainer, _module("", "")) == f"{told} · about 6 min left in the run"  # 60 + 2 phases of 140
     at(140.0)
+    trainer.callback_metrics |= {"reasoner/reward": 0.5, "reasoner/agreement": 0.75}
     said.on_train_batch_end(trainer, _module(step=30), None, None, 29)
     (line,) = lines()
-    assert line == "iteration 2 · reasoner · step 30/30 · reward 0.250 · agreement 0.500 · 3 s/step · done in 2 min"
+    told = "iteration 2 · reasoner · 30 steps done in 2 min · reward 0.250 → 0.500 · agreement 0.500 → 0.750"
+    # twice 900 tokens in 90 s; two phases of 140 s and two that took no time are to come
+    assert line == f"{told} · 20 sampled tokens/s · about 5 min left in the run"
     said.teardown(trainer, _module(), "fit")
 
 
@@ -167,14 +171,16 @@ def test_a_run_whose_output_is_a_file(tmp_path):
     told = "\n".join(said)
     for stage in (
         "validation of the base · answered in",
-        "iteration 1 · questioner · step 1/1 · reward",
+        "iteration 1 · questioner · 1 step done in",
         "iteration 1: kept",
-        "iteration 1 · reasoner · step 2/2 · reward",
+        "iteration 1 · reasoner · 2 steps done in",
         "validation of iteration 1 · answered in",
     ):
         assert stage in told
-    assert re.search(r"questioner · step 1/1 · reward \S+ · valid fraction \S+ · \S+ s/step · done in", told)
-    assert re.search(r"reasoner · step 2/2 · reward \S+ · agreement \S+ · \S+ s/step · done in", told)
+    assert re.search(r"questioner · 1 step done in .* s · reward \S+ · valid fraction \S+ · \d+ sampled tokens/s", told)
+    number = r"\d\.\d{3} → \d\.\d{3}"
+    assert re.search(rf"reasoner · 2 steps done in .* s · reward {number} · agreement {number} · \d+ sampled", told)
     assert re.search(r"iteration 1 · questioner · (rollout|votes|update) · step 0/1", told)  # between the ends
     assert done.stdout.count("Self-play, iteration by iteration") == 2
-    assert "Tip:" not in done.stderr
+    assert all(re.match(r"\d{4}-", line) for line in done.stderr.splitlines()), done.stderr  # nobody else says anything
+    assert "\r" not in done.stderr

@@ -4,7 +4,9 @@ from collections import Counter
 
 import pytest
 
+from examples.serve_with_vllm import ask
 from visplay.judge import Judge, JudgeConfig, JudgeItem, JudgeLimits
+from visplay.tiny.self_play_images import write_images
 from vllm_server import serve_base
 
 MODEL = "a-judge"
@@ -18,7 +20,7 @@ GRADED = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory, key):
-    options = ["--served-model-name", MODEL, "--limit-mm-per-prompt", '{"image": 0, "video": 0}']
+    options = ["--served-model-name", MODEL, "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
     # A model this weak writes spaces until max_tokens where the schema lets it.
     options += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
     with serve_base(tmp_path_factory.mktemp("server"), *options, environment={"VLLM_API_KEY": key}) as address:
@@ -79,3 +81,10 @@ def test_a_wrong_name_or_key_is_refused_once(wrong, monkeypatch):
     ours = judge("another" if wrong == "model" else MODEL, JudgeLimits(concurrent_requests=1))
     assert Counter(verdict.reason for verdict in ours.judge(PLAIN)) == {"rejected": 6}
     assert ours.drain_usage().requests == 1
+
+
+def test_the_example_asks_a_served_reasoner_about_an_image(url, key, tmp_path):
+    (image,) = write_images(tmp_path / "images", 1, seed=0).glob("*.png")
+    text, answer = ask(url, image, "How many shapes are there?", key)
+    assert answer is not None
+    assert f"\\boxed{{{answer}}}" in text

@@ -133,9 +133,7 @@ def test_policies_that_do_not_learn_are_in_cpu_memory(read):
     scarce = replace(settings, device=replace(settings.device, host=20 * GIB))
     (problem,) = [each for each in make_plan(scarce).problems if each.kind == "host"]
     assert "28.0 GiB of 20.0 GiB" in problem.text
-    assert "--config=configs/lora.yaml" in {
-        str(change) for way in suggestions(make_plan(scarce), problem) for change in way
-    }
+    assert "--config=lora" in {str(change) for way in suggestions(make_plan(scarce), problem) for change in way}
     assert host_bytes(replace(settings, device=replace(settings.device, kind="cpu"))) == {}
 
 
@@ -310,7 +308,7 @@ def test_too_small_a_device_is_refused_as_json(arguments, capsys):
     update = found["stages"]["reasoner: update"]
     assert update.pop("peak") == sum(update.values())
     kinds = {problem["kind"]: problem["changes"] for problem in found["problems"]}
-    assert kinds["disk"] == [["--config=configs/lora.yaml"]]  # the last phase alone would still be too much
+    assert kinds["disk"] == [["--config=lora"]]  # the last phase alone would still be too much
     assert kinds["reasoner: update"]
 
 

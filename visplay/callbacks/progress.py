@@ -50,6 +50,8 @@ class PhaseProgress(ProgressBar):
         self._phase_began = self._stage_began = self.now()
         self._phase_seconds: dict[str, float] = {}
         self._step_facts: list[str] = []
+        self._first: dict[str, float] = {}
+        self._tokens = 0.0
 
     def disable(self) -> None:
         """Show nothing."""
@@ -75,6 +77,7 @@ class PhaseProgress(ProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Begin to count the time of the phase's steps; what it learns from was made before."""
         self._stage_began, self._step_facts = self.now(), [f"step 0/{pl_module.role.config.steps}"]
+        self._first, self._tokens = {}, 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: Any, batch_idx: int
@@ -83,12 +86,15 @@ class PhaseProgress(ProgressBar):
         role, step, steps = pl_module.phase.role, pl_module.phase.step, pl_module.role.config.steps
         metrics = trainer.callback_metrics
         found = {name: float(metrics[f"{role}/{name}"]) for name in _SHOWN if f"{role}/{name}" in metrics}
+        self._first = self._first or found
+        sampled = (metrics.get(f"{role}/{stage}_tokens", 0.0) for stage in ("rollout", "votes"))
+        self._tokens += sum(map(float, sampled))
         seconds = (self.now() - self._stage_began) / max(step, 1)
         self._step_facts = [f"step {step}/{steps}"]
         self._step_facts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.items()]
         self._step_facts += [f"{seconds:.3g} s/step"]
         if step >= steps:
-            self._say(" · ".join([_phase(pl_module), *self._step_facts, f"done in {_span(seconds * step)}"]))
+            self._say(self._describe_phase(trainer, pl_module, found, seconds * step))
             self._step_facts = []
         else:
             self._step_facts += self._time_left(trainer, pl_module, seconds * (steps - step))
@@ -137,6 +143,24 @@ class PhaseProgress(ProgressBar):
         """Leave the terminal as it was."""
         self._stop()
 
+    def _describe_phase(self, trainer: Trainer, module: GRPOModule, last: dict[str, float], seconds: float) -> str:
+        """How a phase went: metrics of its first and last step, tokens sampled for it, and the time left of the run."""
+        steps = module.role.config.steps
+        changes = [
+            f"{self._first[name]:.3f} → {value:.3f}" if steps > 1 else f"{value:.3f}" for name, value in last.items()
+        ]
+        facts = [f"{name.replace('_', ' ')} {change}" for name, change in zip(last, changes, strict=True)]
+        rate = [f"{self._tokens / seconds:.0f} sampled tokens/s"] if self._tokens and seconds else []
+        return " · ".join(
+            [
+                _phase(module),
+                f"{steps} step{'s' * (steps > 1)} done in {_span(seconds)}",
+                *facts,
+                *rate,
+                *self._time_left(trainer, module),
+            ]
+        )
+
     def _start(self, trainer: Trainer, module: GRPOModule) -> None:
         if not self._enabled or self._live is not None or self._speaker is not None:
             return
@@ -163,15 +187,15 @@ class PhaseProgress(ProgressBar):
             self._speaker.stop()
             self._speaker = None
 
-    def _time_left(self, trainer: Trainer, module: GRPOModule, of_phase: float) -> list[str]:
-        """Seconds left of the phase and, where phases like all that are to come are known, of the run."""
+    def _time_left(self, trainer: Trainer, module: GRPOModule, of_phase: float = 0.0) -> list[str]:
+        """Time left of the phase, unless it is over, and, where phases like all to come are known, of the run."""
         role, turns = module.phase.role, list(module.roles)
         known = {role: self.now() - self._phase_began + of_phase} | self._phase_seconds
         to_come = max(0, (trainer.max_epochs or 0) - trainer.current_epoch - 1)
         coming = [turns[(turns.index(role) + 1 + n) % len(turns)] for n in range(to_come)]
-        left = [f"{_span(of_phase)} left in the phase"]
+        left = [f"{_span(of_phase)} left in the phase"] if of_phase else []
         if coming and {*coming} <= known.keys():
-            left += [f"about {_span(of_phase + sum(known[each] for each in coming))} in the run"]
+            left += [f"about {_span(of_phase + sum(known[each] for each in coming))} left in the run"]
         return left
 
 

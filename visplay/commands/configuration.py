@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from omegaconf import OmegaConf
+
+from visplay.shipped import find_configuration
 
 TRAINER_DEFAULTS: Mapping[str, Any] = {
     "default_root_dir": "runs",  # all that a run writes is stored under it
@@ -49,13 +52,36 @@ def expand_home(value: Any) -> Any:
     return value
 
 
-def read_config(paths: Sequence[str], key: str = "model.class_path") -> Any:
-    """Configuration files merged; a later one overrides.
+def check_configuration(path: str) -> None:
+    """See that a file holds settings; what is no path, such as the text of some, is left to who reads it.
 
     Raises:
-        ValueError: There is no such key in them.
+        ValueError: It is no YAML file, or holds something else.
     """
-    files = [OmegaConf.load(os.path.expanduser(path)) for path in paths]
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise ValueError(f"config: {path!r} is a directory; give a file in it")
+    try:
+        held = yaml.safe_load(Path(path).read_bytes())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"config: {path!r} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(held, dict):
+        what = "is empty" if held is None else f"holds a {type(held).__name__}"
+        raise ValueError(f"config: {path!r} {what}; it must hold settings, as name: value")
+
+
+def read_config(paths: Sequence[str], key: str = "model.class_path") -> Any:
+    """Configurations merged, each a file or a name of the package's; a later one overrides.
+
+    Raises:
+        FileNotFoundError: There is no such configuration.
+        ValueError: There is no such key in them, or one holds no settings.
+    """
+    found = [find_configuration(path) for path in paths]
+    for path in found:
+        check_configuration(path)
+    files = [OmegaConf.load(path) for path in found]
     merged = OmegaConf.merge({"trainer": dict(TRAINER_DEFAULTS)}, *files)
     if OmegaConf.select(merged, key) is None:
         raise ValueError(f"config: {', '.join(paths)}: there is no {key}")

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.table import Table
 
 from visplay.callbacks.curation.survey import Findings, Survey
@@ -48,8 +49,8 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
     try:
         trainer = Trainer(**settings, callbacks=[engine, survey])
         trainer.fit(built.model, datamodule=built.data)
-    except (NothingUsableError, OSError, ValueError) as error:
-        raise SystemExit(f"error: {' '.join(str(error).split())}") from error
+    except (MisconfigurationException, NothingUsableError, OSError, ValueError) as error:
+        raise SystemExit(f"error: {built.words(error)}") from error
     unmet = Requirements().unmet(survey.findings.prospects)
     if trainer.is_global_zero:
         if options.json:

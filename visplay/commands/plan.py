@@ -44,7 +44,7 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
         if options.gpus is not None:
             costs = _costs(options, plan)
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"error: {visible(str(error))}\n")
+        sys.stderr.write(f"error: {visible(built.words(error))}\n")
         raise SystemExit(DOES_NOT_FIT) from error
     if options.json:
         told = as_json(plan) | ({} if costs is None else {"costs": costs_as_json(costs)})
@@ -106,6 +106,9 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     costs.add_argument("--image-tokens", type=_positive, help="mean of an image; the largest by default")
     costs.add_argument("--completion-tokens", type=_positive, help="mean of a completion; the most by default")
     options, rest = parser.parse_known_args(arguments)
+    for name in ("memory_gib", "disk_gib", "host_gib"):
+        if (given := getattr(options, name)) is not None and given <= 0:
+            parser.error(f"argument --{name.replace('_', '-')}: {given:g} must be above 0")
     if options.gpus is None and options.nodes > 1:
         parser.error(f"argument --nodes: {options.nodes} needs --gpus, the number of all their GPUs")
     if options.gpus is not None and options.gpus % options.nodes:

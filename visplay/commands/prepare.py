@@ -59,7 +59,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--config",
         action="append",
         required=True,
-        help="YAML with data.init_args.benchmarks, for example configs/benchmarks.yaml; a later one overrides",
+        help="file with data.init_args.benchmarks, or name of a shipped one: benchmarks; a later one overrides",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="benchmarks to prepare; all by default")
     parser.add_argument(

@@ -180,7 +180,7 @@ class SelfPlayData(LightningDataModule):
         if self.trainer is None or self.benchmarks("test" if stage == "test" else "validate"):
             return
         if stage != "fit":
-            raise ValueError("benchmarks: none to evaluate on; give data.benchmarks, see configs/benchmarks.yaml")
+            raise ValueError("benchmarks: none to evaluate on; give data.benchmarks, or --config benchmarks")
         self.trainer.limit_val_batches = 0
 
     def mix(self, silver: Drawable | None = None, labelled: Drawable | None = None) -> Drawable:

@@ -80,6 +80,9 @@ class Reasoner(Role):
         weight: Callable[[Sequence[Example]], Any] | None = None,
         negatives: Callable[[Tensor, Tensor, Tensor, Tensor], Any] | None = None,
     ) -> None:
+        for each in filter(None, (template, voting.template)):
+            if "question" not in each.fields():
+                raise ValueError(f"template: its user part must have {{question}} in it, got {each.user!r}")
         super().__init__(template, grpo, vlm, seed)
         self.voting = voting
         self.reward = reward

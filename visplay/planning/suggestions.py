@@ -94,7 +94,7 @@ def _checkpointing(settings: Settings) -> Iterator[Change]:
 def _lora(settings: Settings) -> Iterator[Change]:
     if settings.with_adapters is not None:
         changed = replace(settings, shape=settings.with_adapters, with_adapters=None)
-        yield Change("--config=configs/lora.yaml", changed)
+        yield Change("--config=lora", changed)
 
 
 def _micro_batch(settings: Settings) -> Iterator[Change]:

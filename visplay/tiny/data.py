@@ -32,6 +32,9 @@ class TinyWorld(SelfPlayData):
         heldout_questions: Number of held-out questions; each of the other splits has half of it.
         world: The world; null is the shapes world.
         **data: Arguments of ``SelfPlayData``; its benchmarks come after the world's own.
+
+    Raises:
+        ValueError: Too few images or questions.
     """
 
     summary_scores: ClassVar[dict[str, str]] = {
@@ -53,6 +56,9 @@ class TinyWorld(SelfPlayData):
         world: World | None = None,
         **data: Any,
     ) -> None:
+        for name, value, least in (("n_images", n_images, 1), ("heldout_questions", heldout_questions, 2)):
+            if value < least:
+                raise ValueError(f"{name}: {value} must be at least {least}")
         super().__init__(images=cache if images is None else images, **data)
         self.cache = Path(cache)
         self.renders = images is None

@@ -119,7 +119,9 @@ class GRPOConfig:
                 f"prompts_per_update: {self.prompts_per_update} must be between 1 and prompts_per_step="
                 f"{self.prompts_per_step}, or null"
             )
-        for name in ("kl_weight", "entropy_weight", "max_refills", "warmup_steps"):
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: {self.learning_rate} must be above 0")
+        for name in ("weight_decay", "kl_weight", "entropy_weight", "max_refills", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must not be negative")
         if not 0 < self.learning_rate_decay <= 1:

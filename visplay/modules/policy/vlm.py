@@ -34,6 +34,7 @@ from visplay.modules.policy.weights.sharding import whole
 from visplay.modules.policy.weights.tuning import Tuning
 from visplay.prompts import Template, encode_prompt
 from visplay.ranks import in_turn
+from visplay.shipped import find_model
 from visplay.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class VLM(Adaptable):
     lost in bfloat16); computation in bfloat16 is the trainer's ``precision: bf16-mixed``.
 
     Args:
-        path: Directory or Hub name of a Hugging Face checkpoint with its processor.
+        path: Directory or Hub name of a Hugging Face checkpoint with its processor; ``visplay/tiny/base`` is the
+            package's own from every directory.
         revision: Hub revision; ignored for a directory.
         attn_implementation: Attention implementation that transformers offers; with null, and with ``grouped_sdpa``,
             training packs groups into one row.
@@ -90,7 +92,7 @@ class VLM(Adaptable):
         given = [pixels for pixels in (min_pixels, max_pixels) if pixels is not None]
         if any(pixels < 1 for pixels in given) or given != sorted(given):
             raise ValueError(f"min_pixels={min_pixels}, max_pixels={max_pixels}: need 1 <= min_pixels <= max_pixels")
-        self.path = path
+        self.path = find_model(path)
         self.revision = revision
         self.attn_implementation = attn_implementation
         self.tuning = tuning
