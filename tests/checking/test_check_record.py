@@ -116,6 +116,9 @@ def test_a_command_without_a_model(directory, capsys):
     with pytest.raises(SystemExit):
         main(["check"])
     assert "model.vlm" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["check", "--device=foo"])
+    assert "argument --device: 'foo' is no device; give cpu, cuda or cuda:1" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"error: path: no processor could be loaded from '/nowhere'"):
         main(["check", "--model.vlm=examples.add_a_vlm.Llava", "--model.vlm.path=/nowhere"])
 

@@ -63,5 +63,14 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--vllm", action="store_true", help="compare with samples of vLLM, too; it is started for that")
     parser.add_argument("--save", action="store_true", help="save and load the model again, whatever its size")
-    parser.add_argument("--device", help="where to compute; a GPU where there is one")
+    parser.add_argument("--device", type=_device, help="where to compute; a GPU where there is one")
     return parser.parse_known_args(arguments)
+
+
+def _device(name: str) -> str:
+    """A device that torch knows."""
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{name!r} is no device; give cpu, cuda or cuda:1") from error
+    return name
