@@ -53,7 +53,7 @@ setup(
     package_dir={"visplay.configs": "configs"},  # visplay/shipped.py finds them, in a checkout too
     package_data={
         "visplay": ["py.typed"],
-        "visplay.configs": ["*.yaml", "recipes/*.yaml", "slurm.sbatch"],
+        "visplay.configs": ["*.yaml", "loggers/*.yaml", "recipes/*.yaml", "slurm.sbatch"],
         "visplay.tiny": ["base/*"],
         "visplay.tiny.digits": ["base/*"],
         "visplay.viewing": ["assets/*"],

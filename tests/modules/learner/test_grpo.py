@@ -50,7 +50,7 @@ def _gradients(vlm, config, seed=3):
     gradients = {}
     optimizer.step = lambda: gradients.update({n: p.grad.clone() for n, p in vlm.named_parameters()})
     role.learner.begin_phase(vlm, optimizer)
-    _, _, statistics = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), seed)
+    statistics = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), seed).statistics
     return gradients, statistics
 
 
@@ -119,7 +119,7 @@ def test_a_step_without_any_difference_in_reward_moves_nothing(fresh_base):
         group["weight_decay"] = 0.0
     before = {n: p.detach().clone() for n, p in fresh_base.named_parameters()}
     role.learner.begin_phase(fresh_base, optimizer)
-    _, _, statistics = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), 0)
+    statistics = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), 0).statistics
     assert statistics["zero_variance_groups"] == 1.0
     assert statistics["grad_norm"] == 0.0
     for name, parameter in fresh_base.named_parameters():
@@ -201,7 +201,7 @@ def test_later_mini_batches_are_off_policy_and_clipped(fresh_base):
     config = replace(CONFIG, prompts_per_update=1, learning_rate=3e-3)
     role, optimizer = _role(fresh_base, config)
     role.learner.begin_phase(fresh_base, optimizer)
-    _, _, statistics = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), 0)
+    statistics = role.learner.step(role, _examples(), optimizer, lambda loss: loss.backward(), 0).statistics
     assert fresh_base.version == 4
     assert statistics["clip_fraction_low"] + statistics["clip_fraction_high"] > 0
     _, on_policy = _gradients(fresh_base, CONFIG)

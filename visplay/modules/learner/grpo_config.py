@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -119,8 +120,8 @@ class GRPOConfig:
                 f"prompts_per_update: {self.prompts_per_update} must be between 1 and prompts_per_step="
                 f"{self.prompts_per_step}, or null"
             )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate} must be above 0")
+        if not 0 <= self.learning_rate < inf:
+            raise ValueError(f"learning_rate: {self.learning_rate} must be at least 0, which learns nothing")
         for name in ("weight_decay", "kl_weight", "entropy_weight", "max_refills", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must not be negative")
