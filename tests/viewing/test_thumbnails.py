@@ -17,11 +17,16 @@ def test_an_image_is_kept_once_under_all_its_keys(tmp_path):
     assert again.read([first["a"], first["a"], "unknown"]).keys() == {first["a"]}
 
 
-def test_a_thumbnail_is_small_and_never_larger_than_its_image():
+def test_a_thumbnail_is_small_and_its_colours_are_the_images():
     assert Image.open(BytesIO(encode_thumbnail(RED))).size == (192, 48)
-    small = Image.open(BytesIO(encode_thumbnail(BLUE))).convert("RGB")
-    assert small.size == (30, 20)
-    assert max(abs(a - b) for a, b in zip(small.getpixel((9, 9)), (0, 0, 255), strict=True)) < 12
+    assert Image.open(BytesIO(encode_thumbnail(Image.new("RGB", (100, 60))))).size == (100, 60)
+    pair = Image.new("RGB", (30, 20), "blue")
+    pair.putpixel((9, 9), (255, 0, 0))
+    enlarged = Image.open(BytesIO(encode_thumbnail(pair))).convert("RGB")
+    assert enlarged.size == (180, 120)
+    red, blue = enlarged.getpixel((57, 57)), enlarged.getpixel((75, 57))
+    assert red[0] > 200 > 100 > red[2]
+    assert blue[2] > 200 > 100 > blue[0]
 
 
 def test_no_thumbnail_is_kept_beyond_the_limit(tmp_path):

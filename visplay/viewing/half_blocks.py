@@ -30,4 +30,4 @@ def half_blocks(image: Image.Image, columns: int, lines: int) -> Text:
         for above, below in zip(upper, lower, strict=True):
             line.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
         lines_of_text.append(line)
-    return Text("\n").join(lines_of_text)
+    return Text("\n", no_wrap=True).join(lines_of_text)

@@ -159,7 +159,7 @@ class LookApp(App[None]):
             lines += [Text(), Text("second view", "dim"), *vote_bars(row["view"])]
         lines += [Text(), Text(visible(f"{row['image']}  iteration {row['iteration']}  {row['kind']}"), "dim")]
         webp = self.run_reader.thumbnails.read([self._hashes.get(row["image"], "")])
-        pictures = [half_blocks(Image.open(BytesIO(each)), 42, 21) for each in webp.values()]
+        pictures = [half_blocks(Image.open(BytesIO(each)), 38, 19) for each in webp.values()]
         return Group(*pictures, *lines)
 
 

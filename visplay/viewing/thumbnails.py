@@ -9,10 +9,10 @@ from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL.Image import Image
+from PIL import Image
 
 THUMBNAIL_PIXELS = 192
-"""Longest side of a thumbnail; a smaller image is kept as it is."""
+"""Most pixels of the longest side of a thumbnail."""
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS thumbnails (hash TEXT PRIMARY KEY, webp BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS images (key TEXT PRIMARY KEY, hash TEXT NOT NULL, width INTEGER, height INTEGER)",
@@ -35,7 +35,7 @@ class Thumbnails:
         self._hashes: dict[str, str] = {}
         self._bytes: int | None = None
 
-    def add(self, images: Mapping[str, Image]) -> dict[str, str]:
+    def add(self, images: Mapping[str, Image.Image]) -> dict[str, str]:
         """Keep images by their keys; their hashes by key.
 
         A key stands for one image: what is known of it is not looked at again.
@@ -67,7 +67,7 @@ class Thumbnails:
                     found[name] = row[0]
             return found
 
-    def _add(self, database: sqlite3.Connection, key: str, image: Image) -> str:
+    def _add(self, database: sqlite3.Connection, key: str, image: Image.Image) -> str:
         name = hash_pixels(image)
         row = (key, name, *image.size)
         database.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", row)
@@ -92,17 +92,20 @@ class Thumbnails:
                 yield database
 
 
-def hash_pixels(image: Image) -> str:
+def hash_pixels(image: Image.Image) -> str:
     """Identify an image by its size and pixels, as 32 hexadecimal digits."""
     found = hashlib.blake2b(f"{image.mode} {image.width} {image.height}\n".encode(), digest_size=16)
     found.update(image.tobytes())
     return found.hexdigest()
 
 
-def encode_thumbnail(image: Image) -> bytes:
-    """A small copy of an image as WebP."""
+def encode_thumbnail(image: Image.Image) -> bytes:
+    """A copy of an image as WebP, small, or larger by a whole factor where the image is very small."""
     small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), reducing_gap=2.0)  # a smaller one stays as it is
+    times = THUMBNAIL_PIXELS // max(small.size)
+    if times > 1:  # as WebP has colours at half the resolution
+        small = small.resize((times * small.width, times * small.height), Image.Resampling.NEAREST)
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), reducing_gap=2.0)
     file = BytesIO()
-    small.save(file, "WEBP", quality=85, method=0)
+    small.save(file, "WEBP", quality=75, method=0)
     return file.getvalue()
