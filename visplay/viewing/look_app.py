@@ -145,10 +145,11 @@ class LookApp(App[None]):
         )
 
     def _describe(self, row: dict[str, Any]) -> RenderableType:
-        own = "" if row["own"] is None else f"   the Questioner's own: {row['own']}"
         lines = [Text(visible(row["question"] or "(no question: the completion did not parse)"), "bold"), Text()]
         lines += vote_bars(row["votes"])
-        lines.append(Text(visible(f"silver answer: {row['silver']}{own}")))
+        lines.append(Text(visible(f"silver answer: {row['silver']}")))
+        if row["own"] is not None:
+            lines.append(Text(visible(f"the Questioner's own: {row['own']}"), "yellow" if row["disagrees"] else ""))
         for name, label in (("confidence", "confidence"), ("accuracy", "right, estimated"), ("blind", "without image")):
             if row[name] is not None:
                 value = f"{row[name]:.2f}" if isinstance(row[name], float) else str(row[name])
