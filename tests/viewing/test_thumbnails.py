@@ -21,10 +21,10 @@ def test_a_thumbnail_is_small_and_its_colours_are_the_images():
     assert Image.open(BytesIO(encode_thumbnail(RED))).size == (192, 48)
     assert Image.open(BytesIO(encode_thumbnail(Image.new("RGB", (100, 60))))).size == (100, 60)
     pair = Image.new("RGB", (30, 20), "blue")
-    pair.putpixel((9, 9), (255, 0, 0))
+    pair.paste("red", (8, 8, 12, 12))
     enlarged = Image.open(BytesIO(encode_thumbnail(pair))).convert("RGB")
-    assert enlarged.size == (180, 120)
-    red, blue = enlarged.getpixel((57, 57)), enlarged.getpixel((75, 57))
+    assert enlarged.size == (60, 40)
+    red, blue = enlarged.getpixel((20, 20)), enlarged.getpixel((28, 20))
     assert red[0] > 200 > 100 > red[2]
     assert blue[2] > 200 > 100 > blue[0]
 

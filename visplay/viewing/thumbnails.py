@@ -100,11 +100,10 @@ def hash_pixels(image: Image.Image) -> str:
 
 
 def encode_thumbnail(image: Image.Image) -> bytes:
-    """A copy of an image as WebP, small, or larger by a whole factor where the image is very small."""
+    """A copy of an image as WebP, small, or twice as large where the image is very small."""
     small = image.convert("RGB")
-    times = THUMBNAIL_PIXELS // max(small.size)
-    if times > 1:  # as WebP has colours at half the resolution
-        small = small.resize((times * small.width, times * small.height), Image.Resampling.NEAREST)
+    if 2 * max(small.size) <= THUMBNAIL_PIXELS:  # as WebP has colours at half the resolution
+        small = small.resize((2 * small.width, 2 * small.height), Image.Resampling.NEAREST)
     small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), reducing_gap=2.0)
     file = BytesIO()
     small.save(file, "WEBP", quality=75, method=0)
