@@ -45,6 +45,7 @@ BY_DESIGN = (  # what each phase or iteration adds
     "generated/*.parquet",
     "generated/*/*",
     "evaluation/*/*",
+    "samples/iteration-*",
 )
 KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8"}  # one is compiled for each shape of inputs, and 1,024 are kept
 VLLM = ["--rollout=visplay.callbacks.VLLMRollout", "--rollout.init_args.engine.cache_gib=0.05"]  # soon filled

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -100,6 +101,14 @@ SHOTS = (
 )
 
 
+def write_pages(run: Path) -> None:
+    """Write what is to be shown besides TensorBoard into a run's directory."""
+    write_report(str(run))
+    with ThreadPoolExecutor(1) as thread:  # the browser's loop may run in this one
+        drawn = thread.submit(lambda: asyncio.run(_draw_terminal(run))).result()
+    (run / "look.svg").write_text(drawn, "utf-8")
+
+
 async def _draw_terminal(run: Path) -> str:
     """What ``visplay look`` shows of a run, as SVG."""
     app = LookApp(RunReader(run))
@@ -160,8 +169,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[shot.name for shot in SHOTS], help="some of them")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    write_report(str(arguments.run))
-    (arguments.run / "look.svg").write_text(asyncio.run(_draw_terminal(arguments.run)), "utf-8")
+    write_pages(arguments.run)
     with tensorboard(arguments.run) as board, chromium() as open_page:
         for shot in SHOTS:
             if not arguments.only or shot.name in arguments.only:

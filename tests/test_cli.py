@@ -303,7 +303,9 @@ ONE_LINE = {
         "model.reasoner.template.user: its user part must have {question} in it, got 'hello'"
     ),
     "--data.n_images=-1": "data.n_images: -1 must be at least 1",
-    "--model.questioner.grpo.learning_rate=-1": "model.questioner.grpo.learning_rate: -1.0 must be at least 0",
+    "--model.questioner.grpo.learning_rate=-1": (
+        "model.questioner.grpo.learning_rate: -1.0 must be at least 0, which learns nothing"
+    ),
     "hello": "hello: no setting; give one as --key=value",
 }
 

@@ -246,7 +246,7 @@ def _paper_protocol(built, engine):
 
 def _digits(built, engine):
     assert type(built.datamodule.world) is DigitWorld
-    assert {role.vlm.path for role in roles_of(built.model)} == {"visplay/tiny/digits/base"}
+    assert {Path(role.vlm.path) for role in roles_of(built.model)} == {BASE.parent / "digits/base"}
 
 
 def _vllm(built, engine):

@@ -109,7 +109,7 @@ def test_a_configuration_that_is_none(tmp_path):
     write_run(tmp_path / "run", [CONFIGS / "tiny_labelled.yaml"])
     (tmp_path / "broken.yaml").write_text("model: [")
     (tmp_path / "empty.yaml").write_text("data: {}")
-    for name, message in (("broken", "find expected node content"), ("empty", "there is no model.class_path")):
+    for name, message in (("broken", "cannot be read as YAML"), ("empty", "there is no model.class_path")):
         with pytest.raises(SystemExit, match=f"error: (.|\n)*{message}"):
             main(["export", str(tmp_path / "run"), "--config", f"{tmp_path / name}.yaml", "--output", "out"])
 

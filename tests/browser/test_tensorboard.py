@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.screenshots import SHOTS, take, tensorboard
+from examples.screenshots import SHOTS, take, tensorboard, write_pages
 from visplay.cli import run
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,7 @@ def finished(tmp_path_factory):
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", ["visplay"])
         run(["fit", "--config=configs/tiny.yaml", f"--trainer.default_root_dir={root}", *SMALL])
+    write_pages(root / "tiny" / "version_0")
     return root / "tiny" / "version_0"
 
 
