@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from visplay.foreign_text import visible
-from visplay.functional.diagnosis import fold_question
 from visplay.viewing.run_reader import RunReader, mark_changed, mark_disagreeing
 
 SHOWN_CHARACTERS = 2_000
@@ -242,10 +241,8 @@ def _thin(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 
 
 def _question(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("iteration", "image", "thumbnail", "kind", "confidence", "votes", "view", "accuracy", "blind", "rejected")
-    kept = {name: row[name] for name in (*names, "question", "own", "silver", "changed", "disagrees")}
-    folded = fold_question(row["question"] or "")
-    return kept | {"same": f"{row['image']}\n{folded}"}
+    names = ("iteration", "image", "thumbnail", "kind", "confidence", "votes", "view", "accuracy", "rejected")
+    return {name: row[name] for name in (*names, "question", "own", "silver", "changed", "disagrees")}
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

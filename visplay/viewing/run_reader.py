@@ -118,10 +118,9 @@ class RunReader:
                     "rejected": admitted["rejected"],
                 }
 
-    def groups(self, role: str | None = None) -> Iterator[dict[str, Any]]:
+    def groups(self) -> Iterator[dict[str, Any]]:
         """The recorded groups of training, phase by phase: see ``RolloutSink``."""
-        name = "iteration-*.jsonl" if role is None else f"iteration-*-{role}*.jsonl"
-        for path in sorted((self.directory / SAMPLES).glob(name), key=_order):
+        for path in sorted((self.directory / SAMPLES).glob("iteration-*.jsonl"), key=_order):
             yield from _lines(path)
 
     def answers(self, iteration: int) -> dict[str, list[Any]]:

@@ -53,11 +53,6 @@ class Thumbnails:
         with self._open() as database:
             return dict(database.execute("SELECT key, hash FROM images"))
 
-    def sizes(self) -> dict[str, tuple[int, int]]:
-        """Width and height of every image in pixels, by its hash."""
-        with self._open() as database:
-            return {name: (w, h) for name, w, h in database.execute("SELECT hash, width, height FROM images")}
-
     def read(self, hashes: Iterable[str]) -> dict[str, bytes]:
         """The thumbnails that there are of some hashes, as WebP."""
         with self._open() as database:
