@@ -40,7 +40,7 @@ from visplay.callbacks.teacher import Teacher
 from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
 from visplay.commands.configuration import TRAINER_DEFAULTS, construct, expand_home
-from visplay.commands.continuing import begin_run, find_checkpoint, flatten
+from visplay.commands.continuing import begin_run, find_checkpoint
 from visplay.commands.defaults import changed_settings
 from visplay.commands.plain_errors import describe_os_error, name_key
 from visplay.commands.suggesting_parser import SuggestingParser
@@ -48,6 +48,7 @@ from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
 from visplay.judge import JudgeUnavailableError
 from visplay.modules.training import GRPOModule
+from visplay.provenance import flatten
 from visplay.rank_watch import RankWatch
 from visplay.ranks import check_alike
 from visplay.terminal import set_up_log

@@ -55,3 +55,15 @@ class Clock:
         """Tokens since the last call, as statistics: ``votes_tokens`` of the stage ``votes``."""
         tokens, self.tokens = self.tokens, Counter()
         return {f"{stage}_tokens": float(count) for stage, count in tokens.items()}
+
+
+def span(seconds: float) -> str:
+    """A time in words, with as many digits as matter.
+
+    Example:
+        >>> span(8), span(312), span(9000)
+        ('8 s', '5 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Which software and machine results came from."""
+"""Which software, machine and settings results came from."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def flatten(settings: Any, name: str = "") -> dict[str, Any]:
+    """Settings by dotted name; a list is one value."""
+    if not isinstance(settings, dict) or not settings:
+        return {name: settings}
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{name}.{key}" if name else str(key))
+    return flat

@@ -27,7 +27,7 @@ def _questions(page):
 
 
 def test_every_part_is_there(page):
-    assert page.locator("#story").text_content().startswith("4 phases of 2 iterations took 2 min 00 s.")
+    assert page.locator("#story").text_content().startswith("4 phases of 2 iterations took 2 min.")
     assert page.locator("#charts h3").all_text_contents() == [
         "Scores by iteration (0 is the base)",
         "Confidence, and what silver answers are worth",

@@ -11,8 +11,9 @@ import visplay.callbacks.rollout_sink
 from helpers import Scripted
 from runs import CURATION, fit, script
 from visplay.callbacks import RolloutSink, RunRecord, SelfPlay
+from visplay.data.image_facts import hash_pixels
 from visplay.viewing.run_files import SampleFiles
-from visplay.viewing.thumbnails import Thumbnails, hash_pixels
+from visplay.viewing.thumbnails import Thumbnails
 
 
 def _run(root, sink=None, iterations=1, module=None, says=script, **settings):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.rows import STRUCT, encode, rows, struct
-from visplay.data.image_facts import file_facts, pixel_facts
+from visplay.data.image_facts import file_facts, hash_pixels, pixel_facts
 from visplay.data.image_folder import ImageFolder
 from visplay.data.table_collections import ImageTable
 from visplay.types import UnlabeledImage
@@ -51,3 +51,9 @@ def test_pixels_alone():
     assert Image.open(BytesIO(facts.encoded)).tobytes() == image.tobytes()
     with pytest.raises(ValueError, match="images: 'k' has no image"):
         pixel_facts(UnlabeledImage("k", None))
+
+
+def test_a_hash_is_of_the_pixels_and_the_shape():
+    red = Image.new("RGB", (4, 1), "red")
+    assert hash_pixels(red) == hash_pixels(red.copy())
+    assert hash_pixels(Image.new("L", (2, 2))) != hash_pixels(Image.new("L", (4, 1)))

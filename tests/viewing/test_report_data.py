@@ -7,7 +7,7 @@ from written_run import HOSTILE, write_run
 
 def test_the_story_is_made_of_figures(tmp_path):
     assert tell_story(RunReader(write_run(tmp_path))) == (
-        "4 phases of 2 iterations took 2 min 00 s. Heldout sampled: 50.0 % before, 70.0 % after iteration 2 (best: "
+        "4 phases of 2 iterations took 2 min. Heldout sampled: 50.0 % before, 70.0 % after iteration 2 (best: "
         "75.0 % after iteration 1). Of 4 questions asked for the data sets 2 were kept, 50.0 %. Of the silver answers "
         "kept 80.0 % are right by the estimate that needs no labels. By the truth, which is known here, 85.0 % are. "
         "The run finished; it was continued once."

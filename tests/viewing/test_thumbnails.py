@@ -2,7 +2,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from visplay.viewing.thumbnails import Thumbnails, encode_thumbnail, hash_pixels
+from visplay.viewing.thumbnails import Thumbnails, encode_thumbnail
 
 RED, BLUE = Image.new("RGB", (400, 100), "red"), Image.new("RGB", (30, 20), "blue")
 
@@ -43,8 +43,3 @@ def test_reading_where_nothing_was_kept_writes_nothing(tmp_path):
     none = Thumbnails(tmp_path / "samples" / "t.sqlite")
     assert (none.hashes(), none.read(["x"])) == ({}, {})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_hash_is_of_the_pixels_and_the_shape():
-    assert hash_pixels(RED) == hash_pixels(RED.copy())
-    assert hash_pixels(Image.new("L", (2, 2))) != hash_pixels(Image.new("L", (4, 1)))

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
+from visplay.clock import span
 from visplay.modules.training import GRPOModule
 from visplay.terminal import CONSOLE
 
@@ -119,7 +120,7 @@ class PhaseProgress(ProgressBar):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
         """Say that all is answered; judges may follow."""
-        self._say(f"{_evaluation(trainer, pl_module)} · answered in {_span(self.now() - self._stage_began)}")
+        self._say(f"{_evaluation(trainer, pl_module)} · answered in {span(self.now() - self._stage_began)}")
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -154,7 +155,7 @@ class PhaseProgress(ProgressBar):
         return " · ".join(
             [
                 _phase(module),
-                f"{steps} step{'s' * (steps > 1)} done in {_span(seconds)}",
+                f"{steps} step{'s' * (steps > 1)} done in {span(seconds)}",
                 *facts,
                 *rate,
                 *self._time_left(trainer, module),
@@ -193,9 +194,9 @@ class PhaseProgress(ProgressBar):
         known = {role: self.now() - self._phase_began + of_phase} | self._phase_seconds
         to_come = max(0, (trainer.max_epochs or 0) - trainer.current_epoch - 1)
         coming = [turns[(turns.index(role) + 1 + n) % len(turns)] for n in range(to_come)]
-        left = [f"{_span(of_phase)} left in the phase"] if of_phase else []
+        left = [f"{span(of_phase)} left in the phase"] if of_phase else []
         if coming and {*coming} <= known.keys():
-            left += [f"about {_span(of_phase + sum(known[each] for each in coming))} left in the run"]
+            left += [f"about {span(of_phase + sum(known[each] for each in coming))} left in the run"]
         return left
 
 
@@ -238,10 +239,3 @@ def _evaluation(trainer: Trainer, module: GRPOModule) -> str:
     if trainer.state.fn != TrainerFn.FITTING:
         return f"{'test' if trainer.testing else 'validation'} of {module.evaluated}"
     return "validation of the base" if trainer.sanity_checking else f"validation of iteration {module.phase.iteration}"
-
-
-def _span(seconds: float) -> str:
-    """A time in words, with as many digits as matter."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

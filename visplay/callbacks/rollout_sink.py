@@ -16,7 +16,7 @@ from visplay.benchmark_answers import BatchAnswers, BenchmarkBatch
 from visplay.callbacks.logging import run_directory
 from visplay.data.files import json_number
 from visplay.modules.training import GRPOModule, TrainedRole
-from visplay.types import Completion, Prompt, Record, UnlabeledImage, Vote
+from visplay.types import Completion, Judgement, Prompt, Record, Rollout, UnlabeledImage, Vote
 from visplay.viewing.run_files import SAMPLES, STEPS_FILE, THUMBNAILS_FILE, SampleFiles, phase_file, shown
 from visplay.viewing.thumbnails import Thumbnails
 
@@ -120,7 +120,7 @@ class RolloutSink(Callback):
 
 
 def _groups(
-    role: TrainedRole, rollout: Any, judgement: Any, advantages: Tensor | None
+    role: TrainedRole, rollout: Rollout, judgement: Judgement, advantages: Tensor | None
 ) -> list[tuple[dict[str, Any], Image | None]]:
     """Each group of a step as JSON values, and its image."""
     size = judgement.rewards.shape[1]
@@ -142,17 +142,17 @@ def _group(
     first, asks = records[0], role.learns_from == "images"
     group: dict[str, Any] = {"image": first.image_key, "prompt": shown(role.vlm.decode(prompt.token_ids))}
     if not asks:
-        group |= {"question": shown(first.problem), "kind": first.kind, "gold": shown(first.gold)} | _vote(first.vote)
+        group |= {"question": _shown(first.problem), "kind": first.kind, "gold": _shown(first.gold)} | _vote(first.vote)
     group["completions"] = [
         {
             "text": shown(record.text),
             "finished": completion.finished,
-            "answer": shown(record.answer),
+            "answer": _shown(record.answer),
             "reward": json_number(record.reward),
             "parts": {name: json_number(value) for name, value in record.parts.items()},
             "advantage": None if math.isnan(advantage) else json_number(advantage),
         }
-        | ({"question": shown(record.problem), "kind": record.kind} | _vote(record.vote) if asks else {})
+        | ({"question": _shown(record.problem), "kind": record.kind} | _vote(record.vote) if asks else {})
         for completion, record, advantage in zip(completions, records, advantages, strict=True)
     ]
     return group
@@ -162,4 +162,8 @@ def _vote(vote: Vote | None) -> dict[str, Any]:
     if vote is None:
         return {"silver": None, "confidence": None, "votes": []}
     counts = [[shown(name), count] for name, count in vote.counts]
-    return {"silver": shown(vote.answer), "confidence": vote.confidence, "votes": counts}
+    return {"silver": _shown(vote.answer), "confidence": vote.confidence, "votes": counts}
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else shown(text)

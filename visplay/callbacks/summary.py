@@ -17,6 +17,7 @@ from visplay.data.files import replacing
 from visplay.data.generated import GeneratedDataset
 from visplay.modules.training import GRPOModule
 from visplay.terminal import Terminal
+from visplay.viewing.run_files import SUMMARY_FILE
 
 _WIDTH = 200
 """Columns of a table where no terminal says how many there are."""
@@ -76,7 +77,7 @@ class Summary(Callback):
     @staticmethod
     def path(trainer: Trainer) -> Path:
         """Where the summary is written."""
-        return run_directory(trainer) / "summary.json"
+        return run_directory(trainer) / SUMMARY_FILE
 
     def _curation(self, trainer: Trainer, iteration: int) -> dict[str, Any]:
         """What the iteration's data set was like; the truth, where it is known, is looked up only here."""

@@ -19,6 +19,7 @@ from visplay.callbacks.self_play import SelfPlay
 from visplay.commands.run_directory import check_idle, check_unused, owned, starting
 from visplay.data.files import remove_unfinished
 from visplay.modules.policy.weights.model_source import check_checkpoint, read_checkpoint
+from visplay.provenance import flatten
 
 logger = logging.getLogger(__name__)
 
@@ -230,13 +231,3 @@ def check_continues(trainer: Trainer, ckpt_path: str) -> None:
     before.load_state_dict(state)
     if "generated" in before.phase.drawn:
         check_dataset(before.dataset, before.dataset_sha256)
-
-
-def flatten(settings: Any, name: str = "") -> dict[str, Any]:
-    """Settings by dotted name; a list is one value."""
-    if not isinstance(settings, dict) or not settings:
-        return {name: settings}
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= flatten(value, f"{name}.{key}" if name else str(key))
-    return flat

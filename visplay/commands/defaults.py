@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from visplay.commands.continuing import flatten
+from visplay.provenance import flatten
 
 _WHERE = ("trainer.logger", "trainer.default_root_dir", "evaluation.directory", "config", "dashboard")
 """Settings that say where a run writes and what is shown of it, and nothing of what it is."""

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.table import Table
 
 from visplay.callbacks.curation.survey import Findings, Survey
-from visplay.callbacks.engines.engine import RolloutEngine
-from visplay.callbacks.records.replaying import SILENT
 from visplay.callbacks.self_play import SelfPlay
-from visplay.commands.configuration import COMPUTING
-from visplay.data.draws import NothingUsableError
+from visplay.commands.without_learning import build_self_play, callback_of, ending_with_words, quiet_trainer
 from visplay.functional.prospects import Requirements
-from visplay.modules.visplay import VisPlay
 from visplay.terminal import Terminal
 
 WILL_NOT_HELP = 1
@@ -37,20 +29,11 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
         instantiate: Builds what the arguments of ``fit`` configure.
     """
     options, rest = _parse(arguments)
-    built = instantiate(rest)
-    if not isinstance(built.model, VisPlay):
-        raise SystemExit(f"error: model: self-play needs a VisPlay, got {type(built.model).__name__}")
-    self_play = next(each for each in built.callbacks if isinstance(each, SelfPlay))
-    engine = next(each for each in built.callbacks if isinstance(each, RolloutEngine))
-    survey = Survey(self_play.curation, options.images)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*(max_epochs|isinstance.treespec, LeafSpec).*")
-    settings = {name: built.trainer[name] for name in (*COMPUTING, "num_nodes")} | dict(SILENT) | {"max_epochs": 0}
-    try:
-        trainer = Trainer(**settings, callbacks=[engine, survey])
+    built = build_self_play("self-play", rest, instantiate)
+    survey = Survey(callback_of(built, SelfPlay).curation, options.images)
+    with ending_with_words(built):
+        trainer = quiet_trainer(built, survey, max_epochs=0)
         trainer.fit(built.model, datamodule=built.data)
-    except (MisconfigurationException, NothingUsableError, OSError, ValueError) as error:
-        raise SystemExit(f"error: {built.words(error)}") from error
     unmet = Requirements().unmet(survey.findings.prospects)
     if trainer.is_global_zero:
         if options.json:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,9 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from visplay.callbacks.curation.survey import Unread
-from visplay.callbacks.engines.engine import RolloutEngine
-from visplay.callbacks.records.replaying import SILENT
-from visplay.commands.configuration import COMPUTING
+from visplay.commands.without_learning import build_self_play, ending_with_words, quiet_trainer
 from visplay.data.decoding import load_image
 from visplay.data.module import SelfPlayData
 from visplay.modules.policy.vlm import VLM
@@ -86,13 +82,13 @@ class Playing(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: VisPlay) -> None:
         """Ask with one model after the other, then vote."""
-        seed, device = derive_seed(pl_module.seed, "play"), trainer.strategy.root_device
+        seed = derive_seed(pl_module.seed, "play")
         questioner, reasoner = pl_module.questioner, pl_module.reasoner
         configured = reasoner.vlm
         voters: dict[str, VLM] = {}
         for name, (asks, answers) in self.sources.items():
-            voters[name] = answers.load(configured).to(device)
-            asker = voters[name] if asks == answers else asks.load(configured).to(device)
+            voters[name] = answers.load(configured)  # in CPU memory, but while it is sampled from
+            asker = voters[name] if asks == answers else asks.load(configured)
             questioner.adopt(asker, pl_module.clock)
             asker.name = f"{name} questioner"
             if self.questions:
@@ -122,9 +118,7 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
         instantiate: Builds what the arguments of ``fit`` configure.
     """
     options, rest = _parse(arguments)
-    built = instantiate(rest)
-    if not isinstance(built.model, VisPlay):
-        raise SystemExit(f"error: model: both roles are needed, of a VisPlay, got {type(built.model).__name__}")
+    built = build_self_play("play", rest, instantiate)
     try:
         image = load_image(Path(options.image))
         sources = {name: source for text in options.model or [BASE] for name, source in [_source(text)]}
@@ -133,15 +127,9 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
                 source.check()
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}") from error
-    engine = next(each for each in built.callbacks if isinstance(each, RolloutEngine))
     playing = Playing(UnlabeledImage(Path(options.image).name, image), sources, options.questions, options.question)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*(max_epochs|isinstance.treespec, LeafSpec).*")
-    settings = {name: built.trainer[name] for name in COMPUTING} | dict(SILENT) | {"max_epochs": 0}
-    try:
-        Trainer(**settings, callbacks=[engine, playing]).fit(built.model, datamodule=SelfPlayData())
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {' '.join(str(error).split())}") from error
+    with ending_with_words(built):
+        quiet_trainer(built, playing, max_epochs=0).fit(built.model, datamodule=SelfPlayData())
     if options.json:
         told = {"questions": [asdict(each) for each in playing.played], "unparsed": playing.unparsed}
         sys.stdout.write(json.dumps(told, indent=2) + "\n")

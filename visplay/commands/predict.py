@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
 from rich.table import Table
 
 from visplay.callbacks.curation.curation import Curation
-from visplay.callbacks.engines.engine import RolloutEngine
-from visplay.callbacks.records.replaying import SILENT
 from visplay.callbacks.self_play import SelfPlay
 from visplay.callbacks.teacher import Teacher
-from visplay.commands.configuration import COMPUTING
-from visplay.data.draws import NothingUsableError
+from visplay.commands.without_learning import build_self_play, callback_of, ending_with_words, quiet_trainer
 from visplay.data.locking import locked
 from visplay.data_engine.predictor import LOCK_FILE, Prediction, Predictor, Written
 from visplay.modules.policy.weights.model_source import check_checkpoint
-from visplay.modules.visplay import VisPlay
 from visplay.terminal import Terminal
 
 
@@ -38,23 +31,16 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
         instantiate: Builds what the arguments of ``fit`` configure.
     """
     options, rest = _parse(arguments)
-    built = instantiate(rest)
-    if not isinstance(built.model, VisPlay):
-        raise SystemExit(f"error: model: predict needs a VisPlay, got {type(built.model).__name__}")
-    self_play = next(each for each in built.callbacks if isinstance(each, SelfPlay))
-    engine = next(each for each in built.callbacks if isinstance(each, RolloutEngine))
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*(callbacks used to create|isinstance.treespec, LeafSpec).*")
-    warnings.filterwarnings("ignore", message=".*predict_dataloader.*does not have many workers.*")
-    settings = {name: built.trainer[name] for name in (*COMPUTING, "num_nodes")} | dict(SILENT)
+    built = build_self_play("predict", rest, instantiate)
     ckpt_path, start = built.config["fit"]["ckpt_path"], time.monotonic()
-    try:
+    with ending_with_words(built):
         if any(isinstance(each, Teacher) for each in built.callbacks):
             raise ValueError("teacher: a teacher votes while a run learns; give teacher=null")
         if ckpt_path is not None:
             check_checkpoint(ckpt_path, "ckpt_path")
-        predictor = Predictor(_curation(self_play, options), options.output, _prediction(options))
-        trainer = Trainer(**settings, callbacks=[engine, predictor])
+        curation = _curation(callback_of(built, SelfPlay), options)
+        predictor = Predictor(curation, options.output, _prediction(options))
+        trainer = quiet_trainer(built, predictor)
         with locked(options.output / LOCK_FILE) if trainer.is_global_zero else nullcontext():
             trainer.predict(
                 built.model,
@@ -63,8 +49,6 @@ def run(arguments: Sequence[str], instantiate: Callable[[Sequence[str]], Any]) -
                 ckpt_path=ckpt_path,
                 weights_only=True,
             )
-    except (NothingUsableError, OSError, ValueError) as error:
-        raise SystemExit(f"error: {' '.join(str(error).split())}") from error
     if trainer.is_global_zero:
         votes = (predictor.curation.voting or built.model.reasoner.voting).votes
         _show(predictor.written, votes, time.monotonic() - start)

@@ -60,8 +60,14 @@ def pixel_facts(item: UnlabeledImage) -> ImageFacts:
     """
     if item.image is None:
         raise ValueError(f"images: {item.key!r} has no image")
-    pixels = hashlib.sha256(f"{item.image.width}x{item.image.height}:".encode() + item.image.tobytes())
-    return ImageFacts(PngEncoder()(item.image), pixels.hexdigest(), "pixels")
+    return ImageFacts(PngEncoder()(item.image), hash_pixels(item.image), "pixels")
+
+
+def hash_pixels(image: Image.Image) -> str:
+    """Identify an image by its width, height and pixels, as 64 hexadecimal digits of SHA-256."""
+    found = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    found.update(image.tobytes())
+    return found.hexdigest()
 
 
 def _first(described: Mapping[str, str], names: Sequence[str]) -> str | None:

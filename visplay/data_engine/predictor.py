@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.utils.data import Subset
 from visplay.callbacks.curation.candidates import CandidateFinder
 from visplay.callbacks.curation.curation import AskedBatch, Curation, ask_in_batches, describe_asking
 from visplay.callbacks.curation.gates import Candidate, ConfidenceBand, admit
+from visplay.callbacks.curation.survey import Unread
 from visplay.callbacks.curation.view_gates import NeedsTheImage
 from visplay.callbacks.export.model_card import public_name
 from visplay.data.draws import DrawsOnce, Stream
@@ -31,6 +32,7 @@ from visplay.data_engine.card import Tally, data_card
 from visplay.data_engine.near_duplicates import first_alike, perceptual_hashes
 from visplay.data_engine.rows import FEATURES, FEATURES_WITH_IMAGES, as_rows, describe_run
 from visplay.modules.visplay import VisPlay
+from visplay.provenance import flatten
 from visplay.ranks import from_first
 from visplay.types import UnlabeledImage
 
@@ -116,7 +118,7 @@ class Predictor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: VisPlay, stage: str) -> None:
         """Give the trainer, which wants a loader, one batch without images: they are drawn here."""
-        trainer.datamodule.phase_batches = _NoItems
+        trainer.datamodule.phase_batches = Unread
 
     def on_predict_start(self, trainer: Trainer, pl_module: VisPlay) -> None:
         """Find duplicates, ask, vote, judge, write."""
@@ -177,9 +179,11 @@ class Predictor(Callback):
         """
         path = self.directory / SETTINGS_FILE
         if path.is_file():
-            before = json.loads(path.read_bytes())
-            if differing := sorted(_flatten(before).items() ^ _flatten(made_by).items()):
-                was, now = _flatten(before), _flatten(made_by)
+            was, now = (
+                {name: json.dumps(value, sort_keys=True) for name, value in flatten(each).items()}
+                for each in (json.loads(path.read_bytes()), made_by)
+            )
+            if differing := sorted(was.items() ^ now.items()):
                 names = dict.fromkeys(name for name, _ in differing)
                 told = "; ".join(f"{n}: {was.get(n, 'nothing')} then, {now.get(n, 'nothing')} now" for n in names)
                 raise ValueError(
@@ -251,20 +255,3 @@ class Predictor(Callback):
     def _write_card(self, card: str) -> None:
         with replacing(self.directory / "README.md") as file:
             file.write(card.encode())
-
-
-class _NoItems:
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter([()])
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, str]:
-    """Settings by dotted name, as JSON."""
-    if isinstance(value, dict) and value:
-        return {
-            k: v for key, each in value.items() for k, v in _flatten(each, f"{name}.{key}" if name else key).items()
-        }
-    return {name: json.dumps(value, sort_keys=True)}

@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from visplay.clock import span
 from visplay.foreign_text import visible
+from visplay.viewing.run_files import shown
 from visplay.viewing.run_reader import RunReader, mark_changed, mark_disagreeing
 
-SHOWN_CHARACTERS = 2_000
+MOST_CHARACTERS = 2_000
 """Of a text in a report."""
 _CURATION_COLUMNS = ("valid_fraction", "mean_confidence", "kept", "silver_accuracy")
 _STEP_CURVES = {
@@ -77,11 +79,11 @@ def describe_run(
 def tell_story(run: RunReader) -> str:
     """What happened, in one paragraph of figures."""
     done = len({(each["iteration"], each["role"]) for each in run.phases})
-    seconds = sum(_total(each["seconds"]) for each in run.phases)
+    seconds = sum(sum(each["seconds"].values()) for each in run.phases)
     iterations = max((each["iteration"] for each in run.phases), default=0)
     sentences = [
         f"{done} {'phase' if done == 1 else 'phases'} of {iterations} "
-        f"{'iteration' if iterations == 1 else 'iterations'} took {duration(seconds)}."
+        f"{'iteration' if iterations == 1 else 'iterations'} took {span(seconds)}."
     ]
     for column, label in _score_columns(run)[:3]:
         values = [(row["iteration"], row[column]) for row in run.summary if row.get(column) is not None]
@@ -117,19 +119,6 @@ def tell_story(run: RunReader) -> str:
     return " ".join(sentences)
 
 
-def duration(seconds: float) -> str:
-    """Such as ``2 h 05 min``, ``5 min 12 s`` or ``8 s``.
-
-    Example:
-        >>> duration(7500), duration(312.4), duration(8)
-        ('2 h 05 min', '5 min 12 s', '8 s')
-    """
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
 def percent(fraction: float) -> str:
     """A fraction in per cent, with one decimal.
 
@@ -160,8 +149,8 @@ def _tiles(run: RunReader) -> list[dict[str, str]]:
     if run.curations:
         kept = sum(record["statistics"]["kept"] for record in run.curations.values())
         tiles.append({"label": "Questions kept", "value": f"{kept:,}", "note": f"{len(run.curations)} data sets"})
-    seconds = sum(_total(each["seconds"]) for each in run.phases)
-    tiles.append({"label": "Time", "value": duration(seconds), "note": f"{len(run.phases)} phases"})
+    seconds = sum(sum(each["seconds"].values()) for each in run.phases)
+    tiles.append({"label": "Time", "value": span(seconds), "note": f"{len(run.phases)} phases"})
     return tiles
 
 
@@ -221,16 +210,11 @@ def _phase(phase: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": f"{phase['iteration']} {phase['role']}{again}",
         "seconds": stages,
-        "total": _total(stages),
+        "total": sum(stages.values()),
         "decision": phase["decision"],
         "started_at": phase["started_at"],
         "checkpoint": phase["checkpoint"],
     }
-
-
-def _total(seconds: Mapping[str, float]) -> float:
-    """Seconds of a phase."""
-    return sum(seconds.values())
 
 
 def _thin(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -338,9 +322,7 @@ def _word(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """JSON values in which texts are cut to length, and control characters are written as escapes."""
     if isinstance(value, str):
-        if len(value) > SHOWN_CHARACTERS:
-            value = f"{value[:SHOWN_CHARACTERS]}… {len(value)} characters"
-        return visible(value, "\n")
+        return visible(shown(value, MOST_CHARACTERS), "\n")
     if isinstance(value, Mapping):
         return {_plain(str(key)): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -16,8 +16,8 @@ SUMMARY_FILE = "summary.json"
 SAMPLES = "samples"
 THUMBNAILS_FILE = "thumbnails.sqlite"
 STEPS_FILE = "steps.jsonl"
-SHOWN_CHARACTERS = 10_000
-"""Of a text; more is cut off."""
+MOST_CHARACTERS = 10_000
+"""Of a text in a sample; more is cut off."""
 
 
 class SampleFiles:
@@ -78,13 +78,11 @@ def phase_file(phase: PhaseState) -> str:
     return f"{name}-repeat-{phase.attempt}.jsonl" if phase.attempt else f"{name}.jsonl"
 
 
-def shown(text: str | None) -> str | None:
-    """A text as it is kept: one of very many characters ends with how many there were.
+def shown(text: str, most: int = MOST_CHARACTERS) -> str:
+    """A text as it is kept: one of more characters ends with how many there were.
 
     Example:
         >>> shown("x" * 12_345)[-23:]
         'xxxxx… 12345 characters'
     """
-    if text is None or len(text) <= SHOWN_CHARACTERS:
-        return text
-    return f"{text[:SHOWN_CHARACTERS]}… {len(text)} characters"
+    return text if len(text) <= most else f"{text[:most]}… {len(text)} characters"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -10,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+
+from visplay.data.image_facts import hash_pixels
 
 THUMBNAIL_PIXELS = 192
 """Most pixels of the longest side of a thumbnail."""
@@ -85,13 +86,6 @@ class Thumbnails:
                 database.execute(table)
             with database:
                 yield database
-
-
-def hash_pixels(image: Image.Image) -> str:
-    """Identify an image by its size and pixels, as 32 hexadecimal digits."""
-    found = hashlib.blake2b(f"{image.mode} {image.width} {image.height}\n".encode(), digest_size=16)
-    found.update(image.tobytes())
-    return found.hexdigest()
 
 
 def encode_thumbnail(image: Image.Image) -> bytes:
