@@ -30,9 +30,9 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from visplay.callbacks import Curation, SampleLogger
-from visplay.commands.configuration import build, expand_home
-from visplay.data.decoding import DecodeError, ImageLimits, decode_image
-from visplay.data.image_columns import read_images
+from visplay.commands.settings.configuration import build, expand_home
+from visplay.data.images.decoding import DecodeError, ImageLimits, decode_image
+from visplay.data.images.image_columns import read_images
 from visplay.data.question_text import count_marks, read_options, write_problem
 from visplay.functional import (
     cluster,

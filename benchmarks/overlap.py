@@ -33,7 +33,7 @@ from visplay.callbacks.engines.vllm_server import VLLMServerRollout
 from visplay.clock import Clock
 from visplay.data.draws import Draws
 from visplay.data.generated import PngEncoder, write_examples
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.image_folder import ImageFolder
 from visplay.functional import token_truncated_weights
 from visplay.modules import GRPOConfig, Questioner, Qwen2_5_VL, Reasoner, Voting
 from visplay.modules.learner.sampling_ahead import NextStep

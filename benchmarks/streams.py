@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.measure import forget_peak, memory_mib, peak_mib, run_apart
-from visplay.data.decoding import decode_image
 from visplay.data.draws import Draws
+from visplay.data.images.decoding import decode_image
 from visplay.data.streams.image_stream import ImageStream, Streaming
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ import visplay.data.module
 import visplay.modules
 import visplay.tiny.data
 from visplay.cli import CALLBACKS
-from visplay.commands.configuration import TRAINER_DEFAULTS
+from visplay.commands.settings.configuration import TRAINER_DEFAULTS
 
 PAGE = Path(__file__).with_name("configuration.md")
 PUBLIC = ("visplay.functional", "visplay.modules", "visplay.callbacks")

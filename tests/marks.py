@@ -31,7 +31,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "callbacks/test_progress.py::test_a_run_whose_output_is_a_file",
         "data/benchmarks/test_benchmark_memory.py",
         "data/test_sources.py::TestElsewhere::test_opening_takes_no_memory",
-        "data/test_image_decoding.py::TestFormats::test_heic",
+        "data/images/test_image_decoding.py::TestFormats::test_heic",
         "data/test_zoo.py::test_memory_is_bounded",
         "evaluation/test_stop_and_continue.py",
         "functional/test_purity.py::test_importing_loads_no_framework",

@@ -22,11 +22,11 @@ from visplay.callbacks import Health, Limit
 from visplay.callbacks.logging import run_directory
 from visplay.cli import VisPlayCLI, run
 from visplay.commands.continuing import find_checkpoint
+from visplay.commands.settings.short_help import short_help
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.module import ImageSource, LabelledSource
 from visplay.data.streams.image_stream import Streaming
 from visplay.modules import LoRA, Questioner, Qwen2_5_VL, Reasoner, Tuning, VisPlay
-from visplay.short_help import short_help
 from visplay.tiny import ANSWER, ASK, BASE, QUESTION_KINDS
 
 ROOT = Path(__file__).parent.parent

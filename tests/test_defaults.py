@@ -3,7 +3,7 @@ from pathlib import Path
 import yaml
 
 from visplay.cli import instantiate
-from visplay.commands.defaults import changed_settings
+from visplay.commands.settings.defaults import changed_settings
 from visplay.provenance import flatten
 
 TINY = Path(__file__).parents[1] / "configs/tiny.yaml"

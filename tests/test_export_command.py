@@ -14,8 +14,8 @@ from text_models import llama
 from visplay.__main__ import main
 from visplay.callbacks.export.export_callback import describe_data
 from visplay.cli import VisPlayCLI, run
-from visplay.commands.configuration import read_config
 from visplay.commands.export import describe_config, find_checkpoint, read_role
+from visplay.commands.settings.configuration import read_config
 from visplay.data.module import LabelledSource, SelfPlayData
 from visplay.modules.policy.weights.model_source import ModelSource
 from visplay.tiny import BASE

@@ -14,7 +14,7 @@ from visplay.callbacks.curation.gates import Candidate
 from visplay.callbacks.self_play import SelfPlay
 from visplay.data.draws import Draws
 from visplay.data.generated import GeneratedDataset, write_examples
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.image_folder import ImageFolder
 from visplay.functional import difficulty, keep_in_band, parse_boxed
 from visplay.modules import GRPOConfig, Questioner, Reasoner, VisPlay, Voting
 from visplay.tiny import ANSWER, ASK

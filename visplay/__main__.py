@@ -8,8 +8,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from visplay.commands.settings.short_help import PURPOSES, short_help
 from visplay.foreign_text import visible
-from visplay.short_help import PURPOSES, short_help
 
 USAGE = """\
 usage: visplay COMMAND [options]

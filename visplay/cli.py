@@ -39,11 +39,11 @@ from visplay.callbacks.summary import Summary
 from visplay.callbacks.teacher import Teacher
 from visplay.checking import ModelCheck
 from visplay.commands.compare import evaluate_models
-from visplay.commands.configuration import TRAINER_DEFAULTS, construct, expand_home
 from visplay.commands.continuing import begin_run, find_checkpoint
-from visplay.commands.defaults import changed_settings
-from visplay.commands.plain_errors import describe_os_error, name_key
-from visplay.commands.suggesting_parser import SuggestingParser
+from visplay.commands.settings.configuration import TRAINER_DEFAULTS, construct, expand_home
+from visplay.commands.settings.defaults import changed_settings
+from visplay.commands.settings.plain_errors import describe_os_error, name_key
+from visplay.commands.settings.suggesting_parser import SuggestingParser
 from visplay.data.draws import NothingUsableError
 from visplay.data.module import SelfPlayData
 from visplay.judge import JudgeUnavailableError

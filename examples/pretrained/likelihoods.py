@@ -20,8 +20,8 @@ from examples.pretrained import prepare
 from examples.pretrained.arithmetic import pose_many
 from examples.pretrained.warm_up import CONFIGS
 from visplay.callbacks import EngineSettings, TransformersRollout, VLLMRollout
-from visplay.commands.configuration import read_config
 from visplay.commands.export import read_role
+from visplay.commands.settings.configuration import read_config
 from visplay.modules import VLM, CausalLM
 from visplay.modules.learner.group_batch import GroupBatch
 from visplay.types import Completion, Prompt, Rollout, Sampling

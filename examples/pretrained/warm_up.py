@@ -24,8 +24,8 @@ from torch.optim import AdamW
 from examples.pretrained import prepare
 from examples.pretrained.arithmetic import pose_many, solve
 from visplay.callbacks import TransformersRollout
-from visplay.commands.configuration import read_config
 from visplay.commands.export import read_role
+from visplay.commands.settings.configuration import read_config
 from visplay.modules import VLM, CausalLM
 from visplay.types import Prompt, Sampling, derive_seed
 

@@ -20,8 +20,8 @@ from examples.study.plan import read_study
 from examples.study.runs import is_finished
 from examples.study.tables import BLIND
 from visplay.callbacks import TransformersRollout
-from visplay.commands.configuration import read_config
 from visplay.commands.export import read_role
+from visplay.commands.settings.configuration import read_config
 from visplay.evaluation import AnswerStore
 from visplay.functional.parsing import parse_description
 from visplay.grading.equivalence import equivalent

@@ -11,7 +11,7 @@ import visplay.callbacks.rollout_sink
 from helpers import Scripted
 from runs import CURATION, fit, script
 from visplay.callbacks import RolloutSink, RunRecord, SelfPlay
-from visplay.data.image_facts import hash_pixels
+from visplay.data.images.image_facts import hash_pixels
 from visplay.viewing.run_files import SampleFiles
 from visplay.viewing.thumbnails import Thumbnails
 

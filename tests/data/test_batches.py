@@ -2,7 +2,7 @@ import pytest
 
 from helpers import plain_image
 from visplay.data.benchmarks.benchmark import Benchmark, BenchmarkBatches
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.image_folder import UnusableItemError
 from visplay.types import Example
 
 ROWS = 23

@@ -1,7 +1,7 @@
 import pytest
 
 from visplay.data.draws import Draws, DrawsOnce, MixedDraws
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.image_folder import UnusableItemError
 
 
 class Spotted:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from visplay.data.generated import PngEncoder
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.image_folder import ImageFolder
 from visplay.data.index_cache import read_index, write_index
 from visplay.data.streams.image_stream import ImageStream
 

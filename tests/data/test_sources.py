@@ -14,7 +14,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from data.rows import STRUCT, encode, keys, rows, struct, write
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.image_folder import UnusableItemError
 from visplay.data.sources import open_table
 from visplay.data.table_collections import ImageTable, LabelledTable
 

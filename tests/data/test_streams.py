@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.rows import STRUCT, encode, keys, number, struct, unusable, write
-from visplay.data.decoding import ImageLimits
 from visplay.data.draws import Draws, NothingUsableError
+from visplay.data.images.decoding import ImageLimits
 from visplay.data.module import ImageSource
 from visplay.data.streams.image_stream import ImageStream, Streaming
 from visplay.data.streams.retrying import call_again, call_within

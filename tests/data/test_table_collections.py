@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from data.rows import STRUCT, encode, keys, number, rows, struct, unusable, write
-from visplay.data.decoding import ImageLimits
 from visplay.data.generated import write_examples
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.decoding import ImageLimits
+from visplay.data.images.image_folder import ImageFolder
 from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example
 

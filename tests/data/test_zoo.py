@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.zoo import ZOO, build_zoo
-from visplay.data.image_folder import ImageFolder, UnusableItemError
+from visplay.data.images.image_folder import ImageFolder, UnusableItemError
 from visplay.data.table_collections import ImageTable
 
 LOADED = {specimen.key: specimen.size for specimen in ZOO if specimen.size}
@@ -20,7 +20,7 @@ IN_TABLE = [specimen for specimen in ZOO if specimen.in_table]
 
 MEASURE = """
 import json, sys
-from visplay.data.image_folder import ImageFolder, UnusableItemError
+from visplay.data.images.image_folder import ImageFolder, UnusableItemError
 from visplay.data.table_collections import ImageTable
 
 def read_mebibytes(name):

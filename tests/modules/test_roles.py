@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from helpers import Scripted, image_number, plain_image
 from visplay.clock import Clock
-from visplay.commands.configuration import build
+from visplay.commands.settings.configuration import build
 from visplay.functional import RareAnswers, TargetDifficulty, signed_questioner_rewards
 from visplay.modules import GRPOConfig, Questioner, QuestionReward, Qwen2_5_VL, Reasoner, Voting
 from visplay.modules.policy.weights.loading import load_processor

@@ -18,7 +18,7 @@ from visplay.callbacks.export.export_store import best_of, check_disk
 from visplay.callbacks.export.hub import HubTarget, push_to_hub
 from visplay.callbacks.export.model_card import CardFacts, model_card, read_scores, score_of
 from visplay.callbacks.self_play import SelfPlay
-from visplay.commands.configuration import build, read_config
+from visplay.commands.settings.configuration import build, read_config
 from visplay.data.files import write_whole
 from visplay.modules.policy.weights.model_source import ModelSource, check_checkpoint, read_checkpoint
 from visplay.modules.policy.weights.saving import ExportFormat, export_bytes

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from visplay.callbacks.curation.survey import Unread
 from visplay.commands.without_learning import build_self_play, ending_with_words, quiet_trainer
-from visplay.data.decoding import load_image
+from visplay.data.images.decoding import load_image
 from visplay.data.module import SelfPlayData
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.model_source import ModelSource

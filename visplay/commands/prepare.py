@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from visplay.commands.configuration import build, read_config
+from visplay.commands.settings.configuration import build, read_config
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.benchmarks.downloads import Hub, HuggingFaceHub
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.image_folder import UnusableItemError
 from visplay.terminal import Terminal, set_up_log
 
 _SHOWN_REASONS = 3

@@ -22,7 +22,7 @@ from visplay.callbacks.records.replaying import SILENT, Replay, replay_judging, 
 from visplay.callbacks.records.step_record import CONFIG, FACTS, StepRecord, read_record, record_name
 from visplay.callbacks.records.step_trace import describe_process
 from visplay.callbacks.records.trace_comparison import Comparison, compare_traces
-from visplay.commands.configuration import COMPUTING, build, read_config
+from visplay.commands.settings.configuration import COMPUTING, build, read_config
 from visplay.modules.training import GRPOModule
 from visplay.terminal import Terminal, set_up_log
 

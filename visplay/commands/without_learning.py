@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from visplay.callbacks.engines.engine import RolloutEngine
 from visplay.callbacks.records.replaying import SILENT
-from visplay.commands.configuration import COMPUTING
+from visplay.commands.settings.configuration import COMPUTING
 from visplay.data.draws import NothingUsableError
 from visplay.modules.visplay import VisPlay
 

@@ -5,10 +5,10 @@ from visplay.data.benchmarks.benchmark_files import write_benchmarks
 from visplay.data.benchmarks.benchmark_sources import BenchmarkColumns, BenchmarkSource
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
 from visplay.data.benchmarks.benchmark_table import BenchmarkTable
-from visplay.data.decoding import ImageLimits, decode_image, to_rgb
 from visplay.data.generated import FEATURES, GeneratedDataset, read_examples, write_examples
-from visplay.data.image_columns import count_images, read_images
-from visplay.data.image_folder import ImageFolder, SkippedImage, UnusableItemError
+from visplay.data.images.decoding import ImageLimits, decode_image, to_rgb
+from visplay.data.images.image_columns import count_images, read_images
+from visplay.data.images.image_folder import ImageFolder, SkippedImage, UnusableItemError
 from visplay.data.manifest import Manifest, Shards
 from visplay.data.sources import open_table
 from visplay.data.streams.image_stream import ImageStream, Streaming

@@ -13,7 +13,7 @@ from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.benchmarks.benchmark_table import BenchmarkTable
 from visplay.data.benchmarks.downloads import read_lock
 from visplay.data.files import sha256
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.image_folder import ImageFolder
 from visplay.data.module import NoImages, SelfPlayData
 from visplay.data.sources import list_files
 

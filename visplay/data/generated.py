@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from visplay.data.decoding import DecodeError, decode_image
 from visplay.data.files import replacing
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.decoding import DecodeError, decode_image
+from visplay.data.images.image_folder import UnusableItemError
 from visplay.types import Example
 
 # The first five are the columns of the released code.

@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from visplay.data.benchmarks.benchmark import Benchmark, BenchmarkBatches
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
-from visplay.data.decoding import ImageLimits
 from visplay.data.draws import Drawable, MixedDraws
 from visplay.data.generated import GeneratedDataset
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.decoding import ImageLimits
+from visplay.data.images.image_folder import ImageFolder
 from visplay.data.streams.image_stream import ImageStream, Streaming
 from visplay.data.table_collections import Columns, ImageTable, LabelledTable, open_images
 from visplay.types import Example, UnlabeledImage

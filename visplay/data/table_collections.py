@@ -19,9 +19,9 @@ import numpy as np
 from PIL.Image import Image
 from torch.utils.data import Dataset
 
-from visplay.data.decoding import EXTENSIONS, ImageLimits
-from visplay.data.image_columns import count_per_row, encoded_image, find_column, read_image, split_images
-from visplay.data.image_folder import ImageFolder, UnusableItemError
+from visplay.data.images.decoding import EXTENSIONS, ImageLimits
+from visplay.data.images.image_columns import count_per_row, encoded_image, find_column, read_image, split_images
+from visplay.data.images.image_folder import ImageFolder, UnusableItemError
 from visplay.data.question_text import BARE_MARK, read_text, unwrap_answer
 from visplay.data.sources import Origin, find_origin, is_saved, is_table, list_files, open_origin
 from visplay.types import Example, UnlabeledImage

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 
-from visplay.data.decoding import decode_errors, decode_image
 from visplay.data.generated import PngEncoder
+from visplay.data.images.decoding import decode_errors, decode_image
 from visplay.data_engine.predictor import SETTINGS_FILE
 from visplay.data_engine.rows import IMAGE
 

@@ -23,8 +23,8 @@ from visplay.data.draws import DrawsOnce, Stream
 from visplay.data.files import remove_unfinished, replacing
 from visplay.data.fingerprints import fingerprint_images
 from visplay.data.generated import write_rows
-from visplay.data.image_facts import file_facts, pixel_facts
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.image_facts import file_facts, pixel_facts
+from visplay.data.images.image_folder import ImageFolder
 from visplay.data.manifest import Manifest, Shards
 from visplay.data.module import NoImages
 from visplay.data.table_collections import ImageTable

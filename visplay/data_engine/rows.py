@@ -12,7 +12,7 @@ import datasets
 from visplay.callbacks.curation.curation import AskedQuestion, Curation
 from visplay.callbacks.curation.gates import Candidate
 from visplay.callbacks.export.model_card import public_name
-from visplay.data.image_facts import ImageFacts
+from visplay.data.images.image_facts import ImageFacts
 from visplay.modules.visplay import VisPlay
 from visplay.provenance import describe_software
 

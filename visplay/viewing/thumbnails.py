@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from visplay.data.image_facts import hash_pixels
+from visplay.data.images.image_facts import hash_pixels
 
 THUMBNAIL_PIXELS = 192
 """Most pixels of the longest side of a thumbnail."""

@@ -28,7 +28,7 @@ from visplay.callbacks import (
     TooFewQuestionsError,
 )
 from visplay.callbacks.curation.gates import admit, describe_gate, gate_states, load_gate_states
-from visplay.commands.configuration import build
+from visplay.commands.settings.configuration import build
 from visplay.data.generated import read_examples
 from visplay.functional import keep_in_band
 from visplay.modules import SecondView

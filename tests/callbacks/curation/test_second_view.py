@@ -21,7 +21,7 @@ from visplay.callbacks import (
     SelfPlay,
     TooFewQuestionsError,
 )
-from visplay.commands.configuration import build
+from visplay.commands.settings.configuration import build
 from visplay.data.generated import read_examples
 from visplay.functional import LabelAccuracy
 from visplay.modules import SecondView, Voting

@@ -8,7 +8,7 @@ from data.rows import STRUCT, encode, rows, struct, unusable, write
 from visplay.data.benchmarks.benchmark import Benchmark
 from visplay.data.benchmarks.benchmark_sources import BenchmarkColumns, BenchmarkSource
 from visplay.data.benchmarks.benchmark_suite import BenchmarkSuite
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.image_folder import UnusableItemError
 from visplay.data.module import SelfPlayData
 from visplay.tiny.splits import compositional, hallucination, heldout, write_splits
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from visplay.callbacks.records.step_state import StepState
 from visplay.callbacks.records.step_trace import Call, Grade, StepTrace
-from visplay.data.decoding import decode_image
 from visplay.data.files import json_line, sha256
 from visplay.data.generated import PngEncoder
+from visplay.data.images.decoding import decode_image
 from visplay.modules.policy.vlm import VLM
 from visplay.types import Completion, Example, Prompt, Sampling, UnlabeledImage
 

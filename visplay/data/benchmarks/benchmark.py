@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch.utils.data import Dataset
 
 from visplay.benchmark_answers import BenchmarkBatch
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.image_folder import UnusableItemError
 from visplay.types import Example
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from visplay.data.decoding import ImageLimits
+from visplay.data.images.decoding import ImageLimits
 
 _NAME = re.compile(r"[\w.-]+")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

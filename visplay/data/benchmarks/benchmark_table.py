@@ -13,8 +13,8 @@ from typing import Any
 import datasets
 
 from visplay.data.benchmarks.benchmark_sources import BenchmarkSource
-from visplay.data.image_columns import count_per_row, find_column, read_image, split_images
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.image_columns import count_per_row, find_column, read_image, split_images
+from visplay.data.images.image_folder import UnusableItemError
 from visplay.data.question_text import count_marks, read_metadata, read_options, read_text, write_problem
 from visplay.data.sources import find_origin, open_origin
 from visplay.types import Example

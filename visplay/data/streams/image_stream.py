@@ -17,9 +17,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from torch.utils.data import Dataset
 
-from visplay.data.decoding import DecodeError, ImageLimits, decode_errors
-from visplay.data.image_columns import read_image, split_images
-from visplay.data.image_folder import UnusableItemError
+from visplay.data.images.decoding import DecodeError, ImageLimits, decode_errors
+from visplay.data.images.image_columns import read_image, split_images
+from visplay.data.images.image_folder import UnusableItemError
 from visplay.data.sources import SHARDS, Origin, allowed, find_origin, list_hub_files
 from visplay.data.streams.retrying import call_again, call_within
 from visplay.data.streams.shard_files import ParquetShard, Part, Shard, TarShard

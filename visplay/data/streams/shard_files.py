@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
-from visplay.data.decoding import EXTENSIONS
 from visplay.data.files import is_hidden
-from visplay.data.image_columns import find_column
+from visplay.data.images.decoding import EXTENSIONS
+from visplay.data.images.image_columns import find_column
 from visplay.data.index_cache import read_index, write_index
 
 logger = logging.getLogger(__name__)

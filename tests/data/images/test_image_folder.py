@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from visplay.data import image_folder
-from visplay.data.decoding import ImageLimits
-from visplay.data.image_folder import ImageFolder, SkippedImage, UnusableItemError
+from visplay.data.images import image_folder
+from visplay.data.images.decoding import ImageLimits
+from visplay.data.images.image_folder import ImageFolder, SkippedImage, UnusableItemError
 
 HIDDEN = [".Trash-1000", ".thumbnails", "@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "Thumbnails", "lost+found"]
 

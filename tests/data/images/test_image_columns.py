@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from visplay.data.decoding import ImageLimits
-from visplay.data.image_columns import count_images, count_per_row, find_column, read_images
+from visplay.data.images.decoding import ImageLimits
+from visplay.data.images.image_columns import count_images, count_per_row, find_column, read_images
 
 FORMATS = ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"]
 

@@ -16,11 +16,11 @@ from PIL import Image, ImageFile, features
 from PIL.ExifTags import Base as ExifTag
 
 from data.zoo import PNG_SIGNATURE, chunk, png_header
-from visplay.data import decoding
-from visplay.data.decoding import DecodeError, ImageLimits, decode_image, to_rgb
 from visplay.data.draws import Draws
-from visplay.data.image_columns import read_images
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images import decoding
+from visplay.data.images.decoding import DecodeError, ImageLimits, decode_image, to_rgb
+from visplay.data.images.image_columns import read_images
+from visplay.data.images.image_folder import ImageFolder
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -105,7 +105,7 @@ class TestFormats:
         quadrants().save(tmp_path / "plain.bmp")
         for name in ("a.heic", "b.HEIF"):
             (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0" + (tmp_path / "plain.bmp").read_bytes())
-        code = "import sys; from visplay.data.image_folder import ImageFolder; print(ImageFolder(sys.argv[1]).keys)"
+        code = "import sys; from visplay.data import ImageFolder; print(ImageFolder(sys.argv[1]).keys)"
         found = subprocess.run(
             [sys.executable, "-c", code, tmp_path],
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from data.rows import STRUCT, encode, rows, struct
-from visplay.data.image_facts import file_facts, hash_pixels, pixel_facts
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.image_facts import file_facts, hash_pixels, pixel_facts
+from visplay.data.images.image_folder import ImageFolder
 from visplay.data.table_collections import ImageTable
 from visplay.types import UnlabeledImage
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
-from visplay.data.decoding import EXTENSIONS, DecodeError, ImageLimits, decode_errors, describe_error, load_image
 from visplay.data.files import LeftOut
+from visplay.data.images.decoding import EXTENSIONS, DecodeError, ImageLimits, decode_errors, describe_error, load_image
 from visplay.data.index_cache import read_index, write_index
 from visplay.types import UnlabeledImage
 

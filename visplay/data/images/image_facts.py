@@ -11,9 +11,9 @@ from typing import Literal
 from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 
-from visplay.data.decoding import DecodeError, decode_errors
 from visplay.data.generated import PngEncoder
-from visplay.data.image_folder import ImageFolder
+from visplay.data.images.decoding import DecodeError, decode_errors
+from visplay.data.images.image_folder import ImageFolder
 from visplay.data.table_collections import LICENCES, ORIGINS, ImageTable
 from visplay.types import UnlabeledImage
 

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
 
-from visplay.commands.configuration import check_configuration
-from visplay.commands.plain_errors import explain, nearest, unknown_keys
+from visplay.commands.settings.configuration import check_configuration
+from visplay.commands.settings.plain_errors import explain, nearest, unknown_keys
 from visplay.foreign_text import visible
 from visplay.shipped import find_configuration
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from visplay.data.decoding import (
+from visplay.data.images.decoding import (
     FORMATS,
     DecodeError,
     ImageLimits,
