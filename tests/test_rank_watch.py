@@ -162,6 +162,13 @@ def test_one_of_three_that_raises(three, which):
     assert f"It was rank {which} of 3 that failed; the others end with it." in said
 
 
+def test_one_that_fails_says_so_though_the_others_end_long_before(three):
+    codes, said = three[1, "linger"]
+    assert codes == [1, 1, 1]
+    assert "is lost" not in said
+    assert said.count("Traceback") == said.count("It was rank 1 of 3 that failed; the others end with it.") == 1
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_of_three_that_is_killed(three, which):
     codes, said = three[which, "kill"]

@@ -20,13 +20,13 @@ import torch
 from visplay.rank_watch import RankWatch
 from visplay.terminal import set_up_log
 
-CASES = [(0, "finish"), (0, "raise"), (2, "raise"), (0, "kill"), (1, "kill"), (1, "hang")]
+CASES = [(0, "finish"), (0, "raise"), (2, "raise"), (0, "kill"), (1, "kill"), (1, "hang"), (1, "linger")]
 """Which rank does what."""
 
 
 def misbehave(how: str) -> None:
     """Fail in the given way."""
-    if how == "raise":
+    if how in ("raise", "linger"):
         raise ValueError("this rank has failed")
     if how == "hang":
         time.sleep(60)
@@ -40,11 +40,13 @@ def be_rank(log: Path, rank: int, port: str, which: int, how: str) -> None:
         os.dup2(file.fileno(), 2)
     set_up_log(logging.ERROR)
     trainer = SimpleNamespace(global_rank=rank, world_size=3, strategy=SimpleNamespace(launcher=None))
-    with RankWatch(trainer, lambda: "It goes on from there."):
+    with RankWatch(trainer, lambda: "It goes on from there.") as watch:
         torch.distributed.init_process_group(
             "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=3, timeout=timedelta(seconds=30)
         )
         torch.distributed.barrier()
+        if how == "linger" and rank == which:
+            watch._take_leave = lambda others: time.sleep(4)
         if how == "hang":
             torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=5))
         for number in range(10):

@@ -55,7 +55,7 @@ class RankWatch:
         self._children: list[Any] = []
         self._beats = self._unmoved = 0
         self._next = b""
-        self._finished = False
+        self._finished = self._speaks = False
         self._ready, self._over = threading.Event(), threading.Event()
 
     def __enter__(self) -> RankWatch:
@@ -101,7 +101,9 @@ class RankWatch:
             while not self._over.wait(_BEAT_SECONDS):
                 try:
                     pool.submit(self._beat, limit_seconds).result(limit_seconds)
-                except (distributed.DistError, TimeoutError):
+                except (distributed.DistError, TimeoutError) as error:
+                    if self._speaks and isinstance(error, distributed.DistError):
+                        return  # the others have ended, as they were told, before this one has said why
                     if self.rank == self.ranks - 1:
                         self._say_lost("rank 0, which has the store of the group,")
                     os._exit(1)
@@ -155,7 +157,9 @@ class RankWatch:
             elif self.rank:
                 time.sleep(2 * _BEAT_SECONDS)  # where all fail alike, rank 0 speaks
             code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+            self._speaks = True  # before the others know
             if not self._is_first(code):
+                self._speaks = False
                 self._follow()
             error.add_note(f"It was rank {self.rank} of {self.ranks} that failed; the others end with it.")
         except distributed.DistError:  # the store is gone, of which the thread says more
