@@ -376,6 +376,12 @@ class Engine(Protocol):
     def generate(self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample ``sampling.n`` completions per prompt, in the order of the prompts."""
 
+    def generate_each(
+        self, policy: Policy, prompts: Sequence[Prompt], samplings: Sequence[Sampling]
+    ) -> list[list[list[Completion]]]:
+        """Do as ``generate`` in each of several ways; an engine may read the prompts once for all of them."""
+        return [self.generate(policy, prompts, sampling) for sampling in samplings]
+
     def begin(
         self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling
     ) -> Callable[[], list[list[Completion]]]:

@@ -215,12 +215,11 @@ def answer_batch(reasoner: Answerer, batch: BenchmarkBatch, answering: Answering
         else:
             skipped[example.key] = too_long
     prompts = [prompt for _, prompt in asked]
-    greedy = reasoner.engine.generate(
-        reasoner.vlm, prompts, replace(sampling, n=1, temperature=0.0, top_p=1.0, top_k=0)
-    )
-    sampled: list[list[Completion]] = [[] for _ in asked]
+    ways = [replace(sampling, n=1, temperature=0.0, top_p=1.0, top_k=0)]
     if batch.samples:
-        sampled = reasoner.engine.generate(reasoner.vlm, prompts, replace(sampling, n=batch.samples))
+        ways.append(replace(sampling, n=batch.samples))
+    greedy, *further = reasoner.engine.generate_each(reasoner.vlm, prompts, ways)
+    (sampled,) = further or ([[]] * len(asked),)
     rows = tuple(
         _grade(reasoner, batch.benchmark, example, first, further, seed)
         for (example, _), (first,), further in zip(asked, greedy, sampled, strict=True)

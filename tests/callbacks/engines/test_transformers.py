@@ -4,7 +4,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import plain_image
 from visplay.callbacks import TransformersRollout
-from visplay.callbacks.engines.transformers import _cut_batches
+from visplay.callbacks.engines.sampler import chunk_prompts
+from visplay.modules.policy.decoding import GroupedCache
 from visplay.modules.policy.prefill import find_shared_prefixes
 from visplay.prompts import ANSWER as LONG_ANSWER
 from visplay.tiny import ANSWER
@@ -63,18 +64,61 @@ def test_prompts_about_one_image_sample_what_each_alone_does(base, monkeypatch):
                 torch.testing.assert_close(torch.tensor(one.logps), torch.tensor(other.logps), rtol=0, atol=1e-5)
 
 
-def test_prompts_about_one_image_stay_in_one_batch_where_they_fit(base):
+def test_prompts_about_one_image_are_read_together_where_they_fit(base):
     prompts = _about(base, [plain_image(40), plain_image(80)])
-    assert _sets(_cut_batches(base, prompts, 8)) == [set(range(8))]
-    assert _sets(_cut_batches(base, prompts, 5)) == [{0, 2, 4, 6}, {1, 3, 5, 7}]
-    assert [len(batch) for batch in _cut_batches(base, prompts, 3)] == [3, 1, 3, 1]
+    assert chunk_prompts(base, prompts, 8) == chunk_prompts(base, prompts, 5) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert [len(chunk) for chunk in chunk_prompts(base, prompts, 3)] == [3, 1, 3, 1]
     unlike = _prompts(base)
-    lengths = [[base.prompt_tokens(unlike[row]) for row in batch] for batch in _cut_batches(base, unlike, 3)]
-    assert sorted(lengths[0]) + lengths[1] == sorted(map(base.prompt_tokens, unlike))
+    order = [row for chunk in chunk_prompts(base, unlike, 3) for row in chunk]
+    assert order == sorted(range(4), key=lambda row: base.prompt_tokens(unlike[row]))
 
 
-def _sets(batches):
-    return [set(batch) for batch in batches]
+def _noted_reads(base, monkeypatch):
+    """Numbers of prompts that are read at once, and of sequences that go on, in their order."""
+    read, run = [], type(base).prefill
+    monkeypatch.setattr(type(base), "prefill", lambda self, prompts: read.append(len(prompts)) or run(self, prompts))
+    going_on, go_on = [], GroupedCache.read
+    monkeypatch.setattr(
+        GroupedCache, "read", lambda self, tokens: going_on.append(len(tokens)) or go_on(self, tokens)
+    )
+    return read, going_on
+
+
+def test_completions_that_end_make_room_for_the_next_prompts(base, monkeypatch):
+    prompts = [base.encode(f"{i}", ANSWER, plain_image(10 * i), question=q) for i, q in enumerate(3 * QUESTIONS)]
+    sampling = Sampling(3, 24, seed=2, temperature=1.5)
+    alone = [group for p in prompts for group in TransformersRollout().generate(base, [p], sampling)]
+    read, going_on = _noted_reads(base, monkeypatch)
+    together = TransformersRollout(max_sequences=12).generate(base, prompts, sampling)
+    assert _tokens(together) == _tokens(alone)
+    assert read[0] == 4
+    assert sum(read) == 12
+    assert max(going_on) <= 12
+    lengths = [len(c.token_ids) for group in together for c in group]
+    assert sum(going_on) == sum(lengths) - len(lengths)  # each token is read once but the last, and nothing else is
+    assert len(going_on) < sum(max(lengths[i : i + 12]) - 1 for i in range(0, 36, 12))
+
+
+def test_greedy_and_sampled_completions_of_one_reading(base, monkeypatch):
+    prompts = _prompts(base)
+    ways = [Sampling(1, 12, temperature=0.0), Sampling(3, 8, seed=5, top_p=0.9), Sampling(2, 12, seed=5, temperature=2.0)]
+    apart = [TransformersRollout().generate(base, prompts, way) for way in ways]
+    read, _ = _noted_reads(base, monkeypatch)
+    together = TransformersRollout().generate_each(base, prompts, ways)
+    assert read == [4]
+    assert [_tokens(groups) for groups in together] == [_tokens(groups) for groups in apart]
+    for mine, theirs in zip(together, apart, strict=True):
+        for a, b in zip((c for g in mine for c in g), (c for g in theirs for c in g), strict=True):
+            assert (a.text, a.finished) == (b.text, b.finished)
+            torch.testing.assert_close(torch.tensor(a.logps), torch.tensor(b.logps), rtol=0, atol=1e-5)
+
+
+def test_a_family_that_is_not_packed_samples_the_same(base, monkeypatch):
+    prompts, sampling = _about(base, [plain_image(40), plain_image(80)]), Sampling(3, 12, seed=5)
+    expected = TransformersRollout(max_sequences=12).generate(base, prompts, sampling)
+    monkeypatch.setattr(type(base), "packs", False)
+    monkeypatch.setattr(GroupedCache, "read", None)
+    assert _tokens(TransformersRollout(max_sequences=12).generate(base, prompts, sampling)) == _tokens(expected)
 
 
 def test_reported_logps_are_those_of_the_training_forward(base):

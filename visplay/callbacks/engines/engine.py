@@ -39,8 +39,8 @@ class RolloutEngine(Callback, Engine):
     """Serves every policy from one engine, started at the first ``generate`` and closed with the trainer.
 
     A new engine implements ``sample`` and ``load_weights`` and, where it has resources to give back, ``sleep``,
-    ``wake`` and ``close``; where it has weights and a device of its own, ``begin``. What they promise is in
-    ``docs/rollouts.md``.
+    ``wake`` and ``close``; where it has weights and a device of its own, ``begin``; where it can read prompts once and
+    sample from them in several ways, ``sample_each``. What they promise is in ``docs/rollouts.md``.
 
     Attributes:
         loaded: Name and version of the policy whose weights the engine has; None if it has none.
@@ -87,7 +87,6 @@ class RolloutEngine(Callback, Engine):
         """Where the trainer computes; the weights of a policy may be elsewhere."""
         return policy.device if self.trainer is None else self.trainer.strategy.root_device
 
-    @torch.no_grad()
     def generate(self, policy: Any, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample, each completion from a seed of its own: of ``sampling.seed``, the prompt's key and its own number.
 
@@ -102,15 +101,23 @@ class RolloutEngine(Callback, Engine):
         Raises:
             ValueError: Two prompts share a key, or the token limit leaves no room in the context.
         """
-        self._check(policy, prompts, sampling)
+        return self.generate_each(policy, prompts, [sampling])[0]
+
+    @torch.no_grad()
+    def generate_each(
+        self, policy: Any, prompts: Sequence[Prompt], samplings: Sequence[Sampling]
+    ) -> list[list[list[Completion]]]:
+        """Do as ``generate`` in each of several ways, in their order."""
+        for sampling in samplings:
+            self._check(policy, prompts, sampling)
         if not prompts and world_size() == 1:
-            return []
+            return [[] for _ in samplings]
         self.wake()
         self.load(policy)
         training = policy.model.training  # of a policy that shares its model, as the others have it
         policy.eval()
         try:
-            return self.sample(policy, prompts, sampling)
+            return self.sample_each(policy, prompts, samplings)
         finally:
             policy.train(training)
 
@@ -137,6 +144,12 @@ class RolloutEngine(Callback, Engine):
     @abstractmethod
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Sample from the loaded policy; see ``generate``."""
+
+    def sample_each(
+        self, policy: VLM, prompts: Sequence[Prompt], samplings: Sequence[Sampling]
+    ) -> list[list[list[Completion]]]:
+        """Sample from the loaded policy in each of several ways; see ``generate_each``."""
+        return [self.sample(policy, prompts, sampling) for sampling in samplings]
 
     @abstractmethod
     def load_weights(self, policy: VLM) -> None:

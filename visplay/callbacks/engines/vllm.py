@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -71,8 +72,10 @@ class VLLMRollout(RolloutEngine):
                 f"{trainer.world_size} (trainer.devices times trainer.num_nodes)"
             )
 
-    def generate(self, policy: Any, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """Sample as ``RolloutEngine.generate`` does; an engine that fails or hangs is built anew, once.
+    def generate_each(
+        self, policy: Any, prompts: Sequence[Prompt], samplings: Sequence[Sampling]
+    ) -> list[list[list[Completion]]]:
+        """Sample as ``RolloutEngine.generate_each`` does; an engine that fails or hangs is built anew, once.
 
         The engines of several ranks start together, so there one that fails is not built anew.
 
@@ -82,7 +85,7 @@ class VLLMRollout(RolloutEngine):
         """
         for attempt in range(1 if world_size() > 1 else 2):
             try:
-                return super().generate(policy, prompts, sampling)
+                return super().generate_each(policy, prompts, samplings)
             except _EngineFailure as error:
                 failure = error
                 self._drop()
@@ -95,17 +98,27 @@ class VLLMRollout(RolloutEngine):
 
     def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """Ask for every prompt's completions at once; vLLM reads each prompt, and each image, one time."""
+        return self.sample_each(policy, prompts, [sampling])[0]
+
+    def sample_each(
+        self, policy: VLM, prompts: Sequence[Prompt], samplings: Sequence[Sampling]
+    ) -> list[list[list[Completion]]]:
+        """Ask for all of them at once."""
         requests: list[dict[str, Any]] = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts]
         for prompt, request in zip(prompts, requests, strict=True):
             if prompt.images:  # one placeholder each, which vLLM expands itself
                 request["multi_modal_data"] = {"image": list(prompt.images)}
-        parameters = [each | {"flat_logprobs": True} for each in sampling_parameters(policy, prompts, sampling)]
-        outputs = self._call(lambda engine: engine.generate(requests, parameters))
+        parameters = [each for sampling in samplings for each in sampling_parameters(policy, prompts, sampling)]
+        flat = [each | {"flat_logprobs": True} for each in parameters]
+        outputs = iter(self._call(lambda engine: engine.generate(requests * len(samplings), flat)))
+        return [self._groups(policy, prompts, list(islice(outputs, len(prompts))), each.n) for each in samplings]
+
+    def _groups(self, policy: VLM, prompts: Sequence[Prompt], outputs: list[Any], n: int) -> list[list[Completion]]:
         advice = f"check {type(policy).__name__}.processor_settings"
         for prompt, output in zip(prompts, outputs, strict=True):
             check_length(policy, prompt, len(output.prompt_token_ids), advice)
         groups = [[_completion(policy, each) for each in output.outputs] for output in outputs]
-        return [group * (sampling.n // len(group)) for group in groups]  # greedy: one stands for all
+        return [group * (n // len(group)) for group in groups]  # greedy: one stands for all
 
     def load(self, policy: Any) -> None:
         """Load the policy, unless it is loaded at its present version, and make room for the cache."""

@@ -49,8 +49,9 @@ def grouped_sdpa(
         key: (B, key-value heads, L, D), in which each head serves a group of query heads.
         value: Like ``key``.
         attention_mask: (B, 1, T, L), or None.
-        **settings: ``scaling``, ``dropout`` and ``is_causal``; with a ``packing`` the one row is packed that way,
-            and the mask, stood in for by one of any shape, is not read. What else transformers passes is not needed.
+        **settings: ``scaling``, ``dropout`` and ``is_causal``; with a ``packing`` the one row is packed that way, with
+            a ``decoding`` each row is the next token of a sequence in that cache, and the mask, stood in for by one of
+            any shape, is not read. What else transformers passes is not needed.
 
     Returns:
         (B, T, heads, D), and no attention weights.
@@ -62,6 +63,8 @@ def grouped_sdpa(
             dtype = torch.get_autocast_dtype(device.type)
         rows = [states[0].transpose(0, 1).to(many_token_dtype(device, dtype)) for states in (query, key, value)]
         return _PackedAttention.apply(*rows, packing, settings["scaling"])[None].to(dtype), None
+    if (decoding := settings.get("decoding")) is not None:
+        return decoding.attend(module.layer_idx, query, key, value, settings["scaling"]), None
     if query.is_cuda:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     causal = settings.get("is_causal")
@@ -80,6 +83,29 @@ def grouped_sdpa(
             enable_gqa=query.shape[1] != key.shape[1],
         )
     return out.to(dtype).transpose(1, 2).contiguous(), None
+
+
+def attend_with_logsumexp(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of few queries, without gradients.
+
+    Args:
+        query: (B, heads, T, D).
+        key: (B, heads, L, D).
+        value: Like ``key``.
+        bias: (B, 1, 1, L), added to the scores: minus infinity where a key is not seen.
+        scale: Factor of the scores.
+
+    Returns:
+        Outputs (B, heads, T, D) and logsumexps (B, heads, T), these in float32.
+    """
+    if query.device.type == "cpu":
+        bias = bias.to(query.dtype).expand(-1, 1, query.shape[2], -1)
+        return _cpu_forward(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
+    scores = torch.matmul(query, key.transpose(-1, -2)).float().mul_(scale).add_(bias)
+    logsumexp = scores.logsumexp(-1)
+    return torch.matmul((scores - logsumexp[..., None]).exp_().to(value.dtype), value), logsumexp
 
 
 @functools.cache

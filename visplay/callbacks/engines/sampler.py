@@ -1,0 +1,155 @@
+"""Sampling token by token: a completion that ends makes room at once for those of the next prompts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from visplay.functional.grpo.sampling import draw_tokens, truncate_logits, uniform_stream
+from visplay.modules.policy.decoding import decoding_cache
+from visplay.modules.policy.prefill import group_by_images
+from visplay.modules.policy.vlm import VLM
+from visplay.types import Completion, Prompt, Sampling, derive_seed
+
+_REFILL_FRACTION = 0.25
+"""Prompts are read when at least so much of the batch is free: a few at a time cost nearly what many do."""
+
+
+class Sampler:
+    """Samples the completions of N prompts, in each of several ways, with at most ``max_sequences`` under way.
+
+    The prompts about one image are read together where they fit, and prompts of similar length one after another.
+
+    Args:
+        policy: Whose modules compute.
+        prompts: N prompts.
+        samplings: The ways.
+        max_sequences: Most sequences under way; those of one prompt at least.
+    """
+
+    def __init__(
+        self, policy: VLM, prompts: Sequence[Prompt], samplings: Sequence[Sampling], max_sequences: int
+    ) -> None:
+        self.policy, self.prompts, self.samplings = policy, prompts, samplings
+        self.draws = [(way, s.first + i) for way, s in enumerate(samplings) for i in range(s.n)]  # of each prompt
+        self.most_prompts = max(1, max_sequences // len(self.draws))
+        self.waiting = deque(chunk_prompts(policy, prompts, self.most_prompts))
+        total, device = len(prompts) * len(self.draws), policy.device
+        self.limit = max(sampling.max_new_tokens for sampling in samplings)
+        self.cache = decoding_cache(policy, self.limit)
+        self.stop_ids = torch.tensor(policy.stop_token_ids, device=device)
+        self.ids = torch.zeros(total, self.limit, dtype=torch.long, device=device)
+        self.logps = torch.zeros(total, self.limit, device=device)
+        self.lengths = torch.zeros(total, dtype=torch.long, device=device)
+        self.finished = torch.zeros(total, dtype=torch.bool, device=device)
+        # of each row under way: the number of its completion, its numbers in [0, 1), and what predicts its next token
+        self.rows = torch.zeros(0, dtype=torch.long, device=device)
+        self.uniforms = torch.zeros(0, self.limit, device=device)
+        self.hidden = torch.zeros(0, device=device)
+        self.alive = torch.zeros(0, dtype=torch.bool, device=device)
+        ways = torch.tensor([way for way, _ in self.draws], device=device)
+        self.ways = ways.repeat(len(prompts))  # of each completion
+        self.limits = torch.tensor([s.max_new_tokens for s in samplings], device=device)[self.ways]
+
+    def run(self) -> list[list[list[Completion]]]:
+        """Sample everything; for each way, completions in the order of the prompts."""
+        while self.waiting or len(self.rows):
+            if self.waiting and self._has_room():
+                self._admit()
+            self._step()
+        columns = (self.ids.tolist(), self.logps.tolist(), self.lengths.tolist(), self.finished.tolist())
+        completions = (
+            Completion(tuple(ids[:length]), tuple(logps[:length]), self.policy.decode(ids[:length]), done)
+            for ids, logps, length, done in zip(*columns, strict=True)
+        )
+        groups = [[list(islice(completions, s.n)) for s in self.samplings] for _ in self.prompts]
+        return [[group[way] for group in groups] for way in range(len(self.samplings))]
+
+    def _has_room(self) -> bool:
+        """Whether the next prompts fit, and enough is free that reading them pays."""
+        if not len(self.rows):
+            return True
+        return self.cache.joins and self._free >= max(len(self.waiting[0]), _REFILL_FRACTION * self.most_prompts)
+
+    @property
+    def _free(self) -> int:
+        """How many prompts there is room for."""
+        return self.most_prompts - -(-len(self.rows) // len(self.draws))
+
+    def _admit(self) -> None:
+        """Read as many of the waiting prompts as there is room for."""
+        free, taken = self._free, list[int]()
+        while self.waiting and len(taken) + len(self.waiting[0]) <= free:
+            taken += self.waiting.popleft()
+        first, context = self.policy.prefill([self.prompts[index] for index in taken])
+        n, device = len(self.draws), first.device
+        self.cache.add(context, n)
+        draws = [(self.samplings[way].seed, self.prompts[i].key, number) for i in taken for way, number in self.draws]
+        uniforms = uniform_stream([derive_seed(*draw) for draw in draws], self.limit)
+        uniforms = uniforms.to(device) if device.type != "mps" else uniforms.float().to(device)
+        rows = torch.tensor(taken, device=device)[:, None] * n + torch.arange(n, device=device)
+        hidden = first.repeat_interleave(n, 0)
+        self.hidden = torch.cat([self.hidden, hidden]) if len(self.rows) else hidden
+        self.uniforms = torch.cat([self.uniforms.to(uniforms), uniforms])
+        self.rows = torch.cat([self.rows, rows.flatten()])
+        self.alive = torch.cat([self.alive, torch.ones_like(rows.flatten(), dtype=torch.bool)])
+
+    def _step(self) -> None:
+        """Draw a token of each row that goes on, and read it."""
+        tokens, logps = self._draw()
+        alive, steps = self.alive, self.lengths[self.rows]
+        rows, at = self.rows[alive], steps[alive]
+        stops = torch.isin(tokens, self.stop_ids)
+        self.ids[rows, at], self.logps[rows, at] = tokens[alive], logps[alive]
+        self.finished[rows] = stops[alive]
+        self.lengths[rows] += 1
+        self.alive = alive & ~stops & (steps + 1 < self.limits[self.rows])
+        left = int(self.alive.sum())
+        if left < len(self.rows) and left <= self.cache.dense * len(self.rows):
+            kept = _close_gaps(self.alive, left)
+            self.rows, self.uniforms, self.alive = self.rows[kept], self.uniforms[kept], self.alive[kept]
+            self.cache.keep(kept)
+            tokens = tokens[kept]
+        if left:
+            self.hidden = self.cache.read(tokens)
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Next token of each row (B,) and its log-probability (B,) before truncation."""
+        steps = self.lengths[self.rows].clamp(max=self.limit - 1)  # those that have ended may be drawn again, unread
+        uniforms = self.uniforms.gather(1, steps[:, None]).squeeze(1)
+        if len(self.samplings) == 1:
+            return _draw(self.policy, self.samplings[0], self.hidden, uniforms)
+        tokens, logps = torch.zeros_like(self.rows), torch.zeros(len(self.rows), device=self.rows.device)
+        for way, sampling in enumerate(self.samplings):
+            own = (self.ways[self.rows] == way).nonzero().squeeze(1)
+            tokens[own], logps[own] = _draw(self.policy, sampling, self.hidden[own], uniforms[own])
+        return tokens, logps
+
+
+def _draw(policy: VLM, sampling: Sampling, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Next tokens (B,) and their log-probabilities (B,) before truncation, from hidden states (B, H)."""
+    logits = policy.logits(hidden, sampling.temperature)
+    if sampling.temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        tokens = draw_tokens(truncate_logits(logits, sampling.top_p, sampling.top_k), uniforms)
+    return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def chunk_prompts(policy: VLM, prompts: Sequence[Prompt], size: int) -> Iterable[list[int]]:
+    """Numbers of prompts to be read together, at most ``size``: those about one image, the shortest first."""
+    lengths = [policy.prompt_tokens(prompt) for prompt in prompts]
+    groups = sorted(group_by_images(policy, prompts), key=lambda group: max(lengths[i] for i in group))
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+
+def _close_gaps(alive: Tensor, left: int) -> Tensor:
+    """Numbers of the rows that are alive, (left,): the last ones take the places of those before them that are not."""
+    kept = torch.arange(left, device=alive.device)
+    gaps = (~alive[:left]).nonzero().squeeze(1)
+    kept[gaps] = alive[left:].nonzero().squeeze(1) + left
+    return kept

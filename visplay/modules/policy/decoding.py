@@ -1,0 +1,236 @@
+"""What is kept of sequences while they are sampled: each prompt once for all of its completions, where that can be.
+
+Two forms with the same calls. ``GroupedCache`` has the keys and values of each prompt one time; a completion attends to
+those and to its own, and both parts are merged by their logsumexps as in ``visplay.modules.policy.attention``.
+Completions come and go at any step and may be of any length. ``PaddedCache`` is for the families whose attention is not
+plainly causal: every completion has a copy of its prompt, and all of them go on in step.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from visplay.modules.policy.attention import GROUPED_SDPA, attend_with_logsumexp
+from visplay.modules.policy.family import Family
+from visplay.modules.policy.kv_cache import KVCache
+from visplay.modules.policy.prefill import extend
+
+
+class DecodingCache(Protocol):
+    """What sampling needs of a cache.
+
+    Attributes:
+        joins: Whether sequences may be added while others are under way.
+        dense: Sequences that have ended are taken out when no more than this fraction of all is left.
+    """
+
+    joins: bool
+    dense: float
+
+    def add(self, prompts: KVCache, n: int) -> None:
+        """Add ``n`` sequences for each of N prompts that were read, prompt by prompt."""
+
+    def keep(self, sequences: Tensor) -> None:
+        """Go on with these of the sequences alone, (B,), in that order."""
+
+    def read(self, token_ids: Tensor) -> Tensor:
+        """Read a token of each sequence, (B,); returns hidden states (B, H), each predicting the next one."""
+
+
+def decoding_cache(family: Family, limit: int) -> DecodingCache:
+    """The cache that suits a family, for sequences of at most so many tokens behind their prompts."""
+    grouped = family.text_model.config._attn_implementation == GROUPED_SDPA and family.why_never_packed() is None
+    return GroupedCache(family, limit) if grouped else PaddedCache(family)
+
+
+class PaddedCache:
+    """Sequences with a copy of their prompt each, which are all added at once."""
+
+    joins = False
+    dense = 0.75
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._cache: KVCache
+
+    def add(self, prompts: KVCache, n: int) -> None:
+        """Begin with ``n`` sequences for each of N prompts."""
+        rows = torch.arange(len(prompts.mask), device=prompts.mask.device)
+        self._cache = prompts.take(rows.repeat_interleave(n), to_sample=True)
+
+    def keep(self, sequences: Tensor) -> None:
+        """Copy what is left."""
+        self._cache = self._cache.take(sequences, to_sample=True)
+
+    def read(self, token_ids: Tensor) -> Tensor:
+        """Read a token of each sequence, (B,); returns (B, H)."""
+        hidden, self._cache = extend(self._family, self._cache, token_ids[:, None])
+        return hidden[:, -1]
+
+
+class GroupedCache:
+    """B sequences behind N prompts, which are kept once.
+
+    Args:
+        family: Whose language model hands keyword arguments on to its attention, which is plainly causal.
+        limit: Most tokens of a sequence behind its prompt.
+    """
+
+    joins = True
+    dense = 1.0
+
+    def __init__(self, family: Family, limit: int) -> None:
+        self._family = family
+        self._limit = limit
+        self._prompts: list[tuple[Tensor, Tensor]] = []  # by layer: (N, heads, P, D), padded on the left
+        self._own: list[tuple[Tensor, Tensor]] = []  # by layer: (at least B, heads, room, D)
+        device = family.device
+        self._mask = torch.zeros(0, 0, dtype=torch.bool, device=device)  # (N, P)
+        self._biases = (torch.zeros(()), torch.zeros(()))  # of a prompt's tokens, and of a sequence's own
+        self._of = torch.zeros(0, dtype=torch.long, device=device)  # (B,) prompt of each sequence
+        self._lengths = self._of  # (B,) tokens behind it
+        self._positions = self._of  # (B,) rotary position of the next token
+        self._spread: _Spread | None = None
+
+    def add(self, prompts: KVCache, n: int) -> None:
+        """Add ``n`` sequences for each of N prompts; the prompts that no sequence is left of are dropped."""
+        used, self._of = self._of.unique(return_inverse=True)
+        width = max(self._mask.shape[1] if len(used) else 0, prompts.mask.shape[1])
+        joined = []
+        for number, layer in enumerate(prompts.layers.layers):
+            own = (layer.keys, layer.values)
+            if len(used):
+                kept = (_widen(states[used], width) for states in self._prompts[number])
+                own = tuple(torch.cat([a, _widen(b, width)]) for a, b in zip(kept, own, strict=True))  # type: ignore[assignment]
+                self._prompts[number] = own
+                layer.keys = layer.values = None  # so that no more than one layer is there twice
+            joined.append(own)
+        self._prompts = joined
+        masks = (self._mask[used], prompts.mask) if len(used) else (prompts.mask,)
+        self._mask = torch.cat([pad(mask, (width - mask.shape[1], 0)) for mask in masks])
+        new = torch.arange(len(prompts.mask), device=self._of.device).repeat_interleave(n)
+        self._of = torch.cat([self._of, new + len(used)])
+        self._lengths = torch.cat([self._lengths, torch.zeros_like(new)])
+        self._positions = torch.cat([self._positions, prompts.next_position[new]])
+        self._spread = None
+
+    def keep(self, sequences: Tensor) -> None:
+        """Go on with these alone; those that stay where they are are not copied."""
+        moved = (sequences != torch.arange(len(sequences), device=sequences.device)).nonzero().squeeze(1)
+        for states in (part for layer in self._own for part in layer):
+            states[moved] = states[sequences[moved]]
+        self._of, self._lengths, self._positions = (
+            rows[sequences] for rows in (self._of, self._lengths, self._positions)
+        )
+        self._spread = None
+
+    def read(self, token_ids: Tensor) -> Tensor:
+        """Read a token of each sequence, (B,); returns (B, H)."""
+        self._make_room()
+        self._spread = self._spread or _Spread(self._of, len(self._mask))
+        steps = torch.arange(int(self._lengths.max()) + 1, device=token_ids.device)
+        self._biases = _bias(self._mask), _bias(steps <= self._lengths[:, None])
+        embeddings = self._family.model.get_input_embeddings()(token_ids[:, None])
+        hidden = self._family.text_model(
+            **self._family.text_inputs(embeddings),
+            attention_mask=embeddings.new_ones(1, 1, 1, 1, dtype=torch.bool),  # a stand-in, so that no mask is made
+            position_ids=self._family.text_positions(self._positions[:, None]),
+            use_cache=False,
+            decoding=self,
+        ).last_hidden_state
+        self._lengths, self._positions = self._lengths + 1, self._positions + 1
+        return hidden[:, -1]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention of a layer for one more token of each sequence, whose keys and values are added.
+
+        Args:
+            layer: Its number.
+            query: (B, heads, 1, D).
+            key: (B, key-value heads, 1, D).
+            value: Like ``key``.
+            scale: Factor of the scores.
+
+        Returns:
+            (B, 1, heads, D).
+        """
+        assert self._spread is not None, "read has made it"
+        before_bias, behind_bias = self._biases
+        size, heads, longest = len(key), key.shape[1], behind_bias.shape[-1]
+        rows = torch.arange(size, device=key.device)
+        own = []
+        for buffer, states in zip(self._own[layer], (key, value), strict=True):
+            buffer[rows, :, self._lengths] = states[:, :, 0].to(buffer.dtype)
+            own.append(buffer[:size, :, :longest])
+        queries = query.reshape(size, heads, -1, query.shape[-1])  # (B, key-value heads, heads they serve, D)
+        behind, gamma = attend_with_logsumexp(queries, *own, behind_bias, scale)
+        grid = self._spread.to_grid(queries)
+        before, beta = attend_with_logsumexp(grid, *self._prompts[layer], before_bias, scale)
+        before, beta = self._spread.to_rows(before, queries.shape[2]), self._spread.to_rows(beta, queries.shape[2])
+        out = behind.lerp_(before, torch.sigmoid(beta - gamma).to(behind.dtype)[..., None])
+        return out.reshape(size, 1, *query.shape[1::2])
+
+    def _make_room(self) -> None:
+        """See that each sequence has room for one more token."""
+        size, tokens = len(self._of), int(self._lengths.max()) + 1
+        capacity, room = self._own[0][0].shape[::2] if self._own else (0, 0)
+        if size <= capacity and tokens <= room:
+            return
+        if tokens > room:
+            room = min(self._limit, tokens + max(32, tokens // 4))
+        shapes = [(max(size, capacity), states.shape[1], room, states.shape[3]) for states, _ in self._prompts]
+        if not self._own:
+            self._own = [tuple(s.new_zeros(shape) for s in p) for p, shape in zip(self._prompts, shapes, strict=True)]  # type: ignore[misc]
+            return
+        for number, shape in enumerate(shapes):
+            grown = []
+            for states in self._own[number]:
+                larger = states.new_zeros(shape)
+                larger[: states.shape[0], :, : states.shape[2]] = states
+                grown.append(larger)
+            self._own[number] = (grown[0], grown[1])
+
+
+class _Spread:
+    """Where the queries of B sequences are in a grid with a row for each of N prompts.
+
+    Args:
+        of: (B,) prompt of each sequence.
+        prompts: N.
+    """
+
+    def __init__(self, of: Tensor, prompts: int) -> None:
+        counts = torch.bincount(of, minlength=prompts)
+        order = of.argsort(stable=True)
+        ranks = torch.arange(len(of), device=of.device) - (counts.cumsum(0) - counts)[of[order]]
+        self.prompts, self.width = prompts, int(counts.max())
+        places = torch.empty_like(of)
+        places[order] = of[order] * self.width + ranks
+        self.places = places
+        self.full = len(of) == prompts * self.width and bool((places == torch.arange(len(of), device=of.device)).all())
+
+    def to_grid(self, rows: Tensor) -> Tensor:
+        """(B, heads, Q, D) to (N, heads, width · Q, D), zero where there is no sequence."""
+        if not self.full:
+            grid = rows.new_zeros(self.prompts * self.width, *rows.shape[1:])
+            rows = grid.index_copy_(0, self.places, rows)
+        return rows.unflatten(0, (self.prompts, self.width)).transpose(1, 2).flatten(2, 3)
+
+    def to_rows(self, grid: Tensor, queries: int) -> Tensor:
+        """(N, heads, width · Q, …) to (B, heads, Q, …)."""
+        rows = grid.unflatten(2, (self.width, queries)).transpose(1, 2).flatten(0, 1)
+        return rows if self.full else rows.index_select(0, self.places)
+
+
+def _bias(visible: Tensor) -> Tensor:
+    """What is added to scores, (B, 1, 1, L), where keys (B, L) are visible or not."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)[:, None, None]
+
+
+def _widen(states: Tensor, width: int) -> Tensor:
+    """Keys or values (N, heads, P, D), padded on the left."""
+    return pad(states, (0, 0, width - states.shape[2], 0))
