@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from visplay.modules.policy.attention import GROUPED_SDPA
+from visplay.modules.policy.vision_attention import SEGMENTED_SDPA
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.loading import Part
 
@@ -72,6 +74,8 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
     def _load_model(self) -> Any:
         model = super()._load_model()
         model.model.visual.patch_embed.proj.__class__ = PatchProduct  # the same weight under the same name
+        if self.attn_implementation in (None, GROUPED_SDPA):
+            model.model.visual.config._attn_implementation = SEGMENTED_SDPA
         return model
 
     def image_tokens(self, image: Image) -> int:
