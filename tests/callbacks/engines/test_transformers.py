@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers import plain_image
 from visplay.callbacks import TransformersRollout
 from visplay.callbacks.engines.sampler import chunk_prompts
-from visplay.modules.policy.decoding import GroupedCache
+from visplay.modules.policy.decoding_cache import GroupedCache
 from visplay.modules.policy.prefill import find_shared_prefixes
 from visplay.prompts import ANSWER as LONG_ANSWER
 from visplay.tiny import ANSWER
@@ -78,9 +78,7 @@ def _noted_reads(base, monkeypatch):
     read, run = [], type(base).prefill
     monkeypatch.setattr(type(base), "prefill", lambda self, prompts: read.append(len(prompts)) or run(self, prompts))
     going_on, go_on = [], GroupedCache.read
-    monkeypatch.setattr(
-        GroupedCache, "read", lambda self, tokens: going_on.append(len(tokens)) or go_on(self, tokens)
-    )
+    monkeypatch.setattr(GroupedCache, "read", lambda self, tokens: going_on.append(len(tokens)) or go_on(self, tokens))
     return read, going_on
 
 
@@ -101,7 +99,11 @@ def test_completions_that_end_make_room_for_the_next_prompts(base, monkeypatch):
 
 def test_greedy_and_sampled_completions_of_one_reading(base, monkeypatch):
     prompts = _prompts(base)
-    ways = [Sampling(1, 12, temperature=0.0), Sampling(3, 8, seed=5, top_p=0.9), Sampling(2, 12, seed=5, temperature=2.0)]
+    ways = [
+        Sampling(1, 12, temperature=0.0),
+        Sampling(3, 8, seed=5, top_p=0.9),
+        Sampling(2, 12, seed=5, temperature=2.0),
+    ]
     apart = [TransformersRollout().generate(base, prompts, way) for way in ways]
     read, _ = _noted_reads(base, monkeypatch)
     together = TransformersRollout().generate_each(base, prompts, ways)
@@ -111,6 +113,24 @@ def test_greedy_and_sampled_completions_of_one_reading(base, monkeypatch):
         for a, b in zip((c for g in mine for c in g), (c for g in theirs for c in g), strict=True):
             assert (a.text, a.finished) == (b.text, b.finished)
             torch.testing.assert_close(torch.tensor(a.logps), torch.tensor(b.logps), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.7])
+def test_drafts_change_no_sample_but_the_passes(base, monkeypatch, temperature):
+    prompts = _about(base, [plain_image(40), plain_image(80)])
+    sampling = Sampling(6, 24, seed=5, temperature=temperature)
+    expected = TransformersRollout().generate(base, prompts, sampling)
+    _, passes = _noted_reads(base, monkeypatch)
+    assert _tokens(TransformersRollout(max_sequences=96).generate(base, prompts, sampling)) == _tokens(expected)
+    plain = len(passes)
+    passes.clear()
+    drafted = TransformersRollout(max_sequences=96, drafts=6).generate(base, prompts, sampling)
+    assert _tokens(drafted) == _tokens(expected)
+    assert len(passes) < plain
+    for mine, theirs in zip(drafted, expected, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert a.finished == b.finished
+            torch.testing.assert_close(torch.tensor(a.logps), torch.tensor(b.logps), rtol=0, atol=1e-4)
 
 
 def test_a_family_that_is_not_packed_samples_the_same(base, monkeypatch):
@@ -246,6 +266,8 @@ def test_bad_calls(base):
         engine.generate(base, prompts, Sampling(1, 1024))
     with pytest.raises(ValueError, match="max_sequences: 0"):
         TransformersRollout(0)
+    with pytest.raises(ValueError, match="drafts: -1 must be at least 0"):
+        TransformersRollout(drafts=-1)
 
 
 def test_training_mode_and_gradients_are_left_as_they_were(base):

@@ -14,9 +14,7 @@ def _states(tokens):
 @pytest.mark.parametrize(("lengths", "calls"), [((6, 6, 6), 1), ((4, 9, 4, 1, 9), 3), ((7,), 1), ((5, 0, 5), 2)])
 def test_segments_are_attended_to_apart_with_a_call_for_each_length(lengths, calls, monkeypatch):
     states, called, attend = _states(sum(lengths)), [], vision_attention.grouped_sdpa
-    monkeypatch.setattr(
-        vision_attention, "grouped_sdpa", lambda *a, **k: called.append(a[1].shape) or attend(*a, **k)
-    )
+    monkeypatch.setattr(vision_attention, "grouped_sdpa", lambda *a, **k: called.append(a[1].shape) or attend(*a, **k))
     bounds = torch.tensor([0, *lengths]).cumsum(0).int()
     out, _ = segmented_sdpa(nn.Identity(), *states, None, scaling=0.3, cu_seq_lens_q=bounds)
     pieces = zip(*(each.split(lengths, dim=2) for each in states), strict=True)

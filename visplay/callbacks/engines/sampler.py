@@ -9,8 +9,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from visplay.callbacks.engines.drafts import Drafts
 from visplay.functional.grpo.sampling import draw_tokens, truncate_logits, uniform_stream
-from visplay.modules.policy.decoding import decoding_cache
+from visplay.modules.policy.decoding_cache import decoding_cache
 from visplay.modules.policy.prefill import group_by_images
 from visplay.modules.policy.vlm import VLM
 from visplay.types import Completion, Prompt, Sampling, derive_seed
@@ -29,10 +30,17 @@ class Sampler:
         prompts: N prompts.
         samplings: The ways.
         max_sequences: Most sequences under way; those of one prompt at least.
+        drafts: Most tokens of a draft, see ``visplay.callbacks.engines.drafts``; no more are read at once than
+            ``max_sequences``, sequences and drafts together.
     """
 
     def __init__(
-        self, policy: VLM, prompts: Sequence[Prompt], samplings: Sequence[Sampling], max_sequences: int
+        self,
+        policy: VLM,
+        prompts: Sequence[Prompt],
+        samplings: Sequence[Sampling],
+        max_sequences: int,
+        drafts: int = 0,
     ) -> None:
         self.policy, self.prompts, self.samplings = policy, prompts, samplings
         self.draws = [(way, s.first + i) for way, s in enumerate(samplings) for i in range(s.n)]  # of each prompt
@@ -41,6 +49,8 @@ class Sampler:
         total, device = len(prompts) * len(self.draws), policy.device
         self.limit = max(sampling.max_new_tokens for sampling in samplings)
         self.cache = decoding_cache(policy, self.limit)
+        self.drafts, self.most_tokens = (drafts, max_sequences) if self.cache.joins else (0, 0)
+        self.texts = Drafts({*policy.stop_token_ids, *policy.banned_token_ids.tolist()})
         self.stop_ids = torch.tensor(policy.stop_token_ids, device=device)
         self.ids = torch.zeros(total, self.limit, dtype=torch.long, device=device)
         self.logps = torch.zeros(total, self.limit, device=device)
@@ -97,17 +107,21 @@ class Sampler:
         self.uniforms = torch.cat([self.uniforms.to(uniforms), uniforms])
         self.rows = torch.cat([self.rows, rows.flatten()])
         self.alive = torch.cat([self.alive, torch.ones_like(rows.flatten(), dtype=torch.bool)])
+        if self.drafts:
+            for index in taken:
+                ids = self.prompts[index].token_ids
+                self.texts.add(("prompt", index), ids)
+                for row in range(index * n, index * n + n):
+                    self.texts.add(row, ids[-1:])
 
     def _step(self) -> None:
         """Draw a token of each row that goes on, and read it."""
-        tokens, logps = self._draw()
-        alive, steps = self.alive, self.lengths[self.rows]
-        rows, at = self.rows[alive], steps[alive]
+        tokens, logps = self._draw(self.hidden)
+        alive = self.alive
         stops = torch.isin(tokens, self.stop_ids)
-        self.ids[rows, at], self.logps[rows, at] = tokens[alive], logps[alive]
-        self.finished[rows] = stops[alive]
-        self.lengths[rows] += 1
-        self.alive = alive & ~stops & (steps + 1 < self.limits[self.rows])
+        self._take(self.rows[alive], tokens[alive], logps[alive])
+        self.finished[self.rows[alive]] = stops[alive]
+        self.alive = alive & ~stops & (self.lengths[self.rows] < self.limits[self.rows])
         left = int(self.alive.sum())
         if left < len(self.rows) and left <= self.cache.dense * len(self.rows):
             kept = _close_gaps(self.alive, left)
@@ -115,22 +129,59 @@ class Sampler:
             self.cache.keep(kept)
             tokens = tokens[kept]
         if left:
-            self.hidden = self.cache.read(tokens)
+            self._read(tokens)
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
-        """Next token of each row (B,) and its log-probability (B,) before truncation."""
+    def _read(self, tokens: Tensor) -> None:
+        """Read the token of each row, and a draft behind it, of which stays what would be drawn in any case."""
+        drafted = self._draft()
+        hidden = self.cache.read(torch.cat([tokens[:, None], drafted.clamp(min=0)], 1))
+        agreed = torch.zeros_like(self.rows)
+        agrees = torch.ones_like(self.alive)
+        for number, draft in enumerate(drafted.unbind(1)):
+            drawn, logps = self._draw(hidden[:, number])
+            agrees = agrees & (drawn == draft)
+            self._take(self.rows[agrees], drawn[agrees], logps[agrees])
+            agreed += agrees
+        self.cache.advance(agreed + 1)
+        self.hidden = hidden[torch.arange(len(agreed), device=agreed.device), agreed]
+
+    def _take(self, rows: Tensor, tokens: Tensor, logps: Tensor) -> None:
+        """Add a token to some completions."""
+        at = self.lengths[rows]
+        self.ids[rows, at], self.logps[rows, at] = tokens, logps
+        self.lengths[rows] += 1
+        if self.drafts:
+            for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+                self.texts.add(row, [token])
+
+    def _draft(self) -> Tensor:
+        """A draft for each row, (B, at most ``drafts``), -1 behind its end: one token less than the row's limit."""
+        most = min(self.drafts, self.most_tokens // len(self.rows) - 1)
+        if most < 1:
+            return self.rows[:, None][:, :0]
+        left = (self.limits - self.lengths)[self.rows] - 1
+        found = [
+            self.texts.propose(row, min(most, room))
+            for row, room in zip(self.rows.tolist(), left.tolist(), strict=True)
+        ]
+        width = max(map(len, found))
+        padded = [draft + [-1] * (width - len(draft)) for draft in found]
+        return torch.tensor(padded, dtype=torch.long, device=self.rows.device).reshape(len(found), width)
+
+    def _draw(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Next token of each row (B,) and its log-probability (B,) before truncation, from hidden states (B, H)."""
         steps = self.lengths[self.rows].clamp(max=self.limit - 1)  # those that have ended may be drawn again, unread
         uniforms = self.uniforms.gather(1, steps[:, None]).squeeze(1)
         if len(self.samplings) == 1:
-            return _draw(self.policy, self.samplings[0], self.hidden, uniforms)
-        tokens, logps = torch.zeros_like(self.rows), torch.zeros(len(self.rows), device=self.rows.device)
+            return draw_next(self.policy, self.samplings[0], hidden, uniforms)
+        tokens, logps = torch.zeros_like(self.rows), torch.zeros(len(self.rows), device=hidden.device)
         for way, sampling in enumerate(self.samplings):
             own = (self.ways[self.rows] == way).nonzero().squeeze(1)
-            tokens[own], logps[own] = _draw(self.policy, sampling, self.hidden[own], uniforms[own])
+            tokens[own], logps[own] = draw_next(self.policy, sampling, hidden[own], uniforms[own])
         return tokens, logps
 
 
-def _draw(policy: VLM, sampling: Sampling, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def draw_next(policy: VLM, sampling: Sampling, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Next tokens (B,) and their log-probabilities (B,) before truncation, from hidden states (B, H)."""
     logits = policy.logits(hidden, sampling.temperature)
     if sampling.temperature == 0:

@@ -23,14 +23,19 @@ class TransformersRollout(RolloutEngine):
     from its first sample to ``sleep``, before the update.
 
     Args:
-        max_sequences: Most sequences in a batch.
+        max_sequences: Most sequences under way; one that ends makes room for others.
+        drafts: Most tokens that are read ahead of a completion where it repeats its prompt or the group's other
+            completions; samples are the same. It pays for long completions of few sequences. 0 reads none ahead.
     """
 
-    def __init__(self, max_sequences: int = 512) -> None:
+    def __init__(self, max_sequences: int = 512, drafts: int = 0) -> None:
         super().__init__()
         if max_sequences < 1:
             raise ValueError(f"max_sequences: {max_sequences} must be at least 1")
+        if drafts < 0:
+            raise ValueError(f"drafts: {drafts} must be at least 0")
         self.max_sequences = max_sequences
+        self.drafts = drafts
         self._gathered: Any = None
 
     def load(self, policy: Any) -> None:
@@ -71,7 +76,7 @@ class TransformersRollout(RolloutEngine):
         device = self.device_for(policy)
         of_copy = nullcontext() if policy.shards is None else policy.gathered()
         with of_copy, placed(policy, device), self._compute_precision(policy, device.type):
-            return Sampler(policy, prompts, samplings, self.max_sequences).run()
+            return Sampler(policy, prompts, samplings, self.max_sequences, self.drafts).run()
 
     @contextmanager
     def _compute_precision(self, policy: VLM, device: str) -> Iterator[None]:

@@ -94,7 +94,7 @@ def attend_with_logsumexp(
         query: (B, heads, T, D).
         key: (B, heads, L, D).
         value: Like ``key``.
-        bias: (B, 1, 1, L), added to the scores: minus infinity where a key is not seen.
+        bias: (B, 1, 1 or T, L), added to the scores: minus infinity where a key is not seen.
         scale: Factor of the scores.
 
     Returns:

@@ -11,8 +11,8 @@ from transformers import AttentionInterface
 from visplay.modules.policy.attention import grouped_sdpa
 
 SEGMENTED_SDPA = "segmented_flash_sdpa"
-"""Name for ``attn_implementation``. Towers hand over where segments begin to an implementation with "flash" in its name;
-any other they call once for each segment, which are thousands where windows are small."""
+"""Name for ``attn_implementation``. Towers tell an implementation with "flash" in its name where segments begin; any
+other they call once for each segment, which are thousands where windows are small."""
 
 
 def segmented_sdpa(
@@ -50,8 +50,8 @@ def _attend(module: nn.Module, rows: list[Tensor], length: int, scale: float) ->
     """Segments of one length, one after another, (R, heads, D)."""
     if not length:
         return rows[0]
-    batch = [states.unflatten(0, (-1, length)).transpose(1, 2) for states in rows]
-    out, _ = grouped_sdpa(module, *batch, None, scaling=scale, is_causal=False)
+    query, key, value = (states.unflatten(0, (-1, length)).transpose(1, 2) for states in rows)
+    out, _ = grouped_sdpa(module, query, key, value, None, scaling=scale, is_causal=False)
     return out.flatten(0, 1)
 
 

@@ -19,12 +19,15 @@ from visplay.modules.policy.family import Family
 from visplay.modules.policy.kv_cache import KVCache
 from visplay.modules.policy.prefill import extend
 
+KeysValues = tuple[Tensor, Tensor]
+"""Of one layer, (sequences, heads, tokens, D) each."""
+
 
 class DecodingCache(Protocol):
     """What sampling needs of a cache.
 
     Attributes:
-        joins: Whether sequences may be added while others are under way.
+        joins: Whether sequences may be added while others are under way, and each may read tokens of its own number.
         dense: Sequences that have ended are taken out when no more than this fraction of all is left.
     """
 
@@ -38,7 +41,10 @@ class DecodingCache(Protocol):
         """Go on with these of the sequences alone, (B,), in that order."""
 
     def read(self, token_ids: Tensor) -> Tensor:
-        """Read a token of each sequence, (B,); returns hidden states (B, H), each predicting the next one."""
+        """Read T tokens of each sequence, (B, T); returns hidden states (B, T, H), each predicting the token after."""
+
+    def advance(self, counts: Tensor) -> None:
+        """Keep so many of the tokens that were read last, (B,) of at least 1, and forget those behind them."""
 
 
 def decoding_cache(family: Family, limit: int) -> DecodingCache:
@@ -67,9 +73,12 @@ class PaddedCache:
         self._cache = self._cache.take(sequences, to_sample=True)
 
     def read(self, token_ids: Tensor) -> Tensor:
-        """Read a token of each sequence, (B,); returns (B, H)."""
-        hidden, self._cache = extend(self._family, self._cache, token_ids[:, None])
-        return hidden[:, -1]
+        """Read a token of each sequence, (B, 1); returns (B, 1, H)."""
+        hidden, self._cache = extend(self._family, self._cache, token_ids)
+        return hidden
+
+    def advance(self, counts: Tensor) -> None:
+        """The token that was read stays."""
 
 
 class GroupedCache:
@@ -86,113 +95,124 @@ class GroupedCache:
     def __init__(self, family: Family, limit: int) -> None:
         self._family = family
         self._limit = limit
-        self._prompts: list[tuple[Tensor, Tensor]] = []  # by layer: (N, heads, P, D), padded on the left
-        self._own: list[tuple[Tensor, Tensor]] = []  # by layer: (at least B, heads, room, D)
+        self._prompts: list[KeysValues] = []  # by layer: (N, heads, P, D), padded on the left
+        self._own: list[KeysValues] = []  # by layer: (at least B, heads, room, D)
         device = family.device
         self._mask = torch.zeros(0, 0, dtype=torch.bool, device=device)  # (N, P)
         self._biases = (torch.zeros(()), torch.zeros(()))  # of a prompt's tokens, and of a sequence's own
         self._of = torch.zeros(0, dtype=torch.long, device=device)  # (B,) prompt of each sequence
         self._lengths = self._of  # (B,) tokens behind it
-        self._positions = self._of  # (B,) rotary position of the next token
+        self._starts = self._of  # (B,) rotary position of the first of them
+        self._columns = self._of[:, None]  # (B, T) where the tokens that are read go among a sequence's own
         self._spread: _Spread | None = None
 
     def add(self, prompts: KVCache, n: int) -> None:
-        """Add ``n`` sequences for each of N prompts; the prompts that no sequence is left of are dropped."""
-        used, self._of = self._of.unique(return_inverse=True)
-        width = max(self._mask.shape[1] if len(used) else 0, prompts.mask.shape[1])
-        joined = []
+        """Add ``n`` sequences for each of N prompts, which are taken over."""
+        self._drop_prompts()
+        before, width = len(self._mask), max(self._mask.shape[1], prompts.mask.shape[1])
         for number, layer in enumerate(prompts.layers.layers):
-            own = (layer.keys, layer.values)
-            if len(used):
-                kept = (_widen(states[used], width) for states in self._prompts[number])
-                own = tuple(torch.cat([a, _widen(b, width)]) for a, b in zip(kept, own, strict=True))  # type: ignore[assignment]
-                self._prompts[number] = own
-                layer.keys = layer.values = None  # so that no more than one layer is there twice
-            joined.append(own)
-        self._prompts = joined
-        masks = (self._mask[used], prompts.mask) if len(used) else (prompts.mask,)
-        self._mask = torch.cat([pad(mask, (width - mask.shape[1], 0)) for mask in masks])
+            keys, values = layer.keys, layer.values
+            if not self._own[number:]:
+                self._own.append((keys[:0, :, :0], values[:0, :, :0]))
+                self._prompts.append((keys, values))
+            elif before:  # layer by layer, so that no more than one is there twice
+                keys, values = (
+                    torch.cat([_widen(old, width), _widen(new, width)])
+                    for old, new in zip(self._prompts[number], (keys, values), strict=True)
+                )
+                layer.keys = layer.values = None
+            self._prompts[number] = keys, values
+        self._mask = torch.cat([pad(mask, (width - mask.shape[1], 0)) for mask in (self._mask, prompts.mask)])
         new = torch.arange(len(prompts.mask), device=self._of.device).repeat_interleave(n)
-        self._of = torch.cat([self._of, new + len(used)])
+        self._of = torch.cat([self._of, new + before])
         self._lengths = torch.cat([self._lengths, torch.zeros_like(new)])
-        self._positions = torch.cat([self._positions, prompts.next_position[new]])
+        self._starts = torch.cat([self._starts, prompts.next_position[new]])
         self._spread = None
 
+    def _drop_prompts(self) -> None:
+        """Drop the prompts that no sequence is left of."""
+        used, self._of = self._of.unique(return_inverse=True)
+        if len(used) < len(self._mask):
+            self._mask = self._mask[used][:, : self._mask.shape[1] if len(used) else 0]
+            for number, (keys, values) in enumerate(self._prompts):
+                self._prompts[number] = keys[used], values[used]
+
     def keep(self, sequences: Tensor) -> None:
-        """Go on with these alone; those that stay where they are are not copied."""
-        moved = (sequences != torch.arange(len(sequences), device=sequences.device)).nonzero().squeeze(1)
+        """Go on with these alone; those that stay where they are, or have not read anything, are not copied."""
+        rows, written = torch.arange(len(sequences), device=sequences.device), len(self._own[0][0])
+        moved = ((sequences != rows) & (sequences < written)).nonzero().squeeze(1)
         for states in (part for layer in self._own for part in layer):
             states[moved] = states[sequences[moved]]
-        self._of, self._lengths, self._positions = (
-            rows[sequences] for rows in (self._of, self._lengths, self._positions)
-        )
+        self._of, self._lengths, self._starts = (rows[sequences] for rows in (self._of, self._lengths, self._starts))
         self._spread = None
 
     def read(self, token_ids: Tensor) -> Tensor:
-        """Read a token of each sequence, (B,); returns (B, H)."""
-        self._make_room()
+        """Read T tokens of each sequence, (B, T); returns (B, T, H)."""
+        self._make_room(token_ids.shape[1])
         self._spread = self._spread or _Spread(self._of, len(self._mask))
-        steps = torch.arange(int(self._lengths.max()) + 1, device=token_ids.device)
-        self._biases = _bias(self._mask), _bias(steps <= self._lengths[:, None])
-        embeddings = self._family.model.get_input_embeddings()(token_ids[:, None])
-        hidden = self._family.text_model(
+        self._columns = self._lengths[:, None] + torch.arange(token_ids.shape[1], device=token_ids.device)  # (B, T)
+        steps = torch.arange(int(self._columns.max()) + 1, device=token_ids.device)
+        self._biases = _bias(self._mask[:, None]), _bias(steps <= self._columns[..., None])
+        embeddings = self._family.model.get_input_embeddings()(token_ids)
+        return self._family.text_model(
             **self._family.text_inputs(embeddings),
             attention_mask=embeddings.new_ones(1, 1, 1, 1, dtype=torch.bool),  # a stand-in, so that no mask is made
-            position_ids=self._family.text_positions(self._positions[:, None]),
+            position_ids=self._family.text_positions(self._columns + self._starts[:, None]),
             use_cache=False,
             decoding=self,
         ).last_hidden_state
-        self._lengths, self._positions = self._lengths + 1, self._positions + 1
-        return hidden[:, -1]
+
+    def advance(self, counts: Tensor) -> None:
+        """Keep so many of the tokens that were read last, (B,)."""
+        self._lengths = self._lengths + counts
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention of a layer for one more token of each sequence, whose keys and values are added.
+        """Attention of a layer for T more tokens of each sequence, whose keys and values are added.
 
         Args:
             layer: Its number.
-            query: (B, heads, 1, D).
-            key: (B, key-value heads, 1, D).
+            query: (B, heads, T, D).
+            key: (B, key-value heads, T, D).
             value: Like ``key``.
             scale: Factor of the scores.
 
         Returns:
-            (B, 1, heads, D).
+            (B, T, heads, D).
         """
         assert self._spread is not None, "read has made it"
         before_bias, behind_bias = self._biases
-        size, heads, longest = len(key), key.shape[1], behind_bias.shape[-1]
-        rows = torch.arange(size, device=key.device)
-        own = []
+        size, heads, tokens, width = key.shape
+        rows = torch.arange(size, device=key.device)[:, None]
         for buffer, states in zip(self._own[layer], (key, value), strict=True):
-            buffer[rows, :, self._lengths] = states[:, :, 0].to(buffer.dtype)
-            own.append(buffer[:size, :, :longest])
-        queries = query.reshape(size, heads, -1, query.shape[-1])  # (B, key-value heads, heads they serve, D)
-        behind, gamma = attend_with_logsumexp(queries, *own, behind_bias, scale)
-        grid = self._spread.to_grid(queries)
-        before, beta = attend_with_logsumexp(grid, *self._prompts[layer], before_bias, scale)
+            buffer[rows, :, self._columns] = states.transpose(1, 2).to(buffer.dtype)
+        keys, values = (buffer[:size, :, : behind_bias.shape[-1]] for buffer in self._own[layer])
+        queries = query.reshape(size, heads, -1, width)  # those of all heads that a key serves, T of each
+        served = queries.shape[2] // tokens
+        if tokens > 1:
+            behind_bias = behind_bias.expand(size, served, tokens, -1).flatten(1, 2)[:, None]
+        behind, gamma = attend_with_logsumexp(queries, keys, values, behind_bias, scale)
+        before, beta = attend_with_logsumexp(self._spread.to_grid(queries), *self._prompts[layer], before_bias, scale)
         before, beta = self._spread.to_rows(before, queries.shape[2]), self._spread.to_rows(beta, queries.shape[2])
         out = behind.lerp_(before, torch.sigmoid(beta - gamma).to(behind.dtype)[..., None])
-        return out.reshape(size, 1, *query.shape[1::2])
+        return out.reshape(query.shape).transpose(1, 2)
 
-    def _make_room(self) -> None:
-        """See that each sequence has room for one more token."""
-        size, tokens = len(self._of), int(self._lengths.max()) + 1
-        capacity, room = self._own[0][0].shape[::2] if self._own else (0, 0)
+    def _make_room(self, more: int) -> None:
+        """See that each sequence has room for so many more tokens."""
+        size, tokens = len(self._of), int(self._lengths.max()) + more
+        capacity, room = self._own[0][0].shape[::2]
         if size <= capacity and tokens <= room:
             return
         if tokens > room:
-            room = min(self._limit, tokens + max(32, tokens // 4))
-        shapes = [(max(size, capacity), states.shape[1], room, states.shape[3]) for states, _ in self._prompts]
-        if not self._own:
-            self._own = [tuple(s.new_zeros(shape) for s in p) for p, shape in zip(self._prompts, shapes, strict=True)]  # type: ignore[misc]
-            return
-        for number, shape in enumerate(shapes):
-            grown = []
-            for states in self._own[number]:
-                larger = states.new_zeros(shape)
-                larger[: states.shape[0], :, : states.shape[2]] = states
-                grown.append(larger)
-            self._own[number] = (grown[0], grown[1])
+            room = max(tokens, min(self._limit, tokens + max(32, tokens // 4)))
+        for number, (keys, values) in enumerate(self._own):
+            self._own[number] = _enlarge(keys, max(size, capacity), room), _enlarge(values, max(size, capacity), room)
+
+
+def _enlarge(states: Tensor, size: int, room: int) -> Tensor:
+    """Keys or values with zeros for more sequences and more tokens of each."""
+    larger = states.new_zeros(size, states.shape[1], room, states.shape[3])
+    larger[: states.shape[0], :, : states.shape[2]] = states
+    return larger
 
 
 class _Spread:
@@ -227,8 +247,8 @@ class _Spread:
 
 
 def _bias(visible: Tensor) -> Tensor:
-    """What is added to scores, (B, 1, 1, L), where keys (B, L) are visible or not."""
-    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)[:, None, None]
+    """What is added to scores, (B, 1, T, L), where keys (B, T, L) are visible or not."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -torch.inf)[:, None]
 
 
 def _widen(states: Tensor, width: int) -> Tensor:
