@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from visplay.modules.policy.attention import GROUPED_SDPA
-from visplay.modules.policy.vision_attention import SEGMENTED_SDPA
+from visplay.modules.policy.vision_attention import attend_by_segments
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.loading import Part
 
@@ -75,7 +75,7 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
         model = super()._load_model()
         model.model.visual.patch_embed.proj.__class__ = PatchProduct  # the same weight under the same name
         if self.attn_implementation in (None, GROUPED_SDPA):
-            model.model.visual.config._attn_implementation = SEGMENTED_SDPA
+            attend_by_segments(block.attn for block in model.model.visual.blocks)
         return model
 
     def image_tokens(self, image: Image) -> int:

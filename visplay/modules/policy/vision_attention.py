@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,6 +15,13 @@ from visplay.modules.policy.attention import grouped_sdpa
 SEGMENTED_SDPA = "segmented_flash_sdpa"
 """Name for ``attn_implementation``. Towers tell an implementation with "flash" in its name where segments begin; any
 other they call once for each segment, which are thousands where windows are small."""
+
+
+def attend_by_segments(layers: Iterable[Any]) -> None:
+    """Have attention layers of a vision tower use it; the model's configuration stays as it is."""
+    for layer in layers:
+        layer.config = copy.copy(layer.config)
+        layer.config._attn_implementation = SEGMENTED_SDPA
 
 
 def segmented_sdpa(
