@@ -9,15 +9,15 @@
 #   benchmarks/device.sh take DIR      record in benchmarks/results.json, and in docs/, what came back
 #
 # PYTHON is what wheels are fetched with, PYTHON_THERE (python3.12) makes the rehearsal's environment, which is kept in
-# VENV_THERE, and BUILD is where all this is written (build/device).
+# VENV_THERE; BUILD is where all this is written (build/device), and MOST_MIB (64) how much can be brought there.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=${BUILD:-$root/build/device}
 archive=$build/device.tar.gz
-most_mib=64    # of what can be brought there
-minutes=8      # of the printed command
-seconds=430    # of benchmarks.gpu; the rest is for unpacking, installing, and ending
+most_mib=${MOST_MIB:-64}
+minutes=8   # of the printed command
+seconds=430 # of benchmarks.gpu; the rest is for unpacking, installing, and ending
 
 prepare() {
     local stage=$build/stage/visplay-device platform
