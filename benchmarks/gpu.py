@@ -1,8 +1,8 @@
 """Models of the shapes of Qwen2.5-VL with random weights on CUDA: part by part, against the peak and the plan.
 
 ``python -m benchmarks.gpu --model 3b --model 7b``; ``benchmarks/device.sh`` takes it to a machine that reaches no
-package registry. A part has a limit of seconds, and fewer rounds if it would pass it; its figures are recorded when it
-is over. One that fails or is cut off has ``error`` besides what it found; the others go on.
+package registry. With ``--seconds`` each part has a limit, and fewer rounds if it would pass it. Its figures are
+recorded when it is over; one that fails or is cut off has ``error`` besides what it found, and the others go on.
 
 - ``plan``: a step with float32 weights and autocast, of 7B with adapters: its peak memory as ``visplay plan`` counts
   it, and as it is.
@@ -79,7 +79,7 @@ PATHS = {"packed": (GROUPED_SDPA, False), "packed, checkpointed": (GROUPED_SDPA,
 TESTS = "tests/modules/policy/test_devices.py"
 TEST_SECONDS = 80.0
 LIMITS = {"plan": 45.0, "peak": 15.0, "updates": 50.0, "step": 110.0, "rollout": 60.0}
-"""Most seconds of each part of a model, in this order."""
+"""Most seconds of each part of a model, in this order, where ``--seconds`` limits all of them."""
 ADAPTED = ("7b", "mimo")
 """Models whose float32 weights and optimizer states no single device has room for: planned with adapters."""
 GOALS, GOALS_OF = tuple(name for name in TARGETS if name.startswith("gpu_")), "3b"
@@ -100,13 +100,16 @@ def on_path(policy: Qwen2_5_VL, path: str) -> Iterator[None]:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise ``TimeoutError`` in the main thread once the seconds are over."""
+    """Raise ``TimeoutError`` in the main thread once the seconds are over; infinitely many never are."""
+    if not math.isfinite(seconds):
+        yield
+        return
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"longer than {seconds:.0f} s")
 
     handler = signal.signal(signal.SIGALRM, stop)
-    timer = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
@@ -331,19 +334,9 @@ def run_tests(device: str, limit: float) -> dict[str, Any]:
     """Outcomes of ``TESTS`` on a device, in a process of its own; a warning is no failure."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory, "tests.xml")
-        line = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-W",
-            "default",
-            f"--junitxml={report}",
-            TESTS,
-        ]
+        words = f"-m pytest -p no:cacheprovider -W default -k {device} --junitxml={report} {TESTS}"
         try:
-            subprocess.run(line, cwd=ROOT, timeout=limit)
+            subprocess.run([sys.executable, *words.split()], cwd=ROOT, timeout=limit)
         except subprocess.TimeoutExpired:
             return {"error": f"longer than {limit:.0f} s"}
         if not report.exists():
@@ -431,7 +424,7 @@ def measure_part(subject: Subject, part: str, end: float) -> None:
         end: When all must be over, by ``time.perf_counter``.
     """
     found = subject.figures[part] = {}
-    limit = min(LIMITS[part], end - time.perf_counter())
+    limit = min(LIMITS[part], end - time.perf_counter()) if math.isfinite(end) else math.inf
     if limit <= 1:
         found["error"] = "no time was left"
         return

@@ -59,7 +59,7 @@ def test_a_part_that_fails_or_takes_too_long_leaves_the_others_and_what_it_found
     monkeypatch.setitem(gpu.PARTS, "updates", broken)
     words = [word for part in ("plan", "peak", "updates") for word in ("--part", part)]
     with pytest.raises(SystemExit):
-        _run(monkeypatch, tmp_path / "results.json", *words)
+        _run(monkeypatch, tmp_path / "results.json", "--seconds", "600", *words)
     figures = load(tmp_path / "results.json")["sections"]["gpu"]["figures"]
     model = figures["models"]["tiny"]
     assert model["plan"] == {"begun": 1, "error": "TimeoutError: longer than 1 s"}
