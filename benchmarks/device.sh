@@ -5,7 +5,7 @@
 #                                      what is missing there) and print the one command to run there
 #   benchmarks/device.sh run DIR [..]  there: install the wheels, run tests and benchmarks.gpu, write results to DIR;
 #                                      further words go to benchmarks.gpu
-#   benchmarks/device.sh rehearse      run the archive on a CPU with that machine's versions, a small model
+#   benchmarks/device.sh rehearse      prepare, and run that command on a CPU with that machine's versions, a small model
 #   benchmarks/device.sh take DIR      record in benchmarks/results.json, and in docs/, what came back
 #
 # PYTHON is what wheels are fetched with, PYTHON_THERE (python3.12) makes the rehearsal's environment, which is kept in
@@ -62,7 +62,7 @@ run() { # directory of results, further words of benchmarks.gpu
 
 rehearse() {
     local venv=${VENV_THERE:-$build/venv} out=$build/rehearsal words="--device cpu --model 8m --rounds 1 --cubes 256"
-    [ -f "$archive" ] || prepare
+    prepare
     if [ ! -x "$venv/bin/python3" ]; then
         "${PYTHON_THERE:-python3.12}" -m venv "$venv"
         "$venv/bin/python3" -m pip install -q -r "$root/benchmarks/device/machine.txt"

@@ -11,8 +11,8 @@ recorded when it is over; one that fails or is cut off has ``error`` besides wha
   (``grouped_sdpa``), packed with gradient checkpointing, and as the fallback of padded rows (``sdpa``), in turns.
   Tokens of prompts count once; needed operations are those of ``benchmarks.flops``.
 - ``step``: seconds of a learner's step with ``TransformersRollout``, by stage: rollouts; an update in four, with a
-  frozen reference; and K votes on G questions about some of its images. ``tokens_per_second`` is of rollouts and update
-  and counts the prompt of every sequence, as EasyR1's does; ``images_per_hour`` is of all three stages.
+  frozen reference; and K votes on G questions about some of its images. ``tokens_per_second`` is of all but the votes
+  and counts the prompt of every sequence, as EasyR1's does; ``images_per_hour`` is of all stages.
 - ``rollout``: sampled tokens per second in bfloat16, by engine; with ``--vllm`` of ``VLLMRollout`` too.
 
 Weights and optimizer states of ``updates`` and ``step`` are in ``--weights``; with float32 they compute in bfloat16 by
@@ -37,6 +37,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -45,7 +46,7 @@ import torch
 from torch.optim import AdamW
 
 from benchmarks.flops import measure_peak, model_products, packed_work, update_flops
-from benchmarks.measure import Spread, alternate
+from benchmarks.measure import Spread, alternate, time_call
 from benchmarks.memory import ADAPTERS, Form, MadeUp, measure_alone
 from benchmarks.models import SHAPES, RandomPolicy
 from benchmarks.report import TARGETS, verdict
@@ -245,7 +246,7 @@ class _Sampled(MadeUp):
 
 def measure_step(subject: Subject, limit: float, found: dict[str, Any]) -> None:
     """Seconds of a step by stage, tokens per second and images per hour; see the module."""
-    policy, options, end = subject.policy, subject.options, time.perf_counter() + limit
+    policy, options, end = subject.policy, subject.options, time.perf_counter() + 0.7 * limit
     size, voted = replace(subject.size, prompts=options.step_prompts), min(options.voted, options.step_prompts)
     stops = policy.banned_token_ids
     ban_stops(policy)
@@ -268,8 +269,9 @@ def measure_step(subject: Subject, limit: float, found: dict[str, Any]) -> None:
 
     def step(of: Size) -> None:
         role = _Sampled(policy, of, options.votes, voted, learner.clock)
-        learner.step(role, range(of.prompts), optimizer, lambda loss: loss.backward(), seed=len(stages))
-        stages.append(learner.clock.drain())
+        call = partial(learner.step, role, range(of.prompts), optimizer, lambda loss: loss.backward(), seed=len(stages))
+        whole, row = time_call(call), learner.clock.drain()
+        stages.append(row | {"rest": whole - sum(row.values())})
 
     try:
         with autocast(policy, COMPUTE), on_path(policy, path):
@@ -279,10 +281,9 @@ def measure_step(subject: Subject, limit: float, found: dict[str, Any]) -> None:
             while len(stages) < options.rounds:
                 began = time.perf_counter()
                 step(size)
-                learned = [row["rollout"] + row["update"] for row in stages]
-                images = [
-                    3600 / (s / size.prompts + row["votes"] / voted) for s, row in zip(learned, stages, strict=True)
-                ]
+                votes = [row["votes"] for row in stages]
+                learned = [sum(row.values()) - row["votes"] for row in stages]
+                images = [3600 / (s / size.prompts + v / voted) for s, v in zip(learned, votes, strict=True)]
                 found |= {
                     "rounds": len(stages),
                     "seconds": {stage: Spread.of([row[stage] for row in stages]) for stage in stages[0]},
@@ -290,7 +291,7 @@ def measure_step(subject: Subject, limit: float, found: dict[str, Any]) -> None:
                     "sampled_tokens_per_second": Spread.of([row["rollout"] for row in stages]).rate(sampled),
                     "images_per_hour": Spread.of(images),
                 }
-                if 2.2 * time.perf_counter() - 1.2 * began > end:
+                if 2 * time.perf_counter() - began > end:
                     return
     finally:
         if unfinished := learner.clock.drain():

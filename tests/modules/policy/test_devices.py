@@ -17,7 +17,7 @@ PACKINGS = {
     "one answer": Packing([4], [[6]]),
     "ragged": Packing([7, 3, 9], [[1, 4, 0], [2, 2, 5], [11, 1, 3]]),
     "nothing to read": Packing([4, 6], [[0, 0], [0, 0]]),
-    "long": Packing([300, 4, 520], [[129, 3], [1, 260], [40, 200]]),
+    "long": Packing([140, 4, 260], [[129, 3], [1, 130], [40, 100]]),
 }
 NOISE = np.random.default_rng(0)
 IMAGES = [
@@ -55,7 +55,7 @@ def _visible(packing):
     return ((sequence == sequence[:, None]) | own_prompt).tril()
 
 
-@pytest.mark.parametrize("dimension", [16, 64, 128])
+@pytest.mark.parametrize("dimension", [16, 128])
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (16, 2)])
 @pytest.mark.parametrize("case", PACKINGS)
 def test_packed_attention_and_its_gradients_are_those_of_a_dense_softmax(device, case, heads, key_heads, dimension):
