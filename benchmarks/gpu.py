@@ -13,6 +13,8 @@ recorded when it is over; one that fails or is cut off has ``error`` besides wha
 - ``step``: seconds of a learner's step with ``TransformersRollout``, by stage: rollouts; an update in four, with a
   frozen reference; and K votes on G questions about some of its images. ``tokens_per_second`` is of all but the votes
   and counts the prompt of every sequence, as EasyR1's does; ``images_per_hour`` is of all stages.
+- ``launches``: of an update and of sampling 16 tokens, the fraction of the time in which the device works (``busy``),
+  the number of kernels, and the longest.
 - ``rollout``: sampled tokens per second in bfloat16, by engine; with ``--vllm`` of ``VLLMRollout`` too.
 
 Weights and optimizer states of ``updates`` and ``step`` are in ``--weights``; with float32 they compute in bfloat16 by
@@ -44,6 +46,7 @@ from xml.etree import ElementTree
 
 import torch
 from torch.optim import AdamW
+from torch.profiler import ProfilerActivity
 
 from benchmarks.flops import measure_peak, model_products, packed_work, update_flops
 from benchmarks.measure import Spread, alternate, time_call
@@ -79,10 +82,11 @@ CONTEXT = 4096
 PATHS = {"packed": (GROUPED_SDPA, False), "packed, checkpointed": (GROUPED_SDPA, True), "fallback": ("sdpa", False)}
 TESTS = "tests/modules/policy/test_devices.py"
 TEST_SECONDS = 80.0
-LIMITS = {"plan": 45.0, "peak": 15.0, "updates": 50.0, "step": 110.0, "rollout": 60.0}
+LIMITS = {"plan": 45.0, "peak": 15.0, "updates": 50.0, "step": 110.0, "launches": 30.0, "rollout": 60.0}
 """Most seconds of each part of a model, in this order, where ``--seconds`` limits all of them."""
 ADAPTED = ("7b", "mimo")
 """Models whose float32 weights and optimizer states no single device has room for: planned with adapters."""
+KERNELS_SHOWN = 8
 GOALS, GOALS_OF = tuple(name for name in TARGETS if name.startswith("gpu_")), "3b"
 
 
@@ -301,6 +305,43 @@ def measure_step(subject: Subject, limit: float, found: dict[str, Any]) -> None:
         policy.zero_grad(set_to_none=True)
 
 
+def measure_launches(subject: Subject, limit: float, found: dict[str, Any]) -> None:
+    """Of an update and of sampling, how much of the time the device works, and what takes most of that."""
+    policy, size = subject.policy, subject.size
+    sampled = min(size.tokens, 16)
+    prompts = make_prompts(policy, size)
+    update = make_update(policy, make_batch(policy, size), COMPUTE, subject.options.tokens_per_micro_batch)
+
+    def sample() -> None:
+        with autocast(policy, COMPUTE):
+            TransformersRollout().generate(policy, prompts, Sampling(size.group, sampled))
+
+    for name, call in {"update": update, "sampling": sample}.items():
+        with on_path(policy, "packed"):
+            call()
+            found[name] = profile_launches(call)
+        policy.zero_grad(set_to_none=True)
+    found["sampling"]["tokens of a sequence"] = sampled
+
+
+def profile_launches(call: Callable[[], object]) -> dict[str, Any]:
+    """Seconds of a call, fraction of them in which the device worked, its kernels, and seconds of the longest.
+
+    On a CPU kernels are operators. Seconds are measured without the profiler, which slows launches down.
+    """
+    on_gpu = torch.cuda.is_available()
+    activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
+    seconds = time_call(call)
+    with torch.profiler.profile(activities=activities) as profile:
+        time_call(call)
+    kind = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    rows = [(getattr(event, kind) / 1e6, event.count, event.key) for event in profile.key_averages()]
+    rows = sorted((row for row in rows if row[0] > 0), reverse=True)
+    longest = {f"{key[:60]}, seconds": time for time, _, key in rows[:KERNELS_SHOWN]}
+    busy = sum(time for time, _, _ in rows) / seconds
+    return {"seconds": seconds, "busy": busy, "kernels": sum(count for _, count, _ in rows)} | longest
+
+
 def measure_rollout(subject: Subject, limit: float, found: dict[str, Any]) -> None:
     """Tokens per second of the engines and of ``generate``, all with weights in bfloat16."""
     policy, size, options = subject.policy, subject.size, subject.options
@@ -327,6 +368,7 @@ PARTS: dict[str, Callable[[Subject, float, dict[str, Any]], None]] = {
     "peak": measure_products,
     "updates": measure_updates,
     "step": measure_step,
+    "launches": measure_launches,
     "rollout": measure_rollout,
 }
 

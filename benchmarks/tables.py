@@ -121,11 +121,11 @@ def _profile(figures: Figures) -> list[str]:
 
 
 def _gpu(figures: Figures) -> list[str]:
-    rows = [
+    lines = [
         [f"`{name}`", number(goal["value"]) if "value" in goal else "", goal["target"], goal["met"]]
         for name, goal in figures["goals"].items()
     ]
-    parts = [table(["goal", "value", "target", "met"], rows)]
+    parts = [table(["goal", "value", "target", "met"], lines)]
     if "tests" in figures:
         parts.append(f"Tests: {facts(figures['tests'])}")
     for name, model in figures["models"].items():
@@ -133,8 +133,11 @@ def _gpu(figures: Figures) -> list[str]:
         parts += [f"{part}: {found['error']}.\n" for part, found in model.items() if "error" in found]
         updates = {path: row for path, row in model.get("updates", {}).items() if path != "error"}
         parts += [f"{path}: {row['error']}.\n" for path, row in updates.items() if "error" in row]
-        parts.append(grid({path: row for path, row in updates.items() if "error" not in row}, "update"))
-        parts += [_numbers(part, model[part]) for part in ("step", "plan", "rollout", "peak") if part in model]
+        if rows := {path: row for path, row in updates.items() if "error" not in row}:
+            parts.append(grid(rows, "update"))
+        parts += [
+            _numbers(part, model[part]) for part in ("step", "plan", "launches", "rollout", "peak") if part in model
+        ]
     return parts
 
 

@@ -40,6 +40,7 @@ def test_every_part_runs_on_a_cpu_and_is_recorded_when_it_is_over(tmp_path, monk
     expected = 3600 / (learned / 3 + step["seconds"]["votes"]["median"])
     assert step["images_per_hour"]["median"] == pytest.approx(expected, rel=1e-3)
     assert step["tokens_per_second"]["median"] * learned > 3 * 2 * (4 + 4)  # tokens of the image, for each sequence
+    assert all(figures["launches"][name]["kernels"] > 100 for name in ("update", "sampling"))
     assert figures["rollout"].keys() == {"TransformersRollout", "generate"}
     assert section["keys"] == []  # they are of a GPU
     assert all(goal["met"] == "not measured" for goal in section["figures"]["goals"].values())
