@@ -92,9 +92,9 @@ GOALS, GOALS_OF = tuple(name for name in TARGETS if name.startswith("gpu_")), "3
 
 @contextmanager
 def on_path(policy: Qwen2_5_VL, path: str) -> Iterator[None]:
-    """Train on one of ``PATHS`` within."""
+    """Train on one of ``PATHS`` within; the vision tower attends as it did."""
     attention, checkpointed = PATHS[path]
-    policy.model.set_attn_implementation(attention)
+    policy.text_model.set_attn_implementation(attention)
     if checkpointed:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
@@ -356,7 +356,7 @@ def measure_rollout(subject: Subject, limit: float, found: dict[str, Any]) -> No
         engines["VLLMRollout"] = VLLMRollout(EngineSettings(cache_gib=8.0, dtype="bfloat16"))
     parts = {name: lambda engine=engine: engine.generate(policy, prompts, sampling) for name, engine in engines.items()}
     parts["generate"] = lambda: plain_generate(policy, prompts, size.group, size.tokens, at_least=size.tokens)
-    policy.model.set_attn_implementation("sdpa")
+    policy.text_model.set_attn_implementation("sdpa")
     seconds = alternate(parts, options.rounds, limit=0.9 * limit)
     for engine in engines.values():
         engine.close()

@@ -38,7 +38,7 @@ from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
 from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Residents, Training, update_bytes
-from visplay.planning.shapes import build_empty, measure_shape
+from visplay.planning.shapes import build_empty, measure_shape, read_config
 from visplay.ranks import gather, rank
 from visplay.types import Judgement, Rollout
 
@@ -188,7 +188,7 @@ def _plan(form: Form, policy: RandomPolicy, process: int, device: str) -> float:
     precision = Precision(dtype.itemsize, many_token_dtype(torch.device(device), dtype).itemsize)
     several = size.prompts > 2  # in two updates, a micro-batch a prompt
     training = Training(precision, form.checkpointed, several, frozen=frozenset(form.tuning.freeze))
-    shape = measure_shape(build_empty(policy, policy.model.config))
+    shape = measure_shape(build_empty(policy, read_config(policy)))
     reference = (shape.adapter_weights or shape.weights) if form.reference else 0
     residents = Residents(process, reference=reference, shards=form.ranks)
     return sum(update_bytes(shape, training, residents, (micro,)).values()) / 2**20

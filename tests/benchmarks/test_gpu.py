@@ -116,7 +116,7 @@ def test_paths_are_what_they_say(base):
     for path in gpu.PATHS:
         with gpu.on_path(base, path):
             reasons[path] = base.why_not_packed(), base.model.model.language_model.gradient_checkpointing
-    base.model.set_attn_implementation("grouped_sdpa")
+    base.text_model.set_attn_implementation("grouped_sdpa")
     assert reasons["packed"] == (None, False)
     assert reasons["packed, checkpointed"] == (None, True)
     assert "sdpa" in reasons["fallback"][0]

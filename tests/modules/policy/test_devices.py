@@ -34,7 +34,7 @@ def device(request):
 @pytest.fixture
 def policy(fresh_base, device):
     """The embedded base in bfloat16."""
-    fresh_base.model.set_attn_implementation(GROUPED_SDPA)
+    fresh_base.text_model.set_attn_implementation(GROUPED_SDPA)
     for weight in fresh_base.parameters():
         weight.data = weight.data.to(torch.bfloat16)
     return fresh_base.to(device)
@@ -104,7 +104,7 @@ def _logps_and_gradient(policy):
 def test_packed_rows_learn_what_the_fallback_does(policy):
     assert policy.why_not_packed() is None
     packed, gradient = _logps_and_gradient(policy)
-    policy.model.set_attn_implementation("sdpa")
+    policy.text_model.set_attn_implementation("sdpa")
     assert policy.why_not_packed() is not None
     plain, expected = _logps_and_gradient(policy)
     assert (packed - plain).abs().mean() < 0.08  # of tokens at -12; what is read amiss is off by 1
