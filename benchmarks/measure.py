@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -42,7 +43,10 @@ class Spread(NamedTuple):
 
 
 def alternate(
-    parts: dict[K, Callable[[], object]], rounds: int = ROUNDS, clock: Callable[[], float] = time.perf_counter
+    parts: dict[K, Callable[[], object]],
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+    limit: float = math.inf,
 ) -> dict[K, Spread]:
     """Seconds of each part; they take turns, so that what else the machine does falls on all of them alike.
 
@@ -50,6 +54,7 @@ def alternate(
         parts: What is timed.
         rounds: Rounds that count, at least 1, after one that warms up; figures that are kept come from ``ROUNDS``.
         clock: Gives seconds; those of the processor, where one thread works and other processes do too.
+        limit: Seconds that all rounds may take; from the second that counts on, none begins that would take longer.
 
     Raises:
         ValueError: ``rounds`` is below 1.
@@ -57,7 +62,10 @@ def alternate(
     if rounds < 1:
         raise ValueError(f"rounds: {rounds} must be at least 1")
     seconds: dict[K, list[float]] = {name: [] for name in parts}
+    start = time.perf_counter()
     for counts in range(rounds + 1):
+        if counts > 1 and (time.perf_counter() - start) * (counts + 1) / counts > limit:
+            break
         for name, part in parts.items():
             elapsed = time_call(part, clock)
             if counts:

@@ -38,7 +38,7 @@ from visplay.modules.policy.attention import GROUPED_SDPA, many_token_dtype
 from visplay.modules.policy.weights.tuning import LoRA, Tuning
 from visplay.planning.activations import Precision
 from visplay.planning.memory import Micro, Residents, Training, update_bytes
-from visplay.planning.shapes import build_empty, measure_shape
+from visplay.planning.shapes import build_empty, measure_shape, read_config
 from visplay.ranks import gather, rank
 from visplay.types import Judgement, Rollout
 
@@ -53,8 +53,8 @@ class Form:
     Args:
         model: One of ``SHAPES``, whose widths it has.
         size: N prompts, in two updates, with an image each of the least area.
-        text_layers: Of the language model.
-        vision_layers: Of the vision tower.
+        text_layers: Of the language model; None is the model's.
+        vision_layers: Of the vision tower, likewise.
         vocabulary: Tokens; None is the model's.
         tuning: What learns.
         reference: Whether a frozen reference scores.
@@ -65,8 +65,8 @@ class Form:
 
     model: str
     size: Size = Size(prompts=4, group=4, tokens=32, side=512)
-    text_layers: int = 2
-    vision_layers: int = 2
+    text_layers: int | None = 2
+    vision_layers: int | None = 2
     vocabulary: int | None = None
     tuning: Tuning = Tuning()
     reference: bool = True
@@ -102,24 +102,29 @@ FORMS = {
 }
 
 
-class _MadeUp:
+class MadeUp:
     """A role that made its rollout up; the learner's step asks it for nothing else."""
+
+    engine: Any
 
     def __init__(self, policy: RandomPolicy, size: Size) -> None:
         self.vlm, self.engine, self.size = policy, self, size
         self.draw = torch.Generator().manual_seed(0)
 
     def rollout(self, items: Any, n: int, seed: int) -> Rollout:
+        """Completions of random words."""
         return make_rollout(self.vlm, self.size, self.draw)
 
     def judge(self, items: Any, rollout: Rollout, seed: int) -> Judgement:
+        """Random rewards."""
         return Judgement(torch.rand(self.size.prompts, self.size.group, generator=self.draw), {}, ())
 
     def collate(self, rollout: Rollout) -> GroupBatch:
+        """The rollout as tensors."""
         return GroupBatch.collate(rollout, list(map(self.vlm.prompt_tokens, rollout.prompts)), self.vlm.device)
 
     def sleep(self) -> None:
-        return
+        """There is no engine to put to sleep."""
 
 
 def measure_alone(form: Form, device: str) -> dict[str, float]:
@@ -153,7 +158,7 @@ def take_step(form: Form, policy: RandomPolicy) -> None:
         tokens_per_micro_batch=longest,  # a micro-batch is one group
         mismatch=MismatchConfig(stop=False),
     )
-    learner, role = GRPO(config, Clock()), _MadeUp(policy, size)
+    learner, role = GRPO(config, Clock()), MadeUp(policy, size)
     optimizer = torch.optim.AdamW(policy.trained_weights(), lr=1e-6, fused=True)
     with autocast(policy, DTYPES[form.dtype]):
         learner.begin_phase(policy, optimizer)
@@ -183,7 +188,7 @@ def _plan(form: Form, policy: RandomPolicy, process: int, device: str) -> float:
     precision = Precision(dtype.itemsize, many_token_dtype(torch.device(device), dtype).itemsize)
     several = size.prompts > 2  # in two updates, a micro-batch a prompt
     training = Training(precision, form.checkpointed, several, frozen=frozenset(form.tuning.freeze))
-    shape = measure_shape(build_empty(policy, policy.model.config))
+    shape = measure_shape(build_empty(policy, read_config(policy)))
     reference = (shape.adapter_weights or shape.weights) if form.reference else 0
     residents = Residents(process, reference=reference, shards=form.ranks)
     return sum(update_bytes(shape, training, residents, (micro,)).values()) / 2**20
@@ -191,12 +196,14 @@ def _plan(form: Form, policy: RandomPolicy, process: int, device: str) -> float:
 
 def _make_policy(form: Form, directory: Path, device: str) -> RandomPolicy:
     known = SHAPES[form.model]
-    text = known.text | {"num_hidden_layers": form.text_layers}
+    text, vision, depth = dict(known.text), dict(known.vision), form.vision_layers
+    text |= {"num_hidden_layers": form.text_layers} if form.text_layers else {}
     text |= {"vocab_size": form.vocabulary} if form.vocabulary else {}
-    full = [i for i in known.vision["fullatt_block_indexes"] if i < form.vision_layers] or [form.vision_layers - 1]
-    vision = known.vision | {"depth": form.vision_layers, "fullatt_block_indexes": full}
+    if depth:
+        full = [i for i in known.vision["fullatt_block_indexes"] if i < depth] or [depth - 1]
+        vision |= {"depth": depth, "fullatt_block_indexes": full}
     settings = {"gradient_checkpointing": form.checkpointed, "tuning": form.tuning, "max_context_tokens": 10240}
-    settings |= {"attn_implementation": GROUPED_SDPA} | PIXELS
+    settings |= {"attn_implementation": GROUPED_SDPA} | (PIXELS if "patch_size" in vision else {})  # not of small ones
     return RandomPolicy(Shape(form.size.side, text, vision), directory, device, torch.float32, **settings)
 
 

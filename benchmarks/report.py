@@ -1,15 +1,18 @@
 """``python -m benchmarks.report``: writes what ``results.json`` has into ``docs/performance.md``, and draws its plots.
 
+``--take FILE`` takes the sections of such a file from another machine over before that.
+
 Every number between the page's marks is one of the file's, or a ratio of two of them.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import load
+from benchmarks.results import load, take
 from benchmarks.tables import SECTIONS, number, section_tables, table, written
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -38,6 +41,9 @@ TARGETS = {
     "overhead_fraction": ("fraction of a step that is neither model nor optimizer nor sampling", "≤ 0.03"),
     "evaluation_ms_per_row": ("evaluating a row besides decoding, prompt and generation, milliseconds", "≤ 2"),
     "evaluation_growth_mib": ("memory that an evaluation adds after a fifth of its rows, MiB", ""),
+    "gpu_update_mfu": ("an update of 3B's shape on one GPU, fraction of the measured peak", "≥ 0.5"),
+    "gpu_step_tokens_per_second": ("a step of 3B's shape on one GPU, rollout and update: tokens/s", "≥ 7200"),
+    "gpu_plan_memory_error": ("measured over planned peak memory on one GPU, greatest distance from 1", "≤ 0.15"),
     "matmul_peak_fraction": ("fraction of the measured peak of matrix products in an update", "≥ 0.2"),
 }
 """Of each headline key its meaning, and what it is to reach."""
@@ -91,6 +97,10 @@ def main() -> None:
     """Write the page, and its plots into the directory of its name."""
     from benchmarks.plots import draw
 
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--take", type=Path, metavar="FILE", help="results of another machine, to be taken over")
+    if (taken := parser.parse_args().take) is not None:
+        take(taken)
     recorded = load()
     PAGE.write_text(write_page(PAGE.read_text(encoding="utf-8"), recorded), encoding="utf-8")
     for name, section in recorded["sections"].items():

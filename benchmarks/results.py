@@ -54,21 +54,24 @@ def record(
     Raises:
         ValueError: A number is not finite, or a key is called "sections".
     """
-    results = load(path)
-    former = results["sections"].get(section, {}).get("keys", [])
-    kept = {name: value for name, value in results.items() if name not in former}
-    kept["sections"] = results["sections"] | {
-        section: {
-            "figures": _plain(figures),
-            "keys": sorted(keys),
-            "command": command,
-            "machine": describe_machine(),
-        }
-    }
     if "sections" in keys:
         raise ValueError("keys: 'sections' are the sections, a headline key needs another name")
-    kept |= {name: _number(value) for name, value in keys.items()}
-    kept["sections"] = dict(sorted(kept["sections"].items()))
+    entry = {"figures": _plain(figures), "keys": sorted(keys), "command": command, "machine": describe_machine()}
+    _replace({section: entry}, {name: _number(value) for name, value in keys.items()}, path)
+
+
+def take(taken: Path, path: Path = RESULTS) -> None:
+    """Put the sections and keys of another file, which another machine recorded, in the place of former ones."""
+    found = json.loads(taken.read_text())
+    _replace(found.pop("sections"), found, path)
+
+
+def _replace(sections: Mapping[str, Any], keys: Mapping[str, float], path: Path) -> None:
+    """Write a file with sections and their keys replaced."""
+    results = load(path)
+    former = {key for name in sections for key in results["sections"].get(name, {}).get("keys", [])}
+    kept = {name: value for name, value in results.items() if name not in former} | keys
+    kept["sections"] = dict(sorted((results["sections"] | sections).items()))
     text = json.dumps(dict(sorted(kept.items())), indent=2, allow_nan=False) + "\n"
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     draft.write_text(text)

@@ -121,13 +121,35 @@ def _profile(figures: Figures) -> list[str]:
 
 
 def _gpu(figures: Figures) -> list[str]:
-    parts = []
+    lines = [
+        [f"`{name}`", number(goal["value"]) if "value" in goal else "", goal["target"], goal["met"]]
+        for name, goal in figures["goals"].items()
+    ]
+    parts = [table(["goal", "value", "target", "met"], lines)]
+    if "tests" in figures:
+        parts.append(f"Tests: {facts(figures['tests'])}")
     for name, model in figures["models"].items():
-        updates = {path: {k: v for k, v in row.items() if k != "error"} for path, row in model["updates"].items()}
-        failed = [f"{path}: {row['error']}.\n" for path, row in model["updates"].items() if "error" in row]
-        parts += [f"Model {name}: {facts(model['shape'])}", *failed, grid(updates, "path")]
-        parts.append(grid({engine: {"tokens/s": rate} for engine, rate in model["rollout"].items()}, "rollout"))
+        parts.append(f"Model {name}: {facts(model['shape'])}")
+        parts += [f"{part}: {found['error']}.\n" for part, found in model.items() if "error" in found]
+        updates = {path: row for path, row in model.get("updates", {}).items() if path != "error"}
+        parts += [f"{path}: {row['error']}.\n" for path, row in updates.items() if "error" in row]
+        if rows := {path: row for path, row in updates.items() if "error" not in row}:
+            parts.append(grid(rows, "update"))
+        parts += [
+            _numbers(part, model[part]) for part in ("step", "plan", "launches", "rollout", "peak") if part in model
+        ]
     return parts
+
+
+def _numbers(part: str, found: Figures) -> str:
+    """A line for each number; those of a mapping, seconds by stage, under their own names."""
+    rows: dict[str, Any] = {}
+    for name, value in found.items():
+        if isinstance(value, Mapping) and "median" not in value:
+            rows |= {f"{name}, {inner}": {"value": each} for inner, each in value.items()}
+        elif not isinstance(value, str):
+            rows[name] = {"value": value}
+    return grid(rows, part)
 
 
 def _costs(figures: Figures) -> list[str]:

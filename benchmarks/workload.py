@@ -83,7 +83,7 @@ def make_batch(policy: Qwen2_5_VL, size: Size) -> GroupBatch:
     rollout = make_rollout(policy, size, draw)
     batch = GroupBatch.collate(rollout, list(map(policy.prompt_tokens, rollout.prompts)), policy.device)
     rewards = torch.rand(size.prompts, size.group, generator=draw)
-    (mini,) = replace(batch, advantages=group_advantages(rewards)).mini_batches(None)
+    (mini,) = replace(batch, advantages=group_advantages(rewards).to(policy.device)).mini_batches(None)
     return mini
 
 

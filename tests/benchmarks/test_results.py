@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks.measure import Spread
-from benchmarks.results import RESULTS, command, load, make_parser, parse, record
+from benchmarks.results import RESULTS, command, load, make_parser, parse, record, take
 
 
 @pytest.fixture
@@ -33,6 +33,22 @@ def test_a_section_measured_again_leaves_none_of_its_old_keys(path):
     written = load(path)
     assert {name: value for name, value in written.items() if name != "sections"} == {"vs_padded": 3.5, "ratio": 0.2}
     assert written["sections"]["step"]["figures"] == {"new": 1}
+
+
+def test_what_another_machine_recorded_is_taken_over_with_its_description(path, tmp_path):
+    there = tmp_path / "there.json"
+    record("gpu", {"x": 1}, {"mfu": 0.5}, "python -m benchmarks.gpu --write", there)
+    section = load(there)["sections"]["gpu"] | {"machine": {"accelerator": "a GPU"}}
+    there.write_text(json.dumps({"mfu": 0.5, "sections": {"gpu": section}}))
+    record("step", {}, {"vs_trl": 4.0}, "", path)
+    record("gpu", {"x": 0}, {"mfu": 0.1, "old": 1.0}, "", path)
+    take(there, path)
+    written = load(path)
+    assert {name: value for name, value in written.items() if name != "sections"} == {"mfu": 0.5, "vs_trl": 4.0}
+    assert written["sections"].keys() == {"gpu", "step"}
+    assert written["sections"]["gpu"] == section
+    with pytest.raises(FileNotFoundError):
+        take(tmp_path / "none.json", path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
