@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from visplay.commands.settings.short_help import PURPOSES, short_help
 from visplay.foreign_text import visible
+from visplay.late_imports import defer_imports, without_collection
 
 USAGE = """\
 usage: visplay COMMAND [options]
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return
+    defer_imports()
     if given[0] in MODULES:
         try:
             importlib.import_module(MODULES[given[0]]).run(given[1:])
@@ -76,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] in PURPOSES and {"-h", "--help"} & {*given[1:]}:
         sys.stdout.write(short_help(given[0]))
         return
-    from visplay import cli
+    with without_collection():
+        from visplay import cli
 
     if given[0] in ("check", "diagnose", "plan", "play", "predict"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
