@@ -29,11 +29,11 @@ class Late(NamedTuple):
 
     Args:
         names: What others take of it at their own import: each is made by a function of its name.
-        apart: Names of submodules that need nothing of the package's own code.
+        apart: Names of submodules that need nothing of the package's own code; None where none does.
     """
 
     names: Mapping[str, Make] = {}
-    apart: tuple[str, ...] = ()
+    apart: tuple[str, ...] | None = ()
 
 
 def _from(module: str, *before: str) -> Make:
@@ -158,6 +158,10 @@ LATE: Mapping[str, Late] = {
     "torchvision.ops": Late(
         apart=("torchvision.ops.boxes", "torchvision.ops._box_convert", "torchvision.ops._utils"),
     ),
+    "transformers.models": Late(apart=None),
+    "transformers.tokenization_mistral_common": Late(
+        _late("transformers.tokenization_mistral_common", "MistralCommonBackend")
+    ),
     "transformers.distributed.sharding_utils": Late(
         _late("transformers.distributed.sharding_utils", "DtensorShardOperation", "_dtensor_from_local_like")
     ),
@@ -169,10 +173,15 @@ LATE: Mapping[str, Late] = {
             *("resolve_parallel_plans", "verify_tp_plan"),
         )
     ),
+    "scipy.optimize": Late(_late("scipy.optimize", "linear_sum_assignment")),
     "sklearn": Late(apart=("sklearn.metrics",)),
     "sklearn.metrics": Late(_late("sklearn.metrics", "roc_curve")),
 }
 """The packages, by their names."""
+
+
+_ASKED_OF_ALL = ("__path__", "__warningregistry__", "__wrapped__")
+"""What Python looks for in any module."""
 
 
 class _LateModule(ModuleType):
@@ -183,8 +192,8 @@ class _LateModule(ModuleType):
         loader = self.__spec__.loader_state
         if name in LATE[self.__name__].names and not loader.is_running:
             return loader.make(name)
-        if not name.startswith("__") and loader.complete(self):  # Python itself asks any module for such names
-            return getattr(self, name)
+        if name not in _ASKED_OF_ALL and loader.complete(self):
+            return getattr(sys.modules[self.__name__], name)  # it may have put another in its place
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 
@@ -214,6 +223,10 @@ class _LateLoader(Loader):
         module.__loader__ = module.__spec__.loader = self.loader
         module.__spec__.loader_state = self
         module.__class__ = _LateModule
+
+    def is_apart(self, name: str) -> bool:
+        """Whether a submodule is imported without the package's own code."""
+        return self.late.apart is None or name in self.late.apart
 
     def make(self, name: str) -> Any:
         """Make a name; what it is made of is imported without the rest."""
@@ -269,7 +282,7 @@ class _LateFinder(MetaPathFinder):
         above = name
         while above := above.rpartition(".")[0]:
             module = sys.modules.get(above)
-            if isinstance(module, _LateModule) and name not in LATE[above].apart:
+            if isinstance(module, _LateModule) and not module.__spec__.loader_state.is_apart(name):
                 loader = module.__spec__.loader_state  # type: ignore[union-attr]
                 if not loader.is_making and loader.complete(module) and name in sys.modules:
                     return ModuleSpec(name, _Present(sys.modules[name]))
@@ -295,7 +308,7 @@ def _whole(package: str, name: str) -> Any:
     module = importlib.import_module(package)
     if isinstance(module, _LateModule):
         module.__spec__.loader_state.complete(module)  # type: ignore[union-attr]
-    return vars(module)[name]
+    return getattr(sys.modules[package], name)
 
 
 @contextmanager
