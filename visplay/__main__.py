@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from visplay.commands.settings.short_help import PURPOSES, short_help
 from visplay.foreign_text import visible
-from visplay.late_imports import defer_imports, without_collection
+from visplay.late_imports import defer_imports, import_uncollected
 
 USAGE = """\
 usage: visplay COMMAND [options]
@@ -78,8 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] in PURPOSES and {"-h", "--help"} & {*given[1:]}:
         sys.stdout.write(short_help(given[0]))
         return
-    with without_collection():
-        from visplay import cli
+    cli = import_uncollected("visplay.cli")
 
     if given[0] in ("check", "diagnose", "plan", "play", "predict"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)

@@ -1,9 +1,10 @@
-"""Packages that others import whole for one name of theirs are loaded when something else of them is used.
+"""Packages that others import whole for a name or two are loaded when something else of them is used.
 
-Lightning imports torchmetrics with all it has for images, texts and audio, and ``torch._dynamo`` for one ``isinstance``;
-torchvision its models; transformers scikit-learn for one function. Each takes longer to load than all that a run needs.
-``defer_imports`` has ``import`` make such a package without running its code. That runs, once and in full, as soon as
-another name or submodule of it is asked for than those in ``LATE``, whoever asks: nobody is given less of a package.
+Lightning imports torchmetrics with all it has for images, texts and audio, and ``torch._dynamo`` for an ``isinstance``;
+torchvision its models; transformers scikit-learn for one function: more than a run needs takes longer to load than all
+that it does. ``defer_imports`` has ``import`` make such a package without running its code. That runs, once and in
+full, as soon as anything is asked of it that ``LATE`` does not name, or anyone asks who is not named there. Of those
+who are it is known that they take a name to call it, or for the class of instances, and ``LateName`` is both.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ import gc
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 Make = Callable[[str], Any]
@@ -28,10 +28,12 @@ class Late(NamedTuple):
     """What there is of a package before its code has run.
 
     Args:
-        names: What others take of it at their own import: each is made by a function of its name.
+        askers: The packages that take names of it at their own import.
+        names: Those names; each is made by a function of it.
         apart: Names of submodules that need nothing of the package's own code; None where none does.
     """
 
+    askers: tuple[str, ...] = ()
     names: Mapping[str, Make] = {}
     apart: tuple[str, ...] | None = ()
 
@@ -57,6 +59,7 @@ class LateName:
         self._package, self._name = package, name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it, or make an instance."""
         return _whole(self._package, self._name)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -112,47 +115,57 @@ def _mark(name: str) -> Any:
     return mark
 
 
+def _tensors(name: str, *names: str, apart: tuple[str, ...] = ()) -> dict[str, Late]:
+    """A package of sharded tensors, which no run on one rank has any of."""
+    return {name: Late(("transformers", "visplay"), _late(name, *names), apart)}
+
+
 LATE: Mapping[str, Late] = {
     "torchmetrics": Late(
+        ("lightning", "lightning_utilities", "torchmetrics", "visplay"),
         {
             "__version__": _from("torchmetrics.__about__"),
             "Metric": _from("torchmetrics.metric", "torchmetrics.utilities"),
             "MetricCollection": _from("torchmetrics.collections", "torchmetrics.utilities"),
             "_logger": lambda name: logging.getLogger("torchmetrics"),
-        }
+        },
     ),
     "torchmetrics.utilities.plot": Late(
+        ("torchmetrics",),
         {  # the types, of annotations, are those of an environment without matplotlib
             "_AX_TYPE": lambda name: object,
             "_PLOT_OUT_TYPE": lambda name: tuple[object, object],
             **_late("torchmetrics.utilities.plot", "plot_single_or_multi_val"),
-        }
+        },
     ),
     "torch._dynamo": Late(
+        ("lightning", "torch", "transformers"),
         _late("torch._dynamo", "OptimizedModule")
         | {"disable": _disable, "assume_constant_result": _mark, "allow_in_graph": _mark},
         apart=("torch._dynamo._trace_wrapped_higher_order_op",),
     ),
-    "torch.distributed._composable.fsdp": Late(_late("torch.distributed._composable.fsdp", "fully_shard")),
-    "torch.distributed.fsdp": Late(
-        _late(
-            "torch.distributed.fsdp",
-            *("CPUOffloadPolicy", "FSDPModule", "FullyShardedDataParallel", "MixedPrecisionPolicy"),
-            *("fully_shard", "register_fsdp_forward_method"),
-        )
+    "torch._inductor": Late(apart=("torch._inductor.config", "torch._inductor.custom_graph_pass")),
+    **_tensors("torch.distributed._composable.fsdp", "fully_shard"),
+    **_tensors(
+        "torch.distributed.fsdp",
+        *("CPUOffloadPolicy", "FSDPModule", "FullyShardedDataParallel", "MixedPrecisionPolicy"),
+        *("fully_shard", "register_fsdp_forward_method"),
     ),
-    "torch.distributed.tensor": Late(
-        _late("torch.distributed.tensor", "DTensor", "Partial", "Replicate", "Shard", "distribute_tensor"),
+    **_tensors(
+        "torch.distributed.tensor",
+        *("DTensor", "Partial", "Replicate", "Shard", "distribute_tensor"),
         apart=("torch.distributed.tensor._utils", "torch.distributed.tensor.placement_types"),
     ),
-    "torch.distributed.tensor._utils": Late(
-        _late("torch.distributed.tensor._utils", "compute_local_shape_and_global_offset")
+    **_tensors("torch.distributed.tensor._utils", "compute_local_shape_and_global_offset"),
+    **_tensors("torch.distributed.tensor.placement_types", "Shard", "_StridedShard"),
+    **_tensors("transformers.distributed.sharding_utils", "DtensorShardOperation", "_dtensor_from_local_like"),
+    **_tensors(
+        "transformers.distributed.tensor_parallel",
+        *("_get_parameter_plan", "_validate_parallel_plan_styles", "apply_expert_parallelism"),
+        *("apply_tensor_parallelism", "gather_state_dict_for_save", "replace_layer_number_by_wildcard"),
+        *("resolve_parallel_plans", "verify_tp_plan"),
     ),
-    "torch.distributed.tensor.placement_types": Late(
-        _late("torch.distributed.tensor.placement_types", "Shard", "_StridedShard")
-    ),
-    "torch._inductor": Late(apart=("torch._inductor.config", "torch._inductor.custom_graph_pass")),
-    "torch.utils.flop_counter": Late(_late("torch.utils.flop_counter", "FlopCounterMode")),
+    "torch.utils.flop_counter": Late(("lightning",), _late("torch.utils.flop_counter", "FlopCounterMode")),
     "torchvision.datasets": Late(),
     "torchvision.models": Late(),
     "torchvision.ops": Late(
@@ -160,25 +173,13 @@ LATE: Mapping[str, Late] = {
     ),
     "transformers.models": Late(apart=None),
     "transformers.tokenization_mistral_common": Late(
-        _late("transformers.tokenization_mistral_common", "MistralCommonBackend")
+        ("transformers",), _late("transformers.tokenization_mistral_common", "MistralCommonBackend")
     ),
-    "transformers.distributed.sharding_utils": Late(
-        _late("transformers.distributed.sharding_utils", "DtensorShardOperation", "_dtensor_from_local_like")
-    ),
-    "transformers.distributed.tensor_parallel": Late(
-        _late(
-            "transformers.distributed.tensor_parallel",
-            *("_get_parameter_plan", "_validate_parallel_plan_styles", "apply_expert_parallelism"),
-            *("apply_tensor_parallelism", "gather_state_dict_for_save", "replace_layer_number_by_wildcard"),
-            *("resolve_parallel_plans", "verify_tp_plan"),
-        )
-    ),
-    "scipy.optimize": Late(_late("scipy.optimize", "linear_sum_assignment")),
+    "scipy.optimize": Late(("transformers",), _late("scipy.optimize", "linear_sum_assignment")),
     "sklearn": Late(apart=("sklearn.metrics",)),
-    "sklearn.metrics": Late(_late("sklearn.metrics", "roc_curve")),
+    "sklearn.metrics": Late(("transformers",), _late("sklearn.metrics", "roc_curve")),
 }
 """The packages, by their names."""
-
 
 _ASKED_OF_ALL = ("__path__", "__warningregistry__", "__wrapped__")
 """What Python looks for in any module."""
@@ -190,11 +191,19 @@ class _LateModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         assert self.__spec__ is not None
         loader = self.__spec__.loader_state
-        if name in LATE[self.__name__].names and not loader.is_running:
+        if name in loader.late.names and not loader.is_running and _asker() in loader.late.askers:
             return loader.make(name)
         if name not in _ASKED_OF_ALL and loader.complete(self):
-            return getattr(sys.modules[self.__name__], name)  # it may have put another in its place
+            return getattr(self, name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+def _asker() -> str:
+    """The package whose code asks a module for a name."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("importlib."):
+        frame = frame.f_back
+    return "" if frame is None else frame.f_globals.get("__name__", "").partition(".")[0]
 
 
 class _LateLoader(Loader):
@@ -249,7 +258,9 @@ class _LateLoader(Loader):
                 self.is_running = True
                 try:
                     self.loader.exec_module(module)
-                    module.__class__ = ModuleType
+                    module.__class__ = ModuleType  # type: ignore[assignment]
+                    if (other := sys.modules[module.__name__]) is not module:  # which the code has put in its place
+                        vars(module)["__getattr__"] = partial(getattr, other)
                 finally:
                     self.is_running = False
                 for call in self.afterwards:
@@ -262,6 +273,7 @@ class _Present(Loader):
 
     def __init__(self, module: ModuleType) -> None:
         self.module, self.spec = module, module.__spec__
+        module.__spec__ = None  # else it would be loaded once more by this
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module."""
@@ -275,17 +287,16 @@ class _Present(Loader):
 class _LateFinder(MetaPathFinder):
     """Finds the packages of ``LATE``, and has them run before one of their submodules is imported."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Where a package is, with a loader that does not run it; None of what is imported as always."""
         above = name
         while above := above.rpartition(".")[0]:
             module = sys.modules.get(above)
-            if isinstance(module, _LateModule) and not module.__spec__.loader_state.is_apart(name):
-                loader = module.__spec__.loader_state  # type: ignore[union-attr]
-                if not loader.is_making and loader.complete(module) and name in sys.modules:
-                    return ModuleSpec(name, _Present(sys.modules[name]))
+            loader = module.__spec__.loader_state if isinstance(module, _LateModule) else None  # type: ignore[union-attr]
+            if loader is None or loader.is_making or loader.is_apart(name):
+                continue
+            if loader.complete(module) and name in sys.modules:
+                return ModuleSpec(name, _Present(sys.modules[name]))
         spec = PathFinder.find_spec(name, path, target) if name in LATE else None
         if spec is not None and spec.loader is not None:
             spec.loader = _LateLoader(name, spec.loader)
@@ -311,17 +322,16 @@ def _whole(package: str, name: str) -> Any:
     return getattr(sys.modules[package], name)
 
 
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Look for no garbage while modules are imported: what they make stays, and would be looked through many times.
+def import_uncollected(name: str) -> ModuleType:
+    """Import a module and all that it imports without looking for garbage: it makes none, and is searched many times.
 
-    What is there at the end is never looked through again.
+    What is there afterwards is never searched again.
     """
-    was_enabled = gc.isenabled()
+    if name in sys.modules or not gc.isenabled():
+        return importlib.import_module(name)
     gc.disable()
     try:
-        yield
+        return importlib.import_module(name)
     finally:
         gc.freeze()
-        if was_enabled:
-            gc.enable()
+        gc.enable()

@@ -163,7 +163,7 @@ def record_good(root: Path, keys: Iterable[str], limits: ImageLimits = ImageLimi
     write_index((read_index(*_index(root, limits)) or {}) | good, *_index(root, limits))
 
 
-def _index(root: Path, limits: ImageLimits) -> tuple[object, ...]:
+def _index(root: Path, limits: ImageLimits) -> tuple[str, str, ImageLimits]:
     """Under what the good images of a directory are on record."""
     return "image folders", str(root.resolve()), limits
 

@@ -110,8 +110,8 @@ class VLM(Adaptable):
         """Load weights and processor, once.
 
         Args:
-            shares_with: A policy that is loaded: an adapter of this one is put on its model, and what would be read from
-                the same files is copied from it, but for weights that have learned or are sharded.
+            shares_with: A policy that is loaded. An adapter of this one is put on its model; what would be read from
+                the same files is copied from it, unless its weights have learned or are sharded.
             processor_path: Directory of another processor than the checkpoint's.
             weights: Whether they are read; without them there are no adapters either, and the policy can write and
                 measure prompts and no more.
