@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from visplay.commands.settings.short_help import PURPOSES, short_help
 from visplay.foreign_text import visible
-from visplay.late_imports import defer_imports, import_uncollected
 
 USAGE = """\
 usage: visplay COMMAND [options]
@@ -64,7 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return
-    defer_imports()
     if given[0] in MODULES:
         try:
             importlib.import_module(MODULES[given[0]]).run(given[1:])
@@ -78,8 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] in PURPOSES and {"-h", "--help"} & {*given[1:]}:
         sys.stdout.write(short_help(given[0]))
         return
-    cli = import_uncollected("visplay.cli")
+    from visplay.late_imports import defer_imports, import_uncollected
 
+    defer_imports()
+    cli = import_uncollected("visplay.cli")
     if given[0] in ("check", "diagnose", "plan", "play", "predict"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return
