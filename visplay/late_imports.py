@@ -30,7 +30,7 @@ class Late(NamedTuple):
     Args:
         askers: The packages that take names of it at their own import.
         names: Those names; each is made by a function of it.
-        apart: Names of submodules that need nothing of the package's own code; None where none does.
+        apart: Names of submodules that need nothing of the package's own code; None says that of all.
     """
 
     askers: tuple[str, ...] = ()
@@ -108,6 +108,8 @@ def _mark(name: str) -> Any:
     """What marks a function for the compiler, and returns it: it is marked once ``torch._dynamo`` has run."""
 
     def mark(fn: Callable) -> Callable:
+        if is_whole("torch._dynamo"):
+            return _whole("torch._dynamo", name)(fn)
         loader = sys.modules["torch._dynamo"].__spec__.loader_state  # type: ignore[union-attr]
         loader.afterwards.append(lambda: _whole("torch._dynamo", name)(fn))
         return fn
