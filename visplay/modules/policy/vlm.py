@@ -158,10 +158,12 @@ class VLM(Adaptable):
             logger.info("%s: at most %d tokens per image", self.path, self.most_image_tokens)
 
     def _is_read_like(self, other: VLM) -> bool:
-        """Whether another policy has been loaded, and from the same files with the same settings."""
-        of_model = ("path", "revision", "attn_implementation", "tuning", "gradient_checkpointing")
-        same = (getattr(self, name) == getattr(other, name) for name in (*of_model, "min_pixels", "max_pixels"))
-        return type(self) is type(other) and other.processor is not None and all(same)
+        """Whether another policy has been loaded with its weights, from the same files with the same settings."""
+        if type(self) is not type(other) or other.model is None or other.device.type == "meta":
+            return False
+        state = ("name", "version", "processor", "training")
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name not in state}
+        return all(vars(other).get(name) == value for name, value in settings.items())
 
     def read_processor(self, path: str) -> Any:
         """Tokenizer and image processor of a directory, or of a name on the Hub."""
