@@ -170,6 +170,7 @@ _TABLES = {
     "rollout": lambda figures: [f"Model {name}:\n\n{grid(rows)}" for name, rows in figures["models"].items()],
     "loop": lambda figures: [facts({n: figures[n] for n in ("prompts", "G", "T")}), grid(figures["rows"], "part")],
     "iteration": lambda figures: [facts({"runs": figures["rounds"]}), _stages(figures)],
+    "start": lambda figures: [facts({n: figures[n] for n in ("rounds", "modules")}), _stages(figures)],
     "head": _head,
     "profile": _profile,
     "clustering": _clustering,

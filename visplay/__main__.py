@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import re
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from visplay.commands.settings.short_help import PURPOSES, short_help
 from visplay.foreign_text import visible
@@ -53,6 +55,21 @@ MODULES = {
 """Commands whose options are their own, not those of ``fit``."""
 
 
+def import_uncollected(name: str) -> ModuleType:
+    """Import a module without looking for garbage: imports make none, and what they make is searched again and again.
+
+    What is there afterwards is never searched: it stays for as long as the process.
+    """
+    if name in sys.modules or not gc.isenabled():
+        return importlib.import_module(name)
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -76,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[0] in PURPOSES and {"-h", "--help"} & {*given[1:]}:
         sys.stdout.write(short_help(given[0]))
         return
-    from visplay import cli
-
+    cli = import_uncollected("visplay.cli")
     if given[0] in ("check", "diagnose", "plan", "play", "predict"):
         importlib.import_module(f"visplay.commands.{given[0]}").run(given[1:], cli.instantiate)
         return

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import visplay
+from visplay.data import ImageFolder
 from visplay.tiny.self_play_images import SilverAccuracy, image_name, silver_accuracy, silver_truth, write_images
 from visplay.tiny.shapes import SHAPES
 from visplay.tiny.shapes.shape_scenes import HELD_OUT, Scene, Shape, render
@@ -25,6 +26,17 @@ def test_a_half_written_directory_is_completed(tmp_path):
     (tmp_path / f".{names[2]}.1.draft").write_bytes(b"half")
     write_images(tmp_path, 6, 0)
     assert sorted(path.name for path in tmp_path.glob("*.png")) == names
+
+
+def test_what_was_just_rendered_is_not_decoded(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(ImageFolder, "_find_error", lambda folder, key: decoded.append(key))
+    names = sorted(path.name for path in write_images(tmp_path, 6, 0).iterdir())
+    assert ImageFolder(tmp_path).keys == tuple(names)
+    assert decoded == []
+    (tmp_path / names[1]).write_bytes(b"other")
+    ImageFolder(tmp_path)
+    assert decoded == [names[1]]
 
 
 def test_more_images_add_to_the_first_ones(tmp_path):

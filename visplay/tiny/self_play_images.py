@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from visplay.data.images.image_folder import record_good
 from visplay.grading.equivalence import equivalent
 from visplay.tiny.shapes import SHAPES
 from visplay.tiny.world import World
@@ -51,8 +52,11 @@ def write_images(directory: str | Path, n: int, seed: int, world: World = SHAPES
             f"directory: {directory} holds {len(unknown)} PNG files that are not of n={n}, seed={seed}; give "
             "an empty one"
         )
-    for name in wanted.keys() - present:
+    missing = wanted.keys() - present
+    for name in missing:
         _write(wanted[name], directory / name)
+    if missing:
+        record_good(directory, missing)
     return directory
 
 

@@ -214,3 +214,48 @@ def test_prompts_without_an_image_beside_others(base):
     for row in range(2):
         alone, _ = base.logps(prompts[row : row + 1], ids[row : row + 1], mask[row : row + 1])
         torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """What is read from the disk, in order."""
+    found = []
+    for name in ("_load_model", "read_processor"):
+        read = getattr(Qwen2_5_VL, name)
+        monkeypatch.setattr(
+            Qwen2_5_VL, name, lambda vlm, *path, name=name, read=read: (found.append(name), read(vlm, *path))[1]
+        )
+    return found
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_policy_like_one_that_is_loaded_is_copied(reads, gradient_checkpointing):
+    first, second = (Qwen2_5_VL(str(BASE), gradient_checkpointing=gradient_checkpointing) for _ in range(2))
+    first.load()
+    assert reads == ["read_processor", "_load_model"]
+    second.load(first)
+    assert len(reads) == 2
+    assert second.fingerprint() == first.fingerprint()
+    assert second.head_weight is second.model.get_input_embeddings().weight
+    own, other = ({weight.data_ptr() for weight in vlm.model.parameters()} for vlm in (first, second))
+    assert own.isdisjoint(other)
+    assert [w.requires_grad for w in first.parameters()] == [w.requires_grad for w in second.parameters()]
+    prompts, (ids, mask) = _prompts(first), _completions(first, 4, 2, 3)
+    for vlm in (first, second):
+        vlm.logps(prompts, ids, mask)[0].sum().backward()
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+
+
+@pytest.mark.parametrize("settings", [{"tuning": Tuning(freeze=["vision_tower"])}, {"max_pixels": 3136}])
+def test_a_policy_of_other_settings_is_read(reads, fresh_base, settings):
+    reads.clear()
+    Qwen2_5_VL(str(BASE), **settings).load(fresh_base)
+    assert reads == ["read_processor", "_load_model"]
+
+
+def test_weights_that_have_learned_are_not_copied(reads, fresh_base):
+    reads.clear()
+    fresh_base.version = 1
+    Qwen2_5_VL(str(BASE)).load(fresh_base)
+    assert reads == ["_load_model"]

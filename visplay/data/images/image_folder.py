@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,14 +92,13 @@ class ImageFolder(Dataset[UnlabeledImage]):
         self.left_out = LeftOut()
         candidates, unusable = _list_images(self.root, self.left_out)
         states = {key: _look(self.root / key) for key in candidates}
-        index = "image folders", str(self.root.resolve()), limits
-        good: dict[str, list[int]] = read_index(*index) or {}
+        good: dict[str, list[int]] = read_index(*_index(self.root, limits)) or {}
         unknown = [key for key in candidates if states[key] is None or states[key] != good.get(key)]
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             reasons = dict(zip(unknown, pool.map(self._find_error, unknown), strict=True))
         self.keys = tuple(key for key in candidates if reasons.get(key) is None)
         if unknown or good.keys() != {*self.keys}:
-            write_index({key: states[key] for key in self.keys}, *index)
+            write_index({key: states[key] for key in self.keys}, *_index(self.root, limits))
         unusable |= {key: reason for key, reason in reasons.items() if reason is not None}
         bad = [
             SkippedImage(os.fsencode(key).decode(errors="backslashreplace"), reason) for key, reason in unusable.items()
@@ -150,6 +149,23 @@ class ImageFolder(Dataset[UnlabeledImage]):
         with decode_errors():
             key.encode()  # a name that is not UTF-8 could be neither hashed nor stored
         return load_image(self.root / key, self.limits)
+
+
+def record_good(root: Path, keys: Iterable[str], limits: ImageLimits = ImageLimits()) -> None:  # noqa: B008 (frozen)
+    """Have images on record as good that were made just now, so that an ``ImageFolder`` does not decode them.
+
+    Args:
+        root: Their directory.
+        keys: Their paths relative to it.
+        limits: What they are known to keep to.
+    """
+    good = {key: _look(root / key) for key in keys}
+    write_index((read_index(*_index(root, limits)) or {}) | good, *_index(root, limits))
+
+
+def _index(root: Path, limits: ImageLimits) -> tuple[str, str, ImageLimits]:
+    """Under what the good images of a directory are on record."""
+    return "image folders", str(root.resolve()), limits
 
 
 def _look(path: Path) -> list[int] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_array
 
 _MAX_ORDER = 4
@@ -123,6 +122,8 @@ def _link(distances: np.ndarray, kind: np.ndarray, threshold: float) -> np.ndarr
 
     Repeated texts are linked each for itself: merged beforehand, they would make other ties.
     """
+    from scipy.cluster.hierarchy import fcluster, linkage  # a quarter of a second, which not every command needs
+
     if len(kind) < 2:
         return np.zeros(len(kind), dtype=np.int64)
     pairs = np.concatenate([distances[one].take(kind[index + 1 :]) for index, one in enumerate(kind)])

@@ -8,6 +8,7 @@ cache). What a model family needs beyond this lives in a subclass, one family a 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -109,7 +110,8 @@ class VLM(Adaptable):
         """Load weights and processor, once.
 
         Args:
-            shares_with: A policy whose model an adapter of this one can be on; whole models ignore it.
+            shares_with: A policy that is loaded. An adapter of this one is put on its model; what would be read from
+                the same files is copied from it, unless its weights have learned or are sharded.
             processor_path: Directory of another processor than the checkpoint's.
             weights: Whether they are read; without them there are no adapters either, and the policy can write and
                 measure prompts and no more.
@@ -120,9 +122,15 @@ class VLM(Adaptable):
         """
         if self.model is not None:
             return
-        self.processor = self.read_processor(processor_path or self.path)
+        like = shares_with if shares_with is not None and self._is_read_like(shares_with) else None
+        if like is not None and processor_path is None:
+            self.processor = like.processor
+        else:
+            self.processor = self.read_processor(processor_path or self.path)
         lora = self.tuning.lora if weights else None
-        if lora is None or shares_with is None:
+        if lora is None and weights and like is not None and like.version == 0 and not like.sharded:
+            self.model = copy.deepcopy(like.model)
+        elif lora is None or shares_with is None:
             self.model = self._load_model() if weights else self._shape_model()
         else:
             self.model, self.adapters = shares_with.model, shares_with.adapters
@@ -148,6 +156,14 @@ class VLM(Adaptable):
             )
         if self.takes_images:
             logger.info("%s: at most %d tokens per image", self.path, self.most_image_tokens)
+
+    def _is_read_like(self, other: VLM) -> bool:
+        """Whether another policy has been loaded with its weights, from the same files with the same settings."""
+        if type(self) is not type(other) or other.model is None or other.device.type == "meta":
+            return False
+        state = ("name", "version", "processor", "training")
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name not in state}
+        return all(vars(other).get(name) == value for name, value in settings.items())
 
     def read_processor(self, path: str) -> Any:
         """Tokenizer and image processor of a directory, or of a name on the Hub."""
