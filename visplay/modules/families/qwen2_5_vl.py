@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from visplay.modules.policy.attention import GROUPED_SDPA
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.loading import Part
 
@@ -61,6 +63,27 @@ class PatchProduct(nn.Conv3d):
         return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)[..., None, None, None]
 
 
+class WindowedAttention(nn.Module):
+    """Attention of the vision tower within images or windows: few calls of a kernel where transformers makes one each.
+
+    To be mixed into transformers' attention, of whose forward pass only the kernel's calls are other ones.
+    """
+
+    config: Any
+
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, **kwargs: Any) -> Tensor:
+        """Attend within segments, which begin and end at ``cu_seqlens`` of the hidden states (L, width)."""
+        if self.config._attn_implementation == GROUPED_SDPA:
+            kwargs["windows"] = cu_seqlens.diff().tolist()
+            cu_seqlens = cu_seqlens[[0, -1]]
+        return super().forward(hidden_states, cu_seqlens=cu_seqlens, **kwargs)
+
+
+@functools.cache
+def _windowed(attention: type[nn.Module]) -> type[nn.Module]:
+    return type(attention.__name__, (WindowedAttention, attention), {})
+
+
 class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
     """Qwen2.5-VL as a policy; the arguments are those of ``VLM``.
 
@@ -71,7 +94,10 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
 
     def _load_model(self) -> Any:
         model = super()._load_model()
-        model.model.visual.patch_embed.proj.__class__ = PatchProduct  # the same weight under the same name
+        visual = model.model.visual
+        visual.patch_embed.proj.__class__ = PatchProduct  # the same weight under the same name
+        for block in visual.blocks:
+            block.attn.__class__ = _windowed(type(block.attn))
         return model
 
     def image_tokens(self, image: Image) -> int:

@@ -11,7 +11,7 @@ exact.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -50,7 +50,8 @@ def grouped_sdpa(
         value: Like ``key``.
         attention_mask: (B, 1, T, L), or None.
         **settings: ``scaling``, ``dropout`` and ``is_causal``; with a ``packing`` the one row is packed that way,
-            and the mask, stood in for by one of any shape, is not read. What else transformers passes is not needed.
+            and the mask, stood in for by one of any shape, is not read; with ``windows``, the lengths of segments one
+            after another, the one row attends within each. What else transformers passes is not needed.
 
     Returns:
         (B, T, heads, D), and no attention weights.
@@ -62,6 +63,9 @@ def grouped_sdpa(
             dtype = torch.get_autocast_dtype(device.type)
         rows = [states[0].transpose(0, 1).to(many_token_dtype(device, dtype)) for states in (query, key, value)]
         return _PackedAttention.apply(*rows, packing, settings["scaling"])[None].to(dtype), None
+    windows = settings.pop("windows", None)
+    if windows is not None:
+        return _attend_in_windows(module, (query, key, value), windows, settings), None
     if query.is_cuda:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     causal = settings.get("is_causal")
@@ -80,6 +84,20 @@ def grouped_sdpa(
             enable_gqa=query.shape[1] != key.shape[1],
         )
     return out.to(dtype).transpose(1, 2).contiguous(), None
+
+
+def _attend_in_windows(module: nn.Module, states: States, windows: Sequence[int], settings: dict[str, Any]) -> Tensor:
+    """Attention of one row within each of its windows, (1, L, heads, D); windows of one length are one batch."""
+    lengths = torch.tensor(windows)
+    starts, outs, order = lengths.cumsum(0) - lengths, [], []
+    for length in sorted(set(windows)):
+        tokens = (starts[lengths == length, None] + torch.arange(length)).to(states[0].device)
+        whole = tokens.numel() == states[0].shape[2]
+        rows = [s[0] if whole else s[0].index_select(1, tokens.flatten()) for s in states]
+        batch = [s.unflatten(1, tokens.shape).transpose(0, 1) for s in rows]  # (windows, heads, length, D)
+        outs.append(grouped_sdpa(module, *batch, None, **settings)[0].flatten(0, 1))
+        order.append(tokens.flatten())
+    return (outs[0] if len(outs) == 1 else torch.cat(outs).index_select(0, torch.cat(order).argsort()))[None]
 
 
 @functools.cache
