@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from visplay.modules.policy.attention import GROUPED_SDPA
+from visplay.modules.policy.hidden_states import mixed
 from visplay.modules.policy.vlm import VLM
 from visplay.modules.policy.weights.loading import Part
 
@@ -79,11 +79,6 @@ class WindowedAttention(nn.Module):
         return super().forward(hidden_states, cu_seqlens=cu_seqlens, **kwargs)
 
 
-@functools.cache
-def _windowed(attention: type[nn.Module]) -> type[nn.Module]:
-    return type(attention.__name__, (WindowedAttention, attention), {})
-
-
 class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
     """Qwen2.5-VL as a policy; the arguments are those of ``VLM``.
 
@@ -97,7 +92,7 @@ class Qwen2_5_VL(VLM):  # noqa: N801 (the family's own spelling)
         visual = model.model.visual
         visual.patch_embed.proj.__class__ = PatchProduct  # the same weight under the same name
         for block in visual.blocks:
-            block.attn.__class__ = _windowed(type(block.attn))
+            block.attn.__class__ = mixed(WindowedAttention, type(block.attn))
         return model
 
     def image_tokens(self, image: Image) -> int:

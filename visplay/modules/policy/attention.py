@@ -61,7 +61,7 @@ def grouped_sdpa(
         device, dtype = query.device, query.dtype
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
-        rows = [states[0].transpose(0, 1).to(many_token_dtype(device, dtype)) for states in (query, key, value)]
+        rows = [states.squeeze(0).transpose(0, 1).to(many_token_dtype(device, dtype)) for states in (query, key, value)]
         return _PackedAttention.apply(*rows, packing, settings["scaling"])[None].to(dtype), None
     windows = settings.pop("windows", None)
     if windows is not None:
@@ -93,7 +93,9 @@ def _attend_in_windows(module: nn.Module, states: States, windows: Sequence[int]
     for length in sorted(set(windows)):
         tokens = (starts[lengths == length, None] + torch.arange(length)).to(states[0].device)
         whole = tokens.numel() == states[0].shape[2]
-        rows = [s[0] if whole else s[0].index_select(1, tokens.flatten()) for s in states]
+        rows = [s.squeeze(0) for s in states]
+        if not whole:
+            rows = [s.index_select(1, tokens.flatten()) for s in rows]
         batch = [s.unflatten(1, tokens.shape).transpose(0, 1) for s in rows]  # (windows, heads, length, D)
         outs.append(grouped_sdpa(module, *batch, None, **settings)[0].flatten(0, 1))
         order.append(tokens.flatten())
@@ -205,7 +207,7 @@ def _attend(states: States, segments: Segments, scale: float) -> tuple[Tensor, T
     out = query.new_empty((len(query) + 1, *query.shape[1:]))  # padding is written to the last row
     logsumexp = out.new_empty(out.shape[:2], dtype=torch.promote_types(out.dtype, torch.float32))
     for batch in segments.batches:
-        parts = _cpu_forward(*_gather_states(states, batch), 0.0, causal, scale=scale)
+        parts = _cpu_forward(*_gather_states(states, batch), 0.0, causal, **_mask(batch, out), scale=scale)
         for rows, part in zip((out, logsumexp), parts, strict=True):
             rows.index_copy_(0, batch.targets[0], part.transpose(1, 2).flatten(0, 1))
     logsumexp[-1] = torch.inf
@@ -233,7 +235,8 @@ def _differentiate(whole: States, states: States, segments: Segments, scale: flo
             outer = [_gather(rows, batch.sources[0], batch.size) for rows in (grad, out)]
             lse = _gather(logsumexp, batch.targets[0], batch.size)  # infinite at padding: probability and gradient 0
             gathered = _gather_states(states, batch)
-            parts = _cpu_backward(outer[0], *gathered, outer[1], lse, 0.0, causal, scale=scale)
+            settings = _mask(batch, out) | {"scale": scale}
+            parts = _cpu_backward(outer[0], *gathered, outer[1], lse, 0.0, causal, **settings)
             for rows, part, targets in zip(into, parts, (batch.targets[0], *2 * batch.targets[1:]), strict=True):
                 served = part.transpose(1, 2).flatten(0, 1).unflatten(1, (rows.shape[1], -1))  # heads that a key serves
                 rows.index_copy_(0, targets, served.squeeze(2) if served.shape[2] == 1 else served.sum(2))
@@ -242,6 +245,10 @@ def _differentiate(whole: States, states: States, segments: Segments, scale: flo
         for rows in gradients[1:]:
             rows[keys].zero_()
     return gradients
+
+
+def _mask(batch: Batch, like: Tensor) -> dict[str, Tensor]:
+    return {} if batch.mask is None else {"attn_mask": batch.mask.to(like.dtype)}
 
 
 def _gather(rows: Tensor, index: Tensor, size: int) -> Tensor:

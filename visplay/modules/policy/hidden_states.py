@@ -6,9 +6,10 @@ import functools
 import logging
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visplay.modules.policy.collation import collate, embed, widen
 from visplay.modules.policy.family import Family
@@ -18,6 +19,39 @@ from visplay.modules.policy.prefill import extend, prefill
 from visplay.types import Prompt
 
 logger = logging.getLogger(__name__)
+
+PLAIN_LAYERS = tuple(
+    f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen2_5_VL", "Qwen3", "Qwen3VLText")
+)
+"""Layers of transformers that are x + attention(norm(x)), and of that y + MLP(norm(y))."""
+
+
+class LastLayer(nn.Module):
+    """The last layer of a language model: of a packed row only what is scored goes on from its attention.
+
+    To be mixed into one of ``PLAIN_LAYERS``; see ``score_from_last_layer``.
+    """
+
+    def forward(self, hidden_states: Tensor, *args: Any, scored: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """As transformers' own on (1, L, H); with the indices ``scored`` (R,) of tokens, of these alone, (1, R, H)."""
+        if scored is None:
+            return super().forward(hidden_states, *args, **kwargs)
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), *args, **kwargs)
+        kept = (hidden_states + attended).index_select(1, scored)
+        return kept + self.mlp(self.post_attention_layernorm(kept))
+
+
+def score_from_last_layer(text_model: Any) -> None:
+    """Make a ``LastLayer`` of a language model's last layer, where it is one that this can be made of."""
+    layer = text_model.layers[-1]
+    if type(layer).__name__ in PLAIN_LAYERS:
+        layer.__class__ = mixed(LastLayer, type(layer))
+
+
+@functools.cache
+def mixed(own: type[nn.Module], theirs: type[nn.Module]) -> type[nn.Module]:
+    """A class of transformers with some of our methods before its own, under its name."""
+    return type(theirs.__name__, (own, theirs), {})
 
 
 def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
@@ -51,18 +85,20 @@ def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: T
     steps = batch.next_position[:, None, None] + torch.arange(read.shape[-1], device=read.device)
     completion_positions = family.text_positions(steps.expand(read.shape)[read][None])
     packing = Packing(batch.mask.sum(-1).tolist(), read.sum(-1).tolist())
+    slots = torch.zeros_like(mask, dtype=torch.long)  # in the row, of what predicts each token
+    slots[..., 0] = torch.tensor(list(accumulate(packing.prompts)), device=mask.device)[:, None] - 1
+    slots[..., 1:][read] = torch.arange(packing.completion_tokens, device=mask.device) + packing.prompt_tokens
+    scored = slots[mask]
+    cut = isinstance(family.text_model.layers[-1], LastLayer)
     hidden = family.text_model(
         **family.text_inputs(embeddings),
         attention_mask=embeddings.new_ones(1, 1, 1, 1, dtype=torch.bool),  # a stand-in, so that no mask is made
         position_ids=torch.cat([prompt_positions, completion_positions], -1),
         use_cache=False,
         packing=packing,
+        **({"scored": scored} if cut else {}),
     ).last_hidden_state[0]
-
-    slots = torch.zeros_like(mask, dtype=torch.long)  # in the row, of what predicts each token
-    slots[..., 0] = torch.tensor(list(accumulate(packing.prompts)), device=mask.device)[:, None] - 1
-    slots[..., 1:][read] = torch.arange(packing.completion_tokens, device=mask.device) + packing.prompt_tokens
-    return hidden.index_select(0, slots[mask])
+    return hidden if cut else hidden.index_select(0, scored)
 
 
 def padded_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from visplay.functional.grpo.logps import token_logps
 from visplay.modules.policy.attention import GROUPED_SDPA
 from visplay.modules.policy.collation import PromptBatch, collate
-from visplay.modules.policy.hidden_states import target_hidden_states
+from visplay.modules.policy.hidden_states import score_from_last_layer, target_hidden_states
 from visplay.modules.policy.kv_cache import KVCache
 from visplay.modules.policy.prefill import extend, prefill
 from visplay.modules.policy.weights.adapters import Adaptable, Adapters
@@ -124,6 +124,7 @@ class VLM(Adaptable):
         lora = self.tuning.lora if weights else None
         if lora is None or shares_with is None:
             self.model = self._load_model() if weights else self._shape_model()
+            score_from_last_layer(self.text_model)
         else:
             self.model, self.adapters = shares_with.model, shares_with.adapters
         if lora is None:
@@ -180,6 +181,7 @@ class VLM(Adaptable):
             return in_turn(lambda: self._with_shards(self._load_model()))
         fresh = self.unloaded()
         fresh.model = self._load_model().to(self.device)
+        score_from_last_layer(fresh.text_model)
         return fresh.requires_grad_(False).eval()
 
     @torch.no_grad()
