@@ -16,8 +16,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from visplay.modules.policy.kv_cache import similar_lengths
-
 MOST_PADDED_PAIRS = 16384
 """Queries x keys of a segment that is padded to be one of a batch; what padding adds to more costs more than a call."""
 
@@ -77,26 +75,34 @@ class Segments:
     @cached_property
     def batches(self) -> list[Batch]:
         """Few calls of a kernel that takes equal lengths only, with little padding."""
-        members = torch.tensor([i for i, tokens in enumerate(self.queries) if tokens], dtype=torch.long)
         queries, keys = torch.tensor(self.queries), torch.tensor(self.keys)
-        groups = similar_lengths(queries[members]) if self.causal else _similar_pairs(queries[members], keys[members])
+        members = [i for i, tokens in enumerate(self.queries) if tokens]
+        groups = _similar(members, self.queries) if self.causal else self._similar_pairs(members)
         batches = []
-        for group in groups:
-            own, mask = _padded_indices(queries, members[group]), None
-            other = own if self.causal else _padded_indices(keys, members[group])  # they are kept for the backward pass
+        for group in map(torch.tensor, groups):
+            own, mask = _padded_indices(queries, group), None
+            other = own if self.causal else _padded_indices(keys, group)  # they are kept for the backward pass
             if not self.causal and other[0] is not other[1]:
                 seen = (other[1] < int(keys.sum())).view(len(group), 1, 1, -1)
                 mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
             batches.append(Batch(len(group), (own[0], other[0]), (own[1], other[1]), mask))
         return batches
 
+    def _similar_pairs(self, members: Sequence[int]) -> list[list[int]]:
+        """Members in groups of similar queries and keys; one of many pairs is alone."""
+        few = [i for i in members if self.queries[i] * self.keys[i] <= MOST_PADDED_PAIRS]
+        many = [[i] for i in members if self.queries[i] * self.keys[i] > MOST_PADDED_PAIRS]
+        return [group for keys in _similar(few, self.keys) for group in _similar(keys, self.queries)] + many
 
-def _similar_pairs(queries: Tensor, keys: Tensor) -> list[Tensor]:
-    """Group segments whose queries and whose keys are similar in number; one of many pairs is alone."""
-    few = queries * keys <= MOST_PADDED_PAIRS
-    small, large = few.nonzero().flatten(), (~few).nonzero()
-    by_keys = [small[group] for group in similar_lengths(keys[small])]
-    return [group[members] for group in by_keys for members in similar_lengths(queries[group])] + list(large)
+
+def _similar(members: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Members in groups, of which the lengths differ by at most half and four tokens."""
+    groups: list[list[int]] = []
+    for i in sorted(members, key=lengths.__getitem__):
+        if not groups or lengths[i] > 1.5 * lengths[groups[-1][0]] + 4:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
 
 
 def _padded_indices(lengths: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
