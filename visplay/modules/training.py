@@ -136,6 +136,10 @@ class GRPOModule(AnsweringModule):
         self._equal_rewards = checkpoint.get("equal_rewards", 0)
         self._random = checkpoint.get("random")
 
+    def on_fit_start(self) -> None:
+        """With deterministic algorithms torch fills what it allocates, 5 % of a small update; nothing here reads it."""
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
     def on_train_start(self) -> None:
         """Have torch's own random numbers, which dropout takes, follow from the seed, or go on as in the checkpoint."""
         if self._random is None:

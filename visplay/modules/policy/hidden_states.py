@@ -57,6 +57,8 @@ def mixed(own: type[nn.Module], theirs: type[nn.Module]) -> type[nn.Module]:
 def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
     """Run N prompts with G completions each as one packed row; where they cannot be packed, say why, once.
 
+    Completions of a group that are the same are read once.
+
     Args:
         family: The policy.
         prompts: N prompts.
@@ -76,7 +78,9 @@ def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: T
         _warn_padded(reason)
         return padded_hidden_states(family, prompts, token_ids, mask)
 
-    batch = collate(family, prompts)
+    batch, first = collate(family, prompts), _first_equal(token_ids, mask)
+    again = first != torch.arange(mask.shape[1], device=mask.device)
+    whole, mask = mask, mask & ~again[..., None]
     read = mask[..., 1:]  # a token is read where another follows
     prompt_embeddings = embed(family, batch.input_ids[batch.mask], batch)
     completion_embeddings = family.model.get_input_embeddings()(token_ids[..., :-1][read])
@@ -98,7 +102,18 @@ def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: T
         packing=packing,
         **({"scored": scored} if cut else {}),
     ).last_hidden_state[0]
-    return hidden if cut else hidden.index_select(0, scored)
+    hidden = hidden if cut else hidden.index_select(0, scored)
+    if not bool(again.any()):
+        return hidden
+    numbers = torch.zeros_like(slots).masked_scatter(mask, torch.arange(len(hidden), device=mask.device))
+    return hidden.index_select(0, numbers.take_along_dim(first[..., None], 1)[whole])
+
+
+def _first_equal(token_ids: Tensor, mask: Tensor) -> Tensor:
+    """For each of (N, G) completions (N, G, T) the first of its group that is the same; often itself."""
+    ids, numbers = token_ids.masked_fill(~mask, -1), torch.arange(mask.shape[1], device=mask.device)
+    same = torch.stack([(ids == ids[:, j, None]).all(-1) for j in range(len(numbers))], -1)  # (N, G, G)
+    return torch.where(same, numbers, len(numbers)).amin(-1)
 
 
 def padded_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
