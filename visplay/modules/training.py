@@ -138,7 +138,7 @@ class GRPOModule(AnsweringModule):
 
     def on_fit_start(self) -> None:
         """With deterministic algorithms torch fills what it allocates, 5 % of a small update; nothing here reads it."""
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (its type is not known)
 
     def on_train_start(self) -> None:
         """Have torch's own random numbers, which dropout takes, follow from the seed, or go on as in the checkpoint."""

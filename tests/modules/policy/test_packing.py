@@ -1,5 +1,6 @@
 import logging
 import traceback
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -305,7 +306,7 @@ def test_the_last_layer_goes_on_with_what_is_scored_alone(fresh_base):
     assert isinstance(fresh_base.base().text_model.layers[-1], hidden_states.LastLayer)
 
 
-@pytest.mark.parametrize("sizes", [[(56, 56), (56, 56)], [(56, 56), (80, 40), (30, 90)]])
+@pytest.mark.parametrize("sizes", [[(56, 56), (56, 56)], [(56, 56), (80, 40), (80, 40), (30, 90)]])
 def test_images_and_windows_of_one_length_are_one_call_of_the_kernel(fresh_base, sizes, monkeypatch):
     fresh_base.model.double()
     tower = fresh_base.model.model.visual
@@ -318,11 +319,11 @@ def test_images_and_windows_of_one_length_are_one_call_of_the_kernel(fresh_base,
         lambda query, *args, **kwargs: (calls.append(tuple(query.shape)), kernel(query, *args, **kwargs))[1],
     )
     ours = torch.cat(list(fresh_base.image_features(pixels)))
-    assert len(calls) == len(set(calls))
-    before, calls = len(calls), []
+    assert max(Counter(calls).values()) <= len(tower.blocks)
+    before = len(calls)
     fresh_base.model.set_attn_implementation("sdpa")
     plain = torch.cat(list(fresh_base.image_features(pixels)))
-    assert len(calls) > before
+    assert len(calls) - before > before
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
 
 

@@ -96,8 +96,8 @@ def _attend_in_windows(module: nn.Module, states: States, windows: Sequence[int]
         rows = [s.squeeze(0) for s in states]
         if not whole:
             rows = [s.index_select(1, tokens.flatten()) for s in rows]
-        batch = [s.unflatten(1, tokens.shape).transpose(0, 1) for s in rows]  # (windows, heads, length, D)
-        outs.append(grouped_sdpa(module, *batch, None, **settings)[0].flatten(0, 1))
+        query, key, value = (s.unflatten(1, tokens.shape).transpose(0, 1) for s in rows)  # (windows, heads, length, D)
+        outs.append(grouped_sdpa(module, query, key, value, None, **settings)[0].flatten(0, 1))
         order.append(tokens.flatten())
     return (outs[0] if len(outs) == 1 else torch.cat(outs).index_select(0, torch.cat(order).argsort()))[None]
 
@@ -235,8 +235,8 @@ def _differentiate(whole: States, states: States, segments: Segments, scale: flo
             outer = [_gather(rows, batch.sources[0], batch.size) for rows in (grad, out)]
             lse = _gather(logsumexp, batch.targets[0], batch.size)  # infinite at padding: probability and gradient 0
             gathered = _gather_states(states, batch)
-            settings = _mask(batch, out) | {"scale": scale}
-            parts = _cpu_backward(outer[0], *gathered, outer[1], lse, 0.0, causal, **settings)
+            mask = _mask(batch, out)
+            parts = _cpu_backward(outer[0], *gathered, outer[1], lse, 0.0, causal, **mask, scale=scale)
             for rows, part, targets in zip(into, parts, (batch.targets[0], *2 * batch.targets[1:]), strict=True):
                 served = part.transpose(1, 2).flatten(0, 1).unflatten(1, (rows.shape[1], -1))  # heads that a key serves
                 rows.index_copy_(0, targets, served.squeeze(2) if served.shape[2] == 1 else served.sum(2))
@@ -247,7 +247,7 @@ def _differentiate(whole: States, states: States, segments: Segments, scale: flo
     return gradients
 
 
-def _mask(batch: Batch, like: Tensor) -> dict[str, Tensor]:
+def _mask(batch: Batch, like: Tensor) -> dict[str, Any]:
     return {} if batch.mask is None else {"attn_mask": batch.mask.to(like.dtype)}
 
 

@@ -32,11 +32,16 @@ class LastLayer(nn.Module):
     To be mixed into one of ``PLAIN_LAYERS``; see ``score_from_last_layer``.
     """
 
+    self_attn: nn.Module
+    mlp: nn.Module
+    input_layernorm: nn.Module
+    post_attention_layernorm: nn.Module
+
     def forward(self, hidden_states: Tensor, *args: Any, scored: Tensor | None = None, **kwargs: Any) -> Tensor:
         """As transformers' own on (1, L, H); with the indices ``scored`` (R,) of tokens, of these alone, (1, R, H)."""
         if scored is None:
             return super().forward(hidden_states, *args, **kwargs)
-        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), *args, **kwargs)
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)
         kept = (hidden_states + attended).index_select(1, scored)
         return kept + self.mlp(self.post_attention_layernorm(kept))
 
@@ -48,8 +53,7 @@ def score_from_last_layer(text_model: Any) -> None:
         layer.__class__ = mixed(LastLayer, type(layer))
 
 
-@functools.cache
-def mixed(own: type[nn.Module], theirs: type[nn.Module]) -> type[nn.Module]:
+def mixed(own: Any, theirs: Any) -> Any:
     """A class of transformers with some of our methods before its own, under its name."""
     return type(theirs.__name__, (own, theirs), {})
 
