@@ -152,7 +152,9 @@ def test_memory_of_a_language_model_is_near_the_real_one(llama, dtype, checkpoin
 
 
 def _completions(number, tokens):
-    return (Completion(tuple(60 + n % 300 for n in range(tokens)), (-1.0,) * tokens, "", finished=True),) * number
+    """Different ones, as what is the same is read once."""
+    rows = (tuple(60 + (n + i) % 300 for n in range(tokens)) for i in range(number))
+    return tuple(Completion(ids, (-1.0,) * tokens, "", finished=True) for ids in rows)
 
 
 def _pass(vlm, batch):

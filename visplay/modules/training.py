@@ -137,7 +137,11 @@ class GRPOModule(AnsweringModule):
         self._random = checkpoint.get("random")
 
     def on_train_start(self) -> None:
-        """Have torch's own random numbers, which dropout takes, follow from the seed, or go on as in the checkpoint."""
+        """Have torch's own random numbers, which dropout takes, follow from the seed, or go on as in the checkpoint.
+
+        With deterministic algorithms torch also fills all memory that it allocates; nothing here reads it unwritten.
+        """
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if self._random is None:
             torch.manual_seed(derive_seed(self.seed, "random"))
         else:

@@ -113,20 +113,29 @@ def text_layer(block: Block, tokens: int, precision: Precision, trained: bool = 
     return _layer(block, tokens, p, trained, kept, windows=False)
 
 
-def vision_layer(block: Block, patches: int, precision: Precision, trained: bool = True) -> int:
+def vision_layer(block: Block, patches: int, precision: Precision, trained: bool = True, gathered: bool = False) -> int:
     """Bytes that a layer of the vision tower keeps; arguments as of ``text_layer``. Autocast casts its states too.
+
+    Args:
+        block: Its sizes.
+        patches: Patches of the images.
+        precision: What is computed in.
+        trained: Whether its weights learn.
+        gathered: Whether it attends within windows of several lengths: those of each length are gathered, and the
+            outputs joined.
 
     Example:
         >>> vision_layer(Block(8, 8, 8, 2, 16, True, 500, 128), 10, Precision())
-        6240
+        5920
     """
     p, w = precision, block.width
-    projected = (6 if block.joined else 4) * p.compute  # queries, keys, values and output; joined, as projected too
+    # queries, keys, values and output; joined, as projected too, unless copies of them were gathered
+    projected = (6 if block.joined and not gathered else 4) * p.compute
     kept = w * (4 * p.attention if p.casts and p.attention != p.compute else projected)
-    if trained:  # also the normalised states, what goes into products, and the windows' outputs joined
+    if trained:  # also the normalised states, what goes into products, and outputs that were joined
         products = (1 if block.joined else 3) + block.mlp_inputs if p.casts else 2
-        kept += ((0 if block.layer_norms else 2) + products + 1) * p.compute * w
-    return _layer(block, patches, p, trained, kept, windows=True)
+        kept += ((0 if block.layer_norms else 2) + products + gathered) * p.compute * w
+    return _layer(block, patches, p, trained, kept, windows=gathered)
 
 
 def _layer(block: Block, tokens: int, p: Precision, trained: bool, kept: int, windows: bool) -> int:

@@ -238,7 +238,7 @@ class _Course:
         self.text_input = micro.tokens * shape.text.width * FLOAT
         self.vision_input = micro.patches * shape.vision.width * self.precision.compute
         self.text = text_layer(shape.text, micro.tokens, self.precision, self.text_learns)
-        self.vision = vision_layer(shape.vision, micro.patches, self.precision, self.vision_learns)
+        self.vision = self._mean_vision_layer()
         self.now = self.peak = 0
 
     def follow(self) -> Activations:
@@ -270,6 +270,17 @@ class _Course:
             self._back(*vision, micro.patches, self.vision_learns)
         self._add(0, passing=2 * matrix)  # the embedding of the prompts
         return Activations(kept, logits, self.peak)
+
+    def _mean_vision_layer(self) -> int:
+        """Bytes that a layer of the vision tower keeps, a mean over those with windows and those without."""
+        shape, patches, layers = self.shape, self.micro.patches, self.shape.vision_layers
+        mixed = shape.window_patches > 0 and patches % shape.window_patches > 0
+        windowed = layers - shape.full_layers if mixed else 0
+        one, other = (
+            vision_layer(shape.vision, patches, self.precision, self.vision_learns, gathered)
+            for gathered in (True, False)
+        )
+        return (windowed * one + (layers - windowed) * other) // max(layers, 1)
 
     def _vision_kept(self) -> int:
         shape, patches, p, kept = self.shape, self.micro.patches, self.precision, 0

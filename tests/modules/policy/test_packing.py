@@ -1,5 +1,6 @@
 import logging
 import traceback
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -267,15 +268,52 @@ def test_segments_that_are_causal_become_few_batches():
     assert torch.cat([batch.targets[0] for batch in long.batches]).unique().tolist() == list(range(506))
 
 
-def test_segments_on_a_prompt_are_computed_one_by_one():
+def test_few_segments_on_a_prompt_are_one_batch_and_long_ones_are_alone():
     segments = Segments([2, 0, 5], [3, 4, 1], causal=False)
-    assert [batch.size for batch in segments.batches] == [1, 1]
-    for batch in segments.batches:
-        assert all(map(torch.equal, batch.sources, batch.targets))
-    indices = [[index.tolist() for index in batch.sources] for batch in segments.batches]
-    assert indices == [[[0, 1], [0, 1, 2]], [[2, 3, 4, 5, 6], [7]]]
+    (batch,) = segments.batches
+    assert [index.tolist() for index in batch.sources] == [[0, 1, 0, 0, 0, 2, 3, 4, 5, 6], [0, 1, 2, 7, 7, 7]]
+    assert [index.tolist() for index in batch.targets] == [[0, 1, 7, 7, 7, 2, 3, 4, 5, 6], [0, 1, 2, 7, 8, 8]]
+    assert batch.mask.exp().flatten(1).tolist() == [[1, 1, 1], [1, 0, 0]]
     assert segments.unread == [slice(3, 7)]
+    long = Segments([200, 2, 200], [300, 3, 300], causal=False)
+    assert [(batch.size, batch.mask) for batch in long.batches] == [(1, None)] * 3
+    assert all(torch.equal(*pair) for batch in long.batches for pair in zip(batch.sources, batch.targets, strict=True))
     assert Segments([0], [4], causal=False).batches == []
+
+
+def test_completions_that_are_the_same_are_read_once(fresh_base):
+    fresh_base.model.double()
+    prompts = _prompts(fresh_base, [(56, 56), None])
+    ids, mask = _answers(fresh_base, [[3, 5, 3, 5], [4, 4, 1, 4]])
+    ids[0, 2], ids[0, 3], ids[1, 3] = ids[0, 0], ids[0, 1], ids[1, 1]
+    ids[1, 0, :4], ids[1, 0, 3] = ids[1, 1, :4], ids[1, 1, 3] + 1  # the last token, which is not read, is another one
+    rows = []
+    layer = fresh_base.text_model.layers[0]
+    with layer.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1])):
+        _assert_equal(fresh_base, prompts, ids, mask)
+    assert rows[0] == sum(map(fresh_base.prompt_tokens, prompts)) + 2 + 4 + 3 + 3 + 0
+
+
+@pytest.mark.parametrize("sizes", [[(56, 56), (56, 56)], [(56, 56), (80, 40), (80, 40), (30, 90)]])
+def test_images_and_windows_of_one_length_are_one_call_of_the_kernel(fresh_base, sizes, monkeypatch):
+    fresh_base.model.double()
+    tower = fresh_base.model.model.visual
+    tower.fullatt_block_indexes = [1]  # the first block attends within windows
+    pixels = fresh_base.process_images([NOISE[size].rotate(90 * i) for i, size in enumerate(sizes)])
+    kernel, calls = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, *args, **kwargs: (calls.append(tuple(query.shape)), kernel(query, *args, **kwargs))[1],
+    )
+    ours = torch.cat(list(fresh_base.image_features(pixels)))
+    assert max(Counter(calls).values()) <= len(tower.blocks)
+    before = len(calls)
+    for block in tower.blocks:
+        block.attn.config._attn_implementation = "sdpa"
+    plain = torch.cat(list(fresh_base.image_features(pixels)))
+    assert len(calls) - before > before
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
 
 
 def test_at_most_five_frames_of_ours_lead_from_logps_to_the_kernel(ragged, monkeypatch):

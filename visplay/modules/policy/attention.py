@@ -61,7 +61,7 @@ def grouped_sdpa(
         device, dtype = query.device, query.dtype
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
-        rows = [states[0].transpose(0, 1).to(many_token_dtype(device, dtype)) for states in (query, key, value)]
+        rows = [states.squeeze(0).transpose(0, 1).to(many_token_dtype(device, dtype)) for states in (query, key, value)]
         return _PackedAttention.apply(*rows, packing, settings["scaling"])[None].to(dtype), None
     if (decoding := settings.get("decoding")) is not None:
         return decoding.attend(module.layer_idx, query, key, value, settings["scaling"]), None
@@ -213,7 +213,7 @@ def _attend(states: States, segments: Segments, scale: float) -> tuple[Tensor, T
     out = query.new_empty((len(query) + 1, *query.shape[1:]))  # padding is written to the last row
     logsumexp = out.new_empty(out.shape[:2], dtype=torch.promote_types(out.dtype, torch.float32))
     for batch in segments.batches:
-        parts = _cpu_forward(*_gather_states(states, batch), 0.0, causal, scale=scale)
+        parts = _cpu_forward(*_gather_states(states, batch), 0.0, causal, **_mask(batch, out), scale=scale)
         for rows, part in zip((out, logsumexp), parts, strict=True):
             rows.index_copy_(0, batch.targets[0], part.transpose(1, 2).flatten(0, 1))
     logsumexp[-1] = torch.inf
@@ -241,7 +241,8 @@ def _differentiate(whole: States, states: States, segments: Segments, scale: flo
             outer = [_gather(rows, batch.sources[0], batch.size) for rows in (grad, out)]
             lse = _gather(logsumexp, batch.targets[0], batch.size)  # infinite at padding: probability and gradient 0
             gathered = _gather_states(states, batch)
-            parts = _cpu_backward(outer[0], *gathered, outer[1], lse, 0.0, causal, scale=scale)
+            mask = _mask(batch, out)
+            parts = _cpu_backward(outer[0], *gathered, outer[1], lse, 0.0, causal, **mask, scale=scale)
             for rows, part, targets in zip(into, parts, (batch.targets[0], *2 * batch.targets[1:]), strict=True):
                 served = part.transpose(1, 2).flatten(0, 1).unflatten(1, (rows.shape[1], -1))  # heads that a key serves
                 rows.index_copy_(0, targets, served.squeeze(2) if served.shape[2] == 1 else served.sum(2))
@@ -250,6 +251,10 @@ def _differentiate(whole: States, states: States, segments: Segments, scale: flo
         for rows in gradients[1:]:
             rows[keys].zero_()
     return gradients
+
+
+def _mask(batch: Batch, like: Tensor) -> dict[str, Any]:
+    return {} if batch.mask is None else {"attn_mask": batch.mask.to(like.dtype)}
 
 
 def _gather(rows: Tensor, index: Tensor, size: int) -> Tensor:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
     """Run N prompts with G completions each as one packed row; where they cannot be packed, say why, once.
 
+    Completions of a group that are the same are read once.
+
     Args:
         family: The policy.
         prompts: N prompts.
@@ -42,7 +44,9 @@ def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: T
         _warn_padded(reason)
         return padded_hidden_states(family, prompts, token_ids, mask)
 
-    batch = collate(family, prompts)
+    batch, first = collate(family, prompts), _first_equal(token_ids, mask)
+    again = first != torch.arange(mask.shape[1], device=mask.device)
+    whole, mask = mask, mask & ~again[..., None]
     read = mask[..., 1:]  # a token is read where another follows
     prompt_embeddings = embed(family, batch.input_ids[batch.mask], batch)
     completion_embeddings = family.model.get_input_embeddings()(token_ids[..., :-1][read])
@@ -51,6 +55,9 @@ def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: T
     steps = batch.next_position[:, None, None] + torch.arange(read.shape[-1], device=read.device)
     completion_positions = family.text_positions(steps.expand(read.shape)[read][None])
     packing = Packing(batch.mask.sum(-1).tolist(), read.sum(-1).tolist())
+    slots = torch.zeros_like(mask, dtype=torch.long)  # in the row, of what predicts each token
+    slots[..., 0] = torch.tensor(list(accumulate(packing.prompts)), device=mask.device)[:, None] - 1
+    slots[..., 1:][read] = torch.arange(packing.completion_tokens, device=mask.device) + packing.prompt_tokens
     hidden = family.text_model(
         **family.text_inputs(embeddings),
         attention_mask=embeddings.new_ones(1, 1, 1, 1, dtype=torch.bool),  # a stand-in, so that no mask is made
@@ -58,11 +65,14 @@ def target_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: T
         use_cache=False,
         packing=packing,
     ).last_hidden_state[0]
+    return hidden.index_select(0, slots.take_along_dim(first[..., None], 1)[whole])
 
-    slots = torch.zeros_like(mask, dtype=torch.long)  # in the row, of what predicts each token
-    slots[..., 0] = torch.tensor(list(accumulate(packing.prompts)), device=mask.device)[:, None] - 1
-    slots[..., 1:][read] = torch.arange(packing.completion_tokens, device=mask.device) + packing.prompt_tokens
-    return hidden.index_select(0, slots[mask])
+
+def _first_equal(token_ids: Tensor, mask: Tensor) -> Tensor:
+    """For each of (N, G) completions (N, G, T) the first of its group that is the same; often itself."""
+    ids, numbers = token_ids.masked_fill(~mask, -1), torch.arange(mask.shape[1], device=mask.device)
+    same = torch.stack([(ids == ids[:, j, None]).all(-1) for j in range(len(numbers))], -1)  # (N, G, G)
+    return torch.where(same, numbers, len(numbers)).amin(-1)
 
 
 def padded_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: Tensor, mask: Tensor) -> Tensor:
@@ -71,7 +81,8 @@ def padded_hidden_states(family: Family, prompts: Sequence[Prompt], token_ids: T
     first, cache = prefill(family, prompts)  # (N, H)
     ids, mask = token_ids.reshape(n * g, t), mask.reshape(n * g, t)
     hidden, slots = [], []
-    for rows in similar_lengths(mask.sum(-1)):
+    for numbers in similar_lengths(mask.sum(-1).tolist()):
+        rows = torch.tensor(numbers, device=mask.device)
         width = int(mask[rows].sum(-1).max())
         states = first[rows // g][:, None]
         if width > 1:

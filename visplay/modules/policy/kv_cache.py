@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,24 +74,23 @@ class KVCache:
         return KVCache(taken, self.mask[sequences], self.next_position[sequences])
 
 
-def similar_lengths(lengths: Tensor) -> list[Tensor]:
+def similar_lengths(lengths: Sequence[int], members: Iterable[int] | None = None) -> list[list[int]]:
     """Group sequences by similar length, so that little is computed for padding.
 
     Args:
-        lengths: (B,) tokens of each sequence.
+        lengths: Tokens of each sequence.
+        members: Numbers of those to group; None groups all.
 
     Returns:
-        Their numbers; every sequence is in one group, whose lengths differ by at most half and four tokens.
+        Their numbers; every one is in one group, whose lengths differ by at most half and four tokens.
 
     Example:
-        >>> import torch
-        >>> [group.tolist() for group in similar_lengths(torch.tensor([2, 30, 3, 28]))]
+        >>> similar_lengths([2, 30, 3, 28])
         [[0, 2], [3, 1]]
     """
-    order = lengths.argsort(stable=True)
-    buckets, start = [], 0
-    for stop in range(1, len(order) + 1):
-        if stop == len(order) or lengths[order[stop]] > 1.5 * lengths[order[start]] + 4:
-            buckets.append(order[start:stop])
-            start = stop
-    return buckets
+    groups: list[list[int]] = []
+    for number in sorted(range(len(lengths)) if members is None else members, key=lengths.__getitem__):
+        if not groups or lengths[number] > 1.5 * lengths[groups[-1][0]] + 4:
+            groups.append([])
+        groups[-1].append(number)
+    return groups

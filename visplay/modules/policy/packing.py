@@ -18,6 +18,9 @@ from torch import Tensor
 
 from visplay.modules.policy.kv_cache import similar_lengths
 
+MOST_PADDED_PAIRS = 16384
+"""Queries x keys of a segment that is padded to be one of a batch; what padding adds to more costs more than a call."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -27,11 +30,14 @@ class Batch:
         size: Number of segments.
         sources: (size · T,) index of each token in the row; at padding that of its segment's first token.
         targets: Likewise, and the number of all tokens at padding.
+        mask: (size, 1, 1, T) of the keys, to be added to scores: minus infinity at padding that would be seen, else 0;
+            None where there is none.
     """
 
     size: int
     sources: tuple[Tensor, Tensor]
     targets: tuple[Tensor, Tensor]
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,16 +76,26 @@ class Segments:
 
     @cached_property
     def batches(self) -> list[Batch]:
-        """Few calls of a kernel that takes equal lengths only, with little padding; none of keys that all are seen."""
-        members = torch.tensor([i for i, tokens in enumerate(self.queries) if tokens], dtype=torch.long)
+        """Few calls of a kernel that takes equal lengths only, with little padding."""
         queries, keys = torch.tensor(self.queries), torch.tensor(self.keys)
-        groups = similar_lengths(queries[members]) if self.causal else [torch.tensor([i]) for i in range(len(members))]
+        members = [i for i, tokens in enumerate(self.queries) if tokens]
+        groups = similar_lengths(self.queries, members) if self.causal else self._similar_pairs(members)
         batches = []
-        for group in groups:
-            own = _padded_indices(queries, members[group])
-            other = own if self.causal else _padded_indices(keys, members[group])  # they are kept for the backward pass
-            batches.append(Batch(len(group), (own[0], other[0]), (own[1], other[1])))
+        for group in map(torch.tensor, groups):
+            own, mask = _padded_indices(queries, group), None
+            other = own if self.causal else _padded_indices(keys, group)  # they are kept for the backward pass
+            if not self.causal and other[0] is not other[1]:
+                seen = (other[1] < int(keys.sum())).view(len(group), 1, 1, -1)
+                mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+            batches.append(Batch(len(group), (own[0], other[0]), (own[1], other[1]), mask))
         return batches
+
+    def _similar_pairs(self, members: Sequence[int]) -> list[list[int]]:
+        """Members in groups of similar queries and keys; one of many pairs is alone."""
+        few = [i for i in members if self.queries[i] * self.keys[i] <= MOST_PADDED_PAIRS]
+        many = [[i] for i in members if self.queries[i] * self.keys[i] > MOST_PADDED_PAIRS]
+        by_keys = similar_lengths(self.keys, few)
+        return [group for few in by_keys for group in similar_lengths(self.queries, few)] + many
 
 
 def _padded_indices(lengths: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +104,7 @@ def _padded_indices(lengths: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
     steps = torch.arange(int(own.max()))
     inside, indices = steps < own, starts + steps
     if bool(inside.all()):
-        return indices.flatten(), indices.flatten()
+        return (flat := indices.flatten()), flat
     return torch.where(inside, indices, starts).flatten(), torch.where(inside, indices, int(lengths.sum())).flatten()
 
 
