@@ -97,7 +97,7 @@ def describe(module: VisPlay, callbacks: Sequence[Callback], seconds: Mapping[st
         "peak_mib": peak_mib(),
         "images": learned.steps * learned.prompts_per_step + self_play.curation.images,
         "accuracy": {name: estimates[metric]._asdict() for name, metric in SCORES.items()},
-        "updates": {name: role.vlm.version for name, role in module.roles.items()},
+        "versions": {name: role.vlm.version for name, role in module.roles.items()},
         "work": {name: dict(getattr(role, "work", {})) for name, role in module.roles.items()},
     }
 
@@ -110,7 +110,7 @@ WAYS: dict[str, Callable[[Path, Path, int], dict[str, Any]]] = {
 
 
 def measure_alone(way: str, config: str, seed: str) -> dict[str, Any]:
-    """An iteration in this process: ``seconds`` by stage, ``cpu_seconds``, ``peak_mib``, ``scores``, and the work done.
+    """An iteration in this process: ``seconds`` by stage, ``cpu_seconds``, ``peak_mib``, ``accuracy`` and work done.
 
     Args:
         way: One of ``WAYS``.

@@ -28,7 +28,7 @@ def test_both_ways_do_the_same_work(config):
             "questioner": {"completions": asked, "tokens": asked * 4},
             "reasoner": {"completions": answers, "tokens": answers * 4},
         }, way
-        assert each["updates"] == {"questioner": 1, "reasoner": 1}, way
+        assert each["versions"] == {"questioner": 1, "reasoner": 1}, way
         assert each["images"] == AMOUNTS.asked_images == 3, way
         assert each["accuracy"]["majority"]["size"] == 2, way
         stages = {name: each["seconds"][name] for name in STAGES.values()}
