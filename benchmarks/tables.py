@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from visplay.statistics.intervals import Estimate, format_estimate
+
 Figures = Mapping[str, Any]
 
 
@@ -76,6 +78,34 @@ def _step(figures: Figures) -> list[str]:
         if name != "ours"
     }
     return [facts(figures["shape"]), grid(rows, "seconds"), grid(ratios, "times as long as ours")]
+
+
+def _whole_iteration(figures: Figures) -> list[str]:
+    parts = []
+    titles = {"images_per_hour": "images per hour", "cpu_seconds": "processor, all stages", "peak_mib": "peak, MiB"}
+    for name, work in figures["workloads"].items():
+        lines: dict[str, dict[str, Any]] = {}
+        for way, row in work["rows"].items():
+            hourly, *further = ({title: row[figure]} for figure, title in titles.items())
+            for title, value in (hourly | row["seconds"] | further[0] | further[1]).items():
+                lines.setdefault(title, {})[way] = value
+        for line in lines.values():
+            line |= {f"{way} / ours": middle(line[way]) / middle(line["ours"]) for way in [*line][1:]}
+        told = {"images": work["images"], "rounds": work["rounds"]} | work.get("shape", {})
+        parts += [f"Workload `{name}`: {facts(told)}", grid(lines, "seconds")]
+        if "shape" not in work:
+            parts.append(table(["held out, after", *work["rows"]], _accuracies(work["accuracy"])))
+    return parts
+
+
+def _accuracies(accuracy: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) -> list[list[str]]:
+    """Every score in per cent with its interval, one line for each round."""
+    ways = list(accuracy.values())
+    return [
+        [f"{score}, round {n + 1}", *(format_estimate(Estimate(**way[n][score])) for way in ways)]
+        for score in ways[0][0]
+        for n in range(len(ways[0]))
+    ]
 
 
 def _surface(figures: Figures) -> list[str]:
@@ -164,6 +194,7 @@ def _costs(figures: Figures) -> list[str]:
 
 
 _TABLES = {
+    "whole_iteration": _whole_iteration,
     "step": _step,
     "step_float32": _step,
     "surface": _surface,

@@ -33,7 +33,14 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 Precision = Literal["float32", "bf16-mixed", "bf16"]
-_FEATURES = Features({"prompt": List({"role": Value("string"), "content": Value("string")}), "image": Image()})
+FEATURES = Features(
+    {
+        "prompt": List({"role": Value("string"), "content": Value("string")}),
+        "image": Image(),
+        "number": Value("int64"),
+    }
+)
+"""Of a data set that is asked about: conversations, each with an image, and their numbers."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +85,15 @@ class TRLStep:
         settings: TRLSettings,
     ) -> None:
         rows = [
-            {"prompt": [{"role": "user", "content": question}], "image": image}
-            for question, image in zip(questions, images, strict=True)
+            {"prompt": [{"role": "user", "content": question}], "image": image, "number": number}
+            for number, (question, image) in enumerate(zip(questions, images, strict=True))
         ]
-        config = _configure(output, len(rows) * settings.group, settings)
+        config = make_config(output, len(rows) * settings.group, settings)
         self.trainer = _OneStep(
             model=str(path),
             reward_funcs=_alternating,
             args=config,
-            train_dataset=Dataset.from_list(rows, features=_FEATURES),
+            train_dataset=Dataset.from_list(rows, features=FEATURES),
         )
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.train()
@@ -143,11 +150,22 @@ class _OneStep(GRPOTrainer):
         super()._run_epoch(**self._epoch | {"train_dataloader": loader})
 
 
-def _configure(output: Path, completions: int, settings: TRLSettings) -> GRPOConfig:
+def make_config(output: Path, completions: int, settings: TRLSettings, **different: Any) -> GRPOConfig:
+    """The settings of TRL's trainer, as fast as it can be.
+
+    Args:
+        output: A directory that TRL may write to.
+        completions: N * G of a step.
+        settings: What a step is made of.
+        **different: Other values of ``GRPOConfig``.
+
+    Raises:
+        ValueError: ``batch`` does not divide the completions.
+    """
     batch = settings.batch or completions
     if completions % batch:
         raise ValueError(f"batch: {batch} must divide the {completions} completions of a step")
-    return GRPOConfig(
+    fastest: dict[str, Any] = dict(
         output_dir=str(output),
         max_steps=1_000_000,
         per_device_train_batch_size=batch,
@@ -172,6 +190,7 @@ def _configure(output: Path, completions: int, settings: TRLSettings) -> GRPOCon
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=False,
     )
+    return GRPOConfig(**fastest | different)
 
 
 def _alternating(completions: Sequence[object], **_: object) -> list[float]:

@@ -157,22 +157,24 @@ def in_way(policy: Qwen2_5_VL, way: type[Qwen2_5_VL]) -> Qwen2_5_VL:
 
 
 @torch.no_grad()
-def plain_generate(policy: Qwen2_5_VL, prompts: Sequence[Prompt], n: int, tokens: int, at_least: int = 0) -> Tensor:
-    """Sample with ``generate(num_return_sequences=n)``, every prompt with an image of its own.
+def plain_generate(
+    policy: Qwen2_5_VL, prompts: Sequence[Prompt], n: int, tokens: int, at_least: int = 0, temperature: float = 1.0
+) -> Tensor:
+    """Sample with ``generate(num_return_sequences=n)``, every prompt with an image of its own; at 0 greedily.
 
     Returns:
         (N * n, T) ids of the completions, padded on the right.
     """
     batch = policy.collate(prompts)
     pixels = policy.process_images([image for prompt in prompts for image in prompt.images])
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     sampled = policy.model.generate(
         input_ids=batch.input_ids,
         attention_mask=batch.mask.long(),
         pixel_values=pixels.values.to(policy.device),
         image_grid_thw=pixels.grids.to(policy.device),
         mm_token_type_ids=(batch.input_ids == policy.image_token_id).int(),
-        do_sample=True,
-        top_k=0,
+        **drawn,
         num_return_sequences=n,
         min_new_tokens=at_least,
         max_new_tokens=tokens,

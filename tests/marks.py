@@ -59,6 +59,7 @@ WHERE = {  # mark -> beginnings of names of tests, as pytest prints them, below 
         "benchmarks/test_kills.py",
         "benchmarks/test_soak.py::test_a_short_run",
         "benchmarks/test_soak.py::test_what_is_kept",
+        "benchmarks/test_whole_iteration.py::test_both",
         "browser/test_tensorboard.py",
         "callbacks/export",
         "callbacks/test_adaptive_kl.py",
