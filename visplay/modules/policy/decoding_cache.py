@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from visplay.modules.policy.attention import GROUPED_SDPA, attend_with_logsumexp
 from visplay.modules.policy.family import Family
 from visplay.modules.policy.kv_cache import KVCache
+from visplay.modules.policy.plain_layers import has_plain_layers, run_plain_layers
 from visplay.modules.policy.prefill import extend
 
 KeysValues = tuple[Tensor, Tensor]
@@ -95,6 +96,7 @@ class GroupedCache:
     def __init__(self, family: Family, limit: int) -> None:
         self._family = family
         self._limit = limit
+        self._plain = has_plain_layers(family.text_model)
         self._prompts: list[KeysValues] = []  # by layer: (N, heads, P, D), padded on the left
         self._own: list[KeysValues] = []  # by layer: (at least B, heads, room, D)
         device = family.device
@@ -104,6 +106,7 @@ class GroupedCache:
         self._lengths = self._of  # (B,) tokens behind it
         self._starts = self._of  # (B,) rotary position of the first of them
         self._columns = self._of[:, None]  # (B, T) where the tokens that are read go among a sequence's own
+        self._places = self._of  # (B · heads · T,) that is among all, head by head
         self._spread: _Spread | None = None
 
     def add(self, prompts: KVCache, n: int) -> None:
@@ -151,13 +154,19 @@ class GroupedCache:
         self._make_room(token_ids.shape[1])
         self._spread = self._spread or _Spread(self._of, len(self._mask))
         self._columns = self._lengths[:, None] + torch.arange(token_ids.shape[1], device=token_ids.device)  # (B, T)
+        heads, room = self._own[0][0].shape[1:3]
+        firsts = torch.arange(0, len(token_ids) * heads * room, room, device=token_ids.device)
+        self._places = (firsts.view(-1, heads, 1) + self._columns[:, None]).flatten()
         steps = torch.arange(int(self._columns.max()) + 1, device=token_ids.device)
         self._biases = _bias(self._mask[:, None]), _bias(steps <= self._columns[..., None])
         embeddings = self._family.model.get_input_embeddings()(token_ids)
+        positions = self._family.text_positions(self._columns + self._starts[:, None])
+        if self._plain:
+            return run_plain_layers(self._family.text_model, embeddings, positions, self.attend)
         return self._family.text_model(
             **self._family.text_inputs(embeddings),
             attention_mask=embeddings.new_ones(1, 1, 1, 1, dtype=torch.bool),  # a stand-in, so that no mask is made
-            position_ids=self._family.text_positions(self._columns + self._starts[:, None]),
+            position_ids=positions,
             use_cache=False,
             decoding=self,
         ).last_hidden_state
@@ -182,9 +191,8 @@ class GroupedCache:
         assert self._spread is not None, "read has made it"
         before_bias, behind_bias = self._biases
         size, heads, tokens, width = key.shape
-        rows = torch.arange(size, device=key.device)[:, None]
         for buffer, states in zip(self._own[layer], (key, value), strict=True):
-            buffer[rows, :, self._columns] = states.transpose(1, 2).to(buffer.dtype)
+            buffer.flatten(0, 2).index_copy_(0, self._places, states.flatten(0, 2).to(buffer.dtype))
         keys, values = (buffer[:size, :, : behind_bias.shape[-1]] for buffer in self._own[layer])
         queries = query.reshape(size, heads, -1, width)  # those of all heads that a key serves, T of each
         served = queries.shape[2] // tokens
