@@ -66,6 +66,7 @@ def _vllm(settings: Settings, engine: VLLMPlan) -> tuple[Bytes, Cache]:
 def _transformers(settings: Settings, engine: TransformersPlan) -> tuple[Bytes, Cache]:
     """The policy's own weights, cast once a batch; a cache with room for a quarter more, one layer copied as it grows.
 
+    Every sequence is counted with a prompt of its own, as where one completion is asked for; a group has one.
     Weights that are cut over devices are gathered, all at once. Keys come out of the rotary product in float32.
     Logits are there five times in float32: as they are, tempered, without banned tokens, as log-probabilities, and as
     what is drawn from.

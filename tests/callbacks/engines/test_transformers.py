@@ -178,6 +178,31 @@ def test_weights_cast_by_autocast_are_kept_within_a_batch_only(fresh_base):
             fresh_base.version += 1
 
 
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_half_precision_samples_with_the_log_probabilities_of_training(base, n):
+    prompts = _about(base, [plain_image(40), plain_image(80)])
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), torch.no_grad():
+        groups = TransformersRollout(max_sequences=40).generate(base, prompts, Sampling(n, 12, seed=1))
+        gaps = []
+        for prompt, group in zip(prompts, groups, strict=True):
+            for completion in group:
+                ids = torch.tensor(completion.token_ids)[None, None]
+                logps, _ = base.logps([prompt], ids, torch.ones_like(ids, dtype=torch.bool))
+                gaps.append((logps[0, 0] - torch.tensor(completion.logps)).abs().mean())
+    assert torch.stack(gaps).mean() < 0.02
+
+
+def test_a_prompt_goes_when_the_last_of_its_completions_has_ended(base):
+    cache = GroupedCache(base, 8)
+    cache.add(base.prefill(_prompts(base))[1], 2)
+    cache.read(torch.full((8, 1), 70))
+    cache.advance(torch.ones(8, dtype=torch.long))
+    cache.keep(torch.tensor([0, 1, 6, 3, 4]))
+    assert [len(keys) for keys, _ in cache._prompts] == [4] * len(cache._prompts)
+    cache.keep(torch.tensor([2, 1]))
+    assert [len(keys) for keys, _ in cache._prompts] == [2] * len(cache._prompts)
+
+
 class Casts(TorchDispatchMode):
     """Counts how often each of some tensors is cast."""
 

@@ -71,11 +71,13 @@ class Sampler:
             if self.waiting and self._has_room():
                 self._admit()
             self._step()
-        columns = (self.ids.tolist(), self.logps.tolist(), self.lengths.tolist(), self.finished.tolist())
-        completions = (
-            Completion(tuple(ids[:length]), tuple(logps[:length]), self.policy.decode(ids[:length]), done)
-            for ids, logps, length, done in zip(*columns, strict=True)
+        sampled = torch.arange(self.limit, device=self.ids.device) < self.lengths[:, None]
+        ids, logps = iter(self.ids[sampled].tolist()), iter(self.logps[sampled].tolist())
+        parts = (
+            (tuple(islice(ids, length)), tuple(islice(logps, length)), done)
+            for length, done in zip(self.lengths.tolist(), self.finished.tolist(), strict=True)
         )
+        completions = (Completion(of, sure, self.policy.decode(of), done) for of, sure, done in parts)
         groups = [[list(islice(completions, s.n)) for s in self.samplings] for _ in self.prompts]
         return [[group[way] for group in groups] for way in range(len(self.samplings))]
 

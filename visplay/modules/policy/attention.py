@@ -112,7 +112,7 @@ def attend_with_logsumexp(
     weights = scores.sub_(highest).exp_()
     total = weights.sum(-1, keepdim=True)
     out = torch.matmul(weights.to(value.dtype), value).div_(total)
-    return out, total.log_().add_(highest).squeeze(-1)
+    return out.to(value.dtype), total.log_().add_(highest).squeeze(-1)
 
 
 @functools.cache

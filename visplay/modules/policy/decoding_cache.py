@@ -114,7 +114,7 @@ class GroupedCache:
         self._drop_prompts()
         before, width = len(self._mask), max(self._mask.shape[1], prompts.mask.shape[1])
         for number, layer in enumerate(prompts.layers.layers):
-            keys, values = layer.keys, layer.values
+            keys, values = layer.keys.to(layer.values.dtype), layer.values  # autocast leaves keys in float32
             if not self._own[number:]:
                 self._own.append((keys[:0, :, :0], values[:0, :, :0]))
                 self._prompts.append((keys, values))
@@ -136,7 +136,7 @@ class GroupedCache:
         """Drop the prompts that no sequence is left of."""
         used, self._of = self._of.unique(return_inverse=True)
         if len(used) < len(self._mask):
-            self._mask = self._mask[used][:, : self._mask.shape[1] if len(used) else 0]
+            self._mask = self._mask[used] if len(used) else self._mask[:0, :0]
             for number, (keys, values) in enumerate(self._prompts):
                 self._prompts[number] = keys[used], values[used]
 
@@ -147,6 +147,8 @@ class GroupedCache:
         for states in (part for layer in self._own for part in layer):
             states[moved] = states[sequences[moved]]
         self._of, self._lengths, self._starts = (rows[sequences] for rows in (self._of, self._lengths, self._starts))
+        if 2 * len(self._of.unique()) <= len(self._mask):
+            self._drop_prompts()
         self._spread = None
 
     def read(self, token_ids: Tensor) -> Tensor:
@@ -194,7 +196,9 @@ class GroupedCache:
         for buffer, states in zip(self._own[layer], (key, value), strict=True):
             buffer.flatten(0, 2).index_copy_(0, self._places, states.flatten(0, 2).to(buffer.dtype))
         keys, values = (buffer[:size, :, : behind_bias.shape[-1]] for buffer in self._own[layer])
-        queries = query.reshape(size, heads, -1, width)  # those of all heads that a key serves, T of each
+        queries = query.to(keys.dtype).reshape(
+            size, heads, -1, width
+        )  # those of all heads that a key serves, T of each
         served = queries.shape[2] // tokens
         if tokens > 1:
             behind_bias = behind_bias.expand(size, served, tokens, -1).flatten(1, 2)[:, None]
