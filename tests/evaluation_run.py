@@ -33,11 +33,12 @@ class Traced(TransformersRollout):
         super().__init__()
         self.directory = directory
 
-    def sample(self, policy: VLM, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        if sampling.temperature == 0:
-            with (self.directory / f"asked-{self.trainer.global_rank}.txt").open("a") as file:
-                file.write("".join(f"{prompt.key}\n" for prompt in prompts))
-        return super().sample(policy, prompts, sampling)
+    def sample_each(
+        self, policy: VLM, prompts: Sequence[Prompt], samplings: Sequence[Sampling]
+    ) -> list[list[list[Completion]]]:
+        with (self.directory / f"asked-{self.trainer.global_rank}.txt").open("a") as file:
+            file.write("".join(f"{prompt.key}\n" for prompt in prompts))
+        return super().sample_each(policy, prompts, samplings)
 
 
 def make_suite(directory: Path, questions: int = 80) -> BenchmarkSuite:

@@ -117,6 +117,8 @@ class RolloutEngine(Callback, Engine):
         training = policy.model.training  # of a policy that shares its model, as the others have it
         policy.eval()
         try:
+            if len(samplings) == 1:
+                return [self.sample(policy, prompts, samplings[0])]
             return self.sample_each(policy, prompts, samplings)
         finally:
             policy.train(training)
