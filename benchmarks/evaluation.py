@@ -97,7 +97,7 @@ def measure(rows: int) -> dict[str, Any]:
         timed = {
             (BenchmarkTable, "__getitem__"): "decoding",
             (Reasoner, "prompts"): "prompts",
-            (Instant, "generate"): "generation",
+            (Instant, "generate_each"): "generation",
             (Grader, "__call__"): "grading",
             (Trainer, "test"): "rest",
         }
