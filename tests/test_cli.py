@@ -786,3 +786,16 @@ def test_threads_spin_little_unless_told_otherwise(given, found):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
     )
     assert out.stdout == f"{found} False\n"
+
+
+@pytest.mark.parametrize("ending", ["", "raise ImportError"])
+def test_a_module_is_imported_without_a_search_for_garbage(tmp_path, monkeypatch, ending):
+    (tmp_path / "uncollected.py").write_text(f"import gc\nprint(gc.isenabled())\n{ending}\n")
+    code = (
+        "import contextlib, gc; from visplay.__main__ import import_uncollected\n"
+        "with contextlib.suppress(ImportError): import_uncollected('uncollected')\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "True", "True"]

@@ -12,11 +12,8 @@ from families import FAMILIES, plain_logps, processed
 from visplay.callbacks import TransformersRollout
 from visplay.modules import Gemma3, InternVL, LlavaOnevision, SmolVLM, Tuning
 from visplay.modules.families.qwen2_5_vl import most_scaled_tokens
-from visplay.modules.policy import decoding_cache as decoding_cache_module
 from visplay.modules.policy.attention import GROUPED_SDPA
-from visplay.modules.policy.decoding_cache import decoding_cache
 from visplay.modules.policy.hidden_states import padded_hidden_states
-from visplay.modules.policy.plain_layers import has_plain_layers
 from visplay.prompts import Template
 from visplay.types import Sampling
 
@@ -222,29 +219,6 @@ def test_banned_tokens_are_never_sampled(vlm, monkeypatch):
     sampled = {token for group in groups for completion in group for token in completion.token_ids}
     assert len(sampled) > 20
     assert not sampled & set(vlm.banned_token_ids.tolist())
-
-
-@torch.no_grad()
-def test_a_few_tokens_are_read_as_transformers_reads_them(vlm, monkeypatch):
-    if vlm.why_never_packed() is not None:
-        pytest.skip("each of its sequences has a copy of its prompt")
-    vlm.eval()
-    passes = [torch.tensor([[70], [71], [72], [73]]), torch.tensor([[80, 81], [82, 83], [84, 85], [86, 87]])]
-
-    def read():
-        cache = decoding_cache(vlm, 8)
-        cache.add(vlm.prefill(prompts_of(vlm, [(56, 56)], [(80, 40), (12, 12)]))[1], 2)
-        hidden = []
-        for tokens in passes:
-            hidden.append(cache.read(tokens))
-            cache.advance(torch.ones(4, dtype=torch.long))
-        return torch.cat(hidden, 1)
-
-    plain, calls = read(), []
-    assert has_plain_layers(vlm.text_model)
-    monkeypatch.setattr(decoding_cache_module, "has_plain_layers", lambda text_model: bool(calls.append(text_model)))
-    torch.testing.assert_close(plain, read(), rtol=0, atol=1e-5)
-    assert calls
 
 
 def test_samples_carry_the_log_probabilities_of_training(vlm):

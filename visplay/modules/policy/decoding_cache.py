@@ -17,7 +17,6 @@ from torch.nn.functional import pad
 from visplay.modules.policy.attention import GROUPED_SDPA, attend_with_logsumexp
 from visplay.modules.policy.family import Family
 from visplay.modules.policy.kv_cache import KVCache
-from visplay.modules.policy.plain_layers import has_plain_layers, run_plain_layers
 from visplay.modules.policy.prefill import extend
 
 KeysValues = tuple[Tensor, Tensor]
@@ -96,7 +95,6 @@ class GroupedCache:
     def __init__(self, family: Family, limit: int) -> None:
         self._family = family
         self._limit = limit
-        self._plain = has_plain_layers(family.text_model)
         self._prompts: list[KeysValues] = []  # by layer: (N, heads, P, D), padded on the left
         self._own: list[KeysValues] = []  # by layer: (at least B, heads, room, D)
         device = family.device
@@ -162,13 +160,10 @@ class GroupedCache:
         steps = torch.arange(int(self._columns.max()) + 1, device=token_ids.device)
         self._biases = _bias(self._mask[:, None]), _bias(steps <= self._columns[..., None])
         embeddings = self._family.model.get_input_embeddings()(token_ids)
-        positions = self._family.text_positions(self._columns + self._starts[:, None])
-        if self._plain:
-            return run_plain_layers(self._family.text_model, embeddings, positions, self.attend)
         return self._family.text_model(
             **self._family.text_inputs(embeddings),
             attention_mask=embeddings.new_ones(1, 1, 1, 1, dtype=torch.bool),  # a stand-in, so that no mask is made
-            position_ids=positions,
+            position_ids=self._family.text_positions(self._columns + self._starts[:, None]),
             use_cache=False,
             decoding=self,
         ).last_hidden_state
